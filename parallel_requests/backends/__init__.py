@@ -1,0 +1,1 @@
+"""The HTTP libraries, each behind the same small interface."""

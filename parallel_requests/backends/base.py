@@ -1,0 +1,267 @@
+"""What a backend is, what it can do, and how one is found."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import socket
+import ssl
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar
+
+from parallel_requests.exceptions import (
+    BackendError,
+    ConfigurationError,
+    ConnectError,
+    DNSError,
+    ParallelRequestsError,
+    ProtocolError,
+    RequestTimeout,
+    ResourceExhausted,
+    TLSError,
+    TruncatedBody,
+)
+from parallel_requests.exchange import Send
+from parallel_requests.models import Request, Response
+from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    import asyncio
+
+ENTRY_POINT_GROUP = "parallel_requests.backends"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do.
+
+    Attributes:
+        http2: Speaks HTTP/2.
+        http3: Speaks HTTP/3.
+        streaming: Hands over a body as it arrives.
+        multiplexing: Carries several calls on one connection at once.
+        async_native: Runs on events instead of a thread per call.
+    """
+
+    http2: bool = False
+    http3: bool = False
+    streaming: bool = True
+    multiplexing: bool = False
+    async_native: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSettings:
+    """What a backend is opened with.
+
+    Attributes:
+        concurrency: Attempts in flight at most; its pools must hold as many connections a host.
+        http2: Whether HTTP/2 may be spoken; None where the backend can.
+    """
+
+    concurrency: int = 20
+    http2: bool | None = None
+
+
+class Backend:
+    """An HTTP library. A subclass sends one attempt; everything else is done around it.
+
+    It must not follow redirects, retry, keep cookies, or read the environment: all that is done
+    once, above, for every backend alike. A third party derives from `BlockingBackend`.
+
+    Attributes:
+        name: What ``backend=`` calls it.
+        engine: The engine that drives it: ``"threads"``, ``"event_loop"`` or ``"curl_multi"``.
+        capabilities: What it can do.
+        extra: The extra of ours that installs it, where there is one.
+    """
+
+    name: ClassVar[str] = ""
+    engine: ClassVar[str] = "threads"
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    extra: ClassVar[str] = ""
+
+    def open(self, settings: TransportSettings) -> None:
+        """Get ready to send; called once, before the first attempt."""
+
+    def close(self) -> None:
+        """Close every connection; called once, after the last attempt."""
+
+    @property
+    def connections_opened(self) -> int | None:
+        """Connections opened so far, or None where it is not known."""
+        return None
+
+    @classmethod
+    def version(cls) -> str:
+        """Return the version of the library."""
+        return ""
+
+    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
+        """Say in our words what a library's exception means.
+
+        A subclass looks for its library's own exceptions first and leaves the rest to this one,
+        which looks down the chain of causes for one of the standard library's.
+        """
+        for cause in chain_of(error):
+            if isinstance(cause, ParallelRequestsError):
+                return cause
+            for kind, ours in _STANDARD_ERRORS:
+                if isinstance(cause, kind):
+                    return self.failure(ours, request, cause)
+            if isinstance(cause, OSError):
+                ours = ResourceExhausted if cause.errno in _EXHAUSTED else ConnectError
+                return self.failure(ours, request, cause)
+        return self.failure(BackendError, request, error)
+
+    def failure(
+        self, kind: type[BackendError], request: Request, cause: BaseException, *, stale: bool = False
+    ) -> BackendError:
+        """Build an error of ours about an attempt, without the secrets in the library's message."""
+        detail = redact(str(cause)) or type(cause).__name__
+        message = f"{request.method} {redact(request.url)}: {_SUMMARY.get(kind, 'failed')} ({detail})."
+        return kind(message, self.name, request.url, stale=stale)
+
+
+class BlockingBackend(Backend):
+    """A backend that sends one attempt at a time in each thread that calls it."""
+
+    def send(self, send: Send) -> Response:
+        """Make one attempt and read its answer to the end.
+
+        Raises:
+            Exception: Anything; `translate` is asked what it means.
+        """
+        raise NotImplementedError
+
+
+class AsyncBackend(Backend):
+    """A backend that sends on an event loop of the engine's."""
+
+    engine: ClassVar[str] = "event_loop"
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Get ready on the engine's loop; called on it, before the first attempt."""
+
+    async def send(self, send: Send) -> Response:
+        """Make one attempt and read its answer to the end."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Close every connection; called on the engine's loop."""
+
+
+_SUMMARY: dict[type[BackendError], str] = {
+    ConnectError: "no connection",
+    DNSError: "the host name was not found",
+    TLSError: "the TLS handshake failed",
+    RequestTimeout: "took longer than its timeout",
+    ProtocolError: "the answer is not valid HTTP",
+    TruncatedBody: "the connection ended before the answer was complete",
+    ResourceExhausted: "this process is out of sockets or memory; lower concurrency or raise the limit",
+}
+
+_STANDARD_ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
+    (ssl.SSLCertVerificationError, TLSError),
+    (ssl.SSLEOFError, TruncatedBody),
+    (ssl.SSLError, TLSError),
+    (socket.gaierror, DNSError),
+    (TimeoutError, RequestTimeout),
+    (ConnectionRefusedError, ConnectError),
+    (ConnectionResetError, TruncatedBody),
+    (ConnectionAbortedError, TruncatedBody),
+    (BrokenPipeError, TruncatedBody),
+    (MemoryError, ResourceExhausted),
+)
+_EXHAUSTED = frozenset({12, 23, 24, 99, 105})  # ENOMEM ENFILE EMFILE EADDRNOTAVAIL ENOBUFS
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """Return an exception and what it came from, innermost last, exceptions held as arguments included."""
+    chain: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or current in chain or len(chain) > 20:
+            continue
+        chain.append(current)
+        queue += [arg for arg in (*current.args, getattr(current, "reason", None)) if isinstance(arg, BaseException)]
+        queue += [current.__cause__, current.__context__]
+    return chain
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    module: str
+    attribute: str
+    requires: str
+    extra: str
+
+
+# In the order in which "auto" looks for them.
+_REGISTRY: dict[str, _Entry] = {
+    "curl": _Entry("parallel_requests.backends.curl", "CurlBackend", "pycurl", "curl"),
+    "niquests": _Entry("parallel_requests.backends.niquests", "NiquestsBackend", "niquests", "niquests"),
+    "aiohttp": _Entry("parallel_requests.backends.aiohttp", "AiohttpBackend", "aiohttp", "aiohttp"),
+    "requests": _Entry("parallel_requests.backends.requests", "RequestsBackend", "requests", "requests"),
+    "urllib3": _Entry("parallel_requests.backends.urllib3", "Urllib3Backend", "urllib3", ""),
+}
+BACKEND_NAMES = tuple(_REGISTRY)
+
+
+def is_installed(name: str) -> bool:
+    """Whether the library of one of our backends can be imported."""
+    return importlib.util.find_spec(_REGISTRY[name].requires) is not None
+
+
+def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
+    """Return the class of a backend by its name; ``"auto"`` takes the first one installed.
+
+    Args:
+        name: The name.
+        needs_threads: Let ``"auto"`` look at the blocking ones alone.
+
+    Raises:
+        ConfigurationError: There is no such backend, or its library is not installed.
+    """
+    if name == "auto":
+        candidates = [own for own in _REGISTRY if not (needs_threads and own in ("curl", "aiohttp"))]
+        name = next((own for own in candidates if is_installed(own)), "")
+        if not name:
+            raise ConfigurationError(
+                "No suitable backend found: install one with pip install 'parallel-requests[all]'.", "backend"
+            )
+    entry = _REGISTRY.get(name)
+    if entry is None:
+        return _from_entry_point(name)
+    if not is_installed(name):
+        target = f"parallel-requests[{entry.extra}]" if entry.extra else entry.requires
+        raise ConfigurationError(
+            f"backend {name!r} needs the package {entry.requires}: install it with pip install '{target}'.",
+            "backend",
+        )
+    loaded: type[Backend] = getattr(importlib.import_module(entry.module), entry.attribute)
+    return loaded
+
+
+def _from_entry_point(name: str) -> type[Backend]:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        loaded: type[Backend] = point.load()
+        return loaded
+    known = sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+    raise ConfigurationError(f"There is no backend {name!r}; known are auto, {', '.join(known)}.", "backend")
+
+
+def comparison_table() -> str:
+    """Return the Markdown table of the installed backends' capabilities, as the documentation has it."""
+    names = [field.name for field in fields(Capabilities)]
+    titles = [name.replace("_", " ").replace("http", "HTTP/").replace("HTTP/ ", "HTTP/") for name in names]
+    rows = [f"| backend | engine | {' | '.join(titles)} |", "| --- " * (len(names) + 2) + "|"]
+    for name in _REGISTRY:
+        if is_installed(name):
+            backend = backend_class(name)
+            marks = ["yes" if getattr(backend.capabilities, own) else "no" for own in names]
+            rows.append(f"| {name} | {backend.engine} | {' | '.join(marks)} |")
+    return "\n".join(rows)

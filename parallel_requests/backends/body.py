@@ -1,0 +1,242 @@
+"""Reading a body as every backend's answers need it: complete, bounded, decompressed, streamed.
+
+Backends hand over the bytes as they came from the wire, transfer coding undone and content coding
+not. Undoing it here makes a cut gzip stream an error and a bomb harmless, whatever the library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from parallel_requests.exceptions import BodyTooLarge, ProtocolError, TruncatedBody
+from parallel_requests.exchange import Send
+from parallel_requests.models import Headers
+from parallel_requests.redaction import redact
+
+_STEP = 1 << 20
+_BODILESS_STATUSES = frozenset({204, 304})
+
+
+class _Decoder(Protocol):
+    """Undoes one content coding."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what the bytes decode to, in bounded pieces."""
+
+    def is_complete(self) -> bool:
+        """Whether the coded stream has come to its end."""
+
+
+class _Zlib:
+    """gzip (RFC 1952, members one after another) and deflate (RFC 1950, or raw as some servers send)."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._engine = zlib.decompressobj(window)
+        self._begun = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._engine.eof:
+                if self._window != 31 or not data.startswith(b"\x1f"):
+                    return  # padding after the last member
+                self._engine = zlib.decompressobj(self._window)
+            try:
+                piece = self._engine.decompress(data, _STEP)
+            except zlib.error:
+                if self._begun or self._window != zlib.MAX_WBITS:
+                    raise
+                self._window = -zlib.MAX_WBITS
+                self._engine = zlib.decompressobj(self._window)
+                piece = self._engine.decompress(data, _STEP)
+            self._begun = True
+            data = self._engine.unused_data if self._engine.eof else self._engine.unconsumed_tail
+            yield piece
+
+    def is_complete(self) -> bool:
+        return self._engine.eof
+
+
+class _Brotli:
+    """br (RFC 7932)."""
+
+    def __init__(self) -> None:
+        import brotli
+
+        self._engine = brotli.Decompressor()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        yield self._engine.process(data, output_buffer_limit=_STEP)
+        while not self._engine.can_accept_more_data():
+            yield self._engine.process(b"", output_buffer_limit=_STEP)
+
+    def is_complete(self) -> bool:
+        return bool(self._engine.is_finished())
+
+
+class _Zstd:
+    """zstd (RFC 8878)."""
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._new = zstandard.ZstdDecompressor(max_window_size=1 << 23).decompressobj
+        self._engine = self._new()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._engine.eof:
+                self._engine = self._new()
+            # This library cannot bound what comes out, so what goes in is bounded instead.
+            for start in range(0, len(data), 4096):
+                part = data[start : start + 4096]
+                yield self._engine.decompress(part)
+                if self._engine.eof:
+                    data = self._engine.unused_data + data[start + 4096 :]
+                    break
+            else:
+                return
+
+    def is_complete(self) -> bool:
+        return bool(self._engine.eof)
+
+
+_DECODERS: dict[str, Callable[[], _Decoder]] = {
+    "gzip": lambda: _Zlib(31),
+    "x-gzip": lambda: _Zlib(31),
+    "deflate": lambda: _Zlib(zlib.MAX_WBITS),
+}
+if importlib.util.find_spec("brotli") is not None:
+    _DECODERS["br"] = _Brotli
+if importlib.util.find_spec("zstandard") is not None:
+    _DECODERS["zstd"] = _Zstd
+
+ACCEPT_ENCODING = ", ".join(coding for coding in _DECODERS if coding != "x-gzip")
+"""The content codings that can be undone here."""
+
+
+def content_length(headers: Headers, send: Send) -> int | None:
+    """Return the announced length of a body, or None where none is.
+
+    Raises:
+        ProtocolError: It is negative, no number, or said twice differently (RFC 9112, 6.3).
+    """
+    if "transfer-encoding" in headers:
+        return None
+    values = {part.strip() for value in headers.get_all("content-length") for part in value.split(",")}
+    if not values:
+        return None
+    value = values.pop()
+    if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise ProtocolError(
+            f"{redact(send.request.url)} announced the conflicting or impossible content-length "
+            f"{headers['content-length']!r}.",
+            url=send.request.url,
+        )
+    return int(value)
+
+
+class Body:
+    """Takes one answer's body, piece by piece."""
+
+    def __init__(self, send: Send, status_code: int, headers: Headers) -> None:
+        """Get ready for the body that follows a head.
+
+        Raises:
+            ProtocolError: The announced length is nonsense.
+            BodyTooLarge: The announced length is above the cap.
+        """
+        policy = send.policy
+        self._send = send
+        self._limit = policy.max_response_size
+        bodiless = send.request.method == "HEAD" or status_code in _BODILESS_STATUSES
+        self._expected = None if bodiless else content_length(headers, send)
+        self._raw = self._decoded = 0
+        self._pieces: list[bytes] = []
+        self._streams = policy.deliver is not None and 200 <= status_code < 300
+        codings = [] if bodiless else _codings(headers)
+        self._decoders = [_DECODERS[coding]() for coding in reversed(codings) if coding in _DECODERS]
+        if self._limit is not None and not self._decoders and (self._expected or 0) > self._limit:
+            raise self._too_large()
+
+    @property
+    def expected(self) -> int | None:
+        """The announced length, where there is one."""
+        return self._expected
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes off the wire.
+
+        Raises:
+            BodyTooLarge: There are more decoded bytes than ``max_response_size``.
+            ProtocolError: They are not what ``content-encoding`` says.
+        """
+        self._raw += len(data)
+        if not self._decoders:
+            self._emit(data)
+            return
+        try:
+            for piece in self._decode(data, 0):
+                self._emit(piece)
+        except (BodyTooLarge, ProtocolError):
+            raise
+        except Exception as error:
+            reason = str(error)
+        else:
+            return
+        raise ProtocolError(
+            f"The body of {redact(self._send.request.url)} is not what its content-encoding says ({reason}).",
+            url=self._send.request.url,
+        )
+
+    def finish(self) -> bytes:
+        """Return the whole body; empty where it was streamed.
+
+        Raises:
+            TruncatedBody: It ended too soon.
+        """
+        is_short = self._expected is not None and self._raw < self._expected
+        if is_short or (self._raw and any(not decoder.is_complete() for decoder in self._decoders)):
+            raise TruncatedBody(
+                f"The body of {redact(self._send.request.url)} ended after {self._raw} bytes, before its time.",
+                url=self._send.request.url,
+            )
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def _decode(self, data: bytes, level: int) -> Iterator[bytes]:
+        if level == len(self._decoders):
+            yield data
+            return
+        for piece in self._decoders[level].feed(data):
+            yield from self._decode(piece, level + 1)
+
+    def _emit(self, piece: bytes) -> None:
+        if not piece:
+            return
+        self._decoded += len(piece)
+        if self._limit is not None and self._decoded > self._limit:
+            raise self._too_large()
+        if not self._streams:
+            self._pieces.append(piece)
+            return
+        deliver, size = self._send.policy.deliver, self._send.policy.chunk_size
+        self._send.delivered = True
+        assert deliver is not None
+        for start in range(0, len(piece), size):
+            deliver(piece[start : start + size], self._send.request)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The body of {redact(self._send.request.url)} is larger than max_response_size = {self._limit} bytes.",
+            url=self._send.request.url,
+        )
+
+
+def _codings(headers: Headers) -> list[str]:
+    if not headers.may_have(b"content-encoding"):
+        return []
+    value = headers.get("content-encoding", "")
+    return [coding.strip().lower() for coding in value.split(",") if coding.strip()]

@@ -1,0 +1,73 @@
+"""The cookies servers set, kept for a session and shared by all of its backends."""
+
+from __future__ import annotations
+
+import threading
+from email.message import Message
+from typing import TYPE_CHECKING, cast
+from urllib.request import Request as UrllibRequest
+
+from parallel_requests.models import Headers
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+    from http.cookiejar import CookieJar
+
+
+class CookieStore:
+    """A thread-safe jar (RFC 6265, by the standard library's policy) that costs nothing while empty."""
+
+    def __init__(self) -> None:
+        self._jar: CookieJar | None = None
+        self._lock = threading.Lock()  # guards _jar
+
+    def __bool__(self) -> bool:
+        return self._jar is not None and len(self._jar) > 0
+
+    def header_for(self, url: str, own: str | None) -> str | None:
+        """Return the Cookie header for a URL.
+
+        Args:
+            url: Where the request goes.
+            own: The header the caller's cookies make; a cookie the server set since then wins.
+        """
+        with self._lock:
+            if self._jar is None:
+                return own
+            carrier = UrllibRequest(url)
+            self._jar.add_cookie_header(carrier)
+        stored = carrier.get_header("Cookie")
+        if not own or not stored:
+            return stored or own
+        names = {pair.partition("=")[0].strip() for pair in stored.split(";")}
+        kept = [pair.strip() for pair in own.split(";") if pair.partition("=")[0].strip() not in names]
+        return "; ".join([*kept, stored])
+
+    def absorb(self, url: str, headers: Headers) -> None:
+        """Keep what the ``Set-Cookie`` fields of an answer say."""
+        message = Message()
+        for value in headers.get_all("set-cookie"):
+            message.add_header("Set-Cookie", value)
+        if "set-cookie" not in message:
+            return
+        with self._lock:
+            if self._jar is None:
+                from http.cookiejar import CookieJar
+
+                self._jar = CookieJar()
+            self._jar.extract_cookies(cast("HTTPResponse", _Answer(message)), UrllibRequest(url))
+
+    def clear(self) -> None:
+        """Forget every cookie."""
+        with self._lock:
+            self._jar = None
+
+
+class _Answer:
+    """What ``CookieJar`` needs of an answer."""
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+
+    def info(self) -> Message:
+        return self._message

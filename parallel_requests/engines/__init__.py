@@ -1,0 +1,1 @@
+"""What performs the effects of exchanges: blocking threads, an event loop, or libcurl's multi interface."""

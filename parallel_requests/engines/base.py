@@ -1,0 +1,373 @@
+"""What all engines share: the `Run` of a batch, and the `Scheduler` that says what is next."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias
+from weakref import WeakSet
+
+from parallel_requests.exceptions import ParallelRequestsError
+from parallel_requests.exchange import Exchange, Policy, exchange
+from parallel_requests.gates.pacing import ALL_HOSTS, Wait
+from parallel_requests.models import Request, Result
+
+Deliver: TypeAlias = Callable[[Result[Any]], None]
+Parse: TypeAlias = Callable[[Result[Any], Deliver], None]
+"""Decodes a Result's answer and hands it on, at once or later, from this thread or another."""
+
+
+class Run:
+    """One batch on its way through an engine.
+
+    Its consumer feeds it, takes Results from it and sleeps in between; the engine pulls Requests
+    from it and delivers Results to it. Requests of a list are pulled straight from the plan; those
+    of an input that may block or never end are fed by the consumer, in the consumer's own thread.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        parse: Parse,
+        *,
+        source: Iterator[Request] | None = None,
+        window: int,
+        holds_back: bool = False,
+        observe: Callable[[Result[Any]], None] | None = None,
+    ) -> None:
+        """Set up a batch.
+
+        Args:
+            policy: The terms it is carried out on.
+            parse: Decodes answers.
+            source: The planned Requests; None where the consumer feeds them.
+            window: Requests open at most.
+            holds_back: A Request stays open until its Result is released, not only until it is
+                done: a slow consumer then slows the engine down.
+            observe: Called with each Result before it is delivered; must not raise.
+        """
+        self.policy = policy
+        self._parse = parse
+        self._source = source
+        self._window = window
+        self._holds_back = holds_back
+        self._observe = observe
+        self._fed: deque[Request] = deque()
+        self._results: deque[Result[Any]] = deque()
+        self._changed = threading.Condition()  # guards all below
+        self._pulled = self._finished = self._released = 0
+        self._is_fed_up = source is not None
+        self._is_hungry = True
+        self._exhausted = False
+        self._listener: Callable[[], None] | None = None
+        self.input_error: BaseException | None = None
+
+    # The consumer's side.
+
+    def feed(self, request: Request) -> bool:
+        """Hand in a Request; True where the engine had found nothing, and has to be woken."""
+        with self._changed:
+            self._fed.append(request)
+            was_hungry, self._is_hungry = self._is_hungry, False
+            return was_hungry
+
+    def end_input(self, error: BaseException | None = None) -> None:
+        """Say that nothing more will be fed, and why, if the input raised."""
+        with self._changed:
+            self.input_error = error
+            self._is_fed_up = True
+            self._exhausted = self._exhausted or not self._fed
+            self._notify()
+
+    def room(self) -> int:
+        """Return how many Requests may be fed now."""
+        with self._changed:
+            return 0 if self._exhausted else max(0, self._window - self._open() - len(self._fed))
+
+    def take(self) -> list[Result[Any]]:
+        """Return the Results that are there, in the order they came."""
+        with self._changed:
+            results = list(self._results)
+            self._results.clear()
+            return results
+
+    def release(self, count: int) -> None:
+        """Say that Results have been used; where the run holds back, this makes room."""
+        with self._changed:
+            self._released += count
+
+    def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Block until a condition holds; it is looked at whenever something has changed."""
+        with self._changed:
+            return self._changed.wait_for(until, timeout)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call back, from whatever thread, when something has changed."""
+        with self._changed:
+            self._listener = listener
+
+    def has_results(self) -> bool:
+        """Whether there are Results to take."""
+        return bool(self._results)
+
+    def has_half_its_room(self) -> bool:
+        """Whether it is time to feed again."""
+        return not self._exhausted and self._open() + len(self._fed) <= self._window // 2
+
+    def is_done(self) -> bool:
+        """Whether every Request that was pulled has its Result."""
+        return self._exhausted and self._finished == self._pulled
+
+    def unstarted(self) -> Iterator[Request]:
+        """Return what the engine never pulled; only once it has let go of the run."""
+        yield from self._fed
+        if self._source is not None:
+            yield from self._source
+
+    # The engine's side.
+
+    def wants_more(self) -> bool:
+        """Whether a Request may be pulled."""
+        if self._exhausted or self._open() >= self._window:
+            return False
+        if self._source is not None or self._fed or self._is_fed_up:
+            return True
+        self._is_hungry = True
+        return False
+
+    def pull(self) -> Request | None:
+        """Return the next Request, or None where there is none (now)."""
+        source = self._source
+        if source is not None:
+            request = next(source, None)
+        else:
+            with self._changed:
+                request = self._fed.popleft() if self._fed else None
+                if request is None and not self._is_fed_up:
+                    return None
+        with self._changed:
+            if request is not None:
+                self._pulled += 1
+                return request
+            self._exhausted = True
+            self._notify()
+            return None
+
+    def stop_pulling(self) -> None:
+        """Let what is left of the input be."""
+        with self._changed:
+            self._exhausted = True
+            self._notify()
+
+    def is_exhausted(self) -> bool:
+        """Whether nothing more will be pulled."""
+        return self._exhausted
+
+    def complete(self, result: Result[Any]) -> None:
+        """Take an exchange's Result: an answer goes on to be parsed, a failure is delivered."""
+        if result.error is None:
+            self._parse(result, self.deliver)
+        else:
+            self.deliver(result)
+
+    def deliver(self, result: Result[Any]) -> None:
+        """Hand a finished Result to the consumer."""
+        if self._observe is not None:
+            self._observe(result)
+        with self._changed:
+            self._results.append(result)
+            self._finished += 1
+            if self._holds_back or self._source is None or self.is_done():
+                self._notify()
+
+    def _open(self) -> int:
+        return self._pulled - (self._released if self._holds_back else self._finished)
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        if self._listener is not None:
+            self._listener()
+
+
+class Task:
+    """One exchange on its way, and the run it belongs to."""
+
+    __slots__ = ("exchange", "lane", "run")
+
+    def __init__(self, run: Run, request: Request) -> None:
+        self.run = run
+        self.exchange: Exchange = exchange(request, run.policy)
+        self.lane: str | None = None
+
+
+class Engine(Protocol):
+    """What a session needs of an engine."""
+
+    def submit(self, run: Run) -> None:
+        """Start a batch."""
+
+    def wake(self) -> None:
+        """Look at the runs again: one was fed, or has room."""
+
+    def stop(self, run: Run, reason: ParallelRequestsError) -> None:
+        """End a batch: nothing of it is sent any more, what is in flight is broken off."""
+
+    def close(self) -> None:
+        """End everything and give back threads and sockets."""
+
+
+class Scheduler:
+    """Says which exchange gets the next free slot.
+
+    It is not thread-safe: an engine with many threads guards it with a lock. Exchanges that wait
+    hold no slot. Those that wait for a gate queue behind one another in its lane, so that one alone
+    asks when the gate may open, and they pass in the order they came.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        self.in_flight = 0
+        self._ready: deque[Task] = deque()
+        self._timers: list[tuple[float, int, Task | str | Run]] = []
+        self._order = itertools.count()
+        self._lanes: dict[str, deque[Task]] = {}
+        self._parked = 0
+        self._pullable: deque[Run] = deque()
+        self._runs: WeakSet[Run] = WeakSet()
+
+    def add(self, run: Run) -> None:
+        """Take a run in."""
+        self._runs.add(run)
+        self._pullable.append(run)
+        if run.policy.deadline is not None:
+            self._set_timer(run.policy.deadline, run)
+
+    def take(self, now: float) -> Task | None:
+        """Return a task to advance, with a slot of its own, or None."""
+        if self._timers:
+            self._ring(now)
+        if self.in_flight >= self.concurrency:
+            return None
+        task = self._ready.popleft() if self._ready else self._pull()
+        if task is not None:
+            self.in_flight += 1
+        return task
+
+    def has_work(self) -> bool:
+        """Whether `take` would likely return a task."""
+        if self.in_flight >= self.concurrency:
+            return False
+        return bool(self._ready) or any(run.wants_more() for run in self._pullable)
+
+    def next_timer(self) -> float | None:
+        """Return when to look again, if nothing happens before."""
+        return self._timers[0][0] if self._timers else None
+
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self.in_flight or self._ready or self._parked or self._pullable)
+
+    def unfinished(self) -> list[Run]:
+        """Return the runs that are not done."""
+        return [run for run in self._runs if not run.is_done()]
+
+    def passed(self, task: Task) -> None:
+        """Note that a task came through its gate: the one behind it may ask."""
+        if task.lane is not None:
+            lane, task.lane = task.lane, None
+            self._release(lane)
+
+    def left(self, origin: str) -> None:
+        """Note that a place in flight to a host came free."""
+        if origin in self._lanes:
+            self._release(origin)
+
+    def park(self, task: Task, wait: Wait, now: float) -> None:
+        """Take the slot back until the wait is over."""
+        self.in_flight -= 1
+        self._parked += 1
+        came_from, task.lane = task.lane, wait.lane
+        if came_from is not None and came_from != wait.lane:
+            self._release(came_from)
+        if wait.lane is None:
+            self._set_timer(now + (wait.seconds or 0.0), task)
+            return
+        lane = self._lanes.setdefault(wait.lane, deque())
+        is_head = came_from == wait.lane or not lane
+        if is_head:
+            lane.appendleft(task)
+            if wait.seconds is not None:
+                self._set_timer(now + wait.seconds, wait.lane)
+        else:
+            lane.append(task)
+
+    def finish(self, task: Task) -> None:
+        """Take the slot back for good."""
+        self.in_flight -= 1
+        self.passed(task)
+
+    def hurry(self, run: Run) -> None:
+        """Let every parked task of a run ask again now: its batch has to end."""
+        run.stop_pulling()
+        parked: list[Task] = []
+        timers = self._timers
+        self._timers = []
+        for entry in timers:
+            if isinstance(entry[2], Task) and entry[2].run is run:
+                parked.append(entry[2])
+            else:
+                self._timers.append(entry)
+        heapq.heapify(self._timers)
+        for name, lane in list(self._lanes.items()):
+            parked += [task for task in lane if task.run is run]
+            kept = deque(task for task in lane if task.run is not run)
+            if kept:
+                self._lanes[name] = kept
+            else:
+                del self._lanes[name]
+        for task in parked:
+            self._make_ready(task)
+
+    def _pull(self) -> Task | None:
+        if ALL_HOSTS in self._lanes:
+            return None
+        for _ in range(len(self._pullable)):
+            run = self._pullable[0]
+            if run.wants_more():
+                request = run.pull()
+                if request is not None:
+                    self._pullable.rotate(-1)
+                    return Task(run, request)
+            if run.is_exhausted():
+                self._pullable.popleft()
+            else:
+                self._pullable.rotate(-1)
+        return None
+
+    def _ring(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            _, _, waiter = heapq.heappop(self._timers)
+            if isinstance(waiter, Task):
+                self._make_ready(waiter)
+            elif isinstance(waiter, Run):
+                if not waiter.is_done():
+                    self.hurry(waiter)
+            else:
+                self._release(waiter)
+
+    def _release(self, name: str) -> None:
+        lane = self._lanes.get(name)
+        if lane:
+            self._make_ready(lane.popleft())
+        if not lane:
+            self._lanes.pop(name, None)
+
+    def _make_ready(self, task: Task) -> None:
+        self._parked -= 1
+        self._ready.append(task)
+
+    def _set_timer(self, when: float, waiter: Task | str | Run) -> None:
+        heapq.heappush(self._timers, (when, next(self._order), waiter))

@@ -1,0 +1,185 @@
+"""The engine for blocking backends: worker loops in a ``ThreadPoolExecutor``."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from parallel_requests.engines.base import Run, Scheduler, Task
+from parallel_requests.engines.watchdog import Watchdog
+from parallel_requests.exceptions import ParallelRequestsError, RequestTimeout, RunStoppedError
+from parallel_requests.exchange import Reply, Send
+from parallel_requests.gates.pacing import Wait
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.base import BlockingBackend
+
+logger = logging.getLogger("parallel_requests")
+
+
+class ThreadsEngine:
+    """Worker loops that pull from the scheduler, one attempt at a time each.
+
+    A loop holds its slot for as long as its exchange is on the wire; an exchange that waits is
+    parked, and the loop goes on with another. Of the loops that find nothing to do one waits for
+    the next timer, the others for a call.
+    """
+
+    def __init__(
+        self,
+        backend: BlockingBackend,
+        concurrency: int,
+        executor: Executor | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Set up the engine; threads start with the first batch.
+
+        Args:
+            backend: What sends.
+            concurrency: Attempts in flight at most.
+            executor: A caller's executor; it is never shut down. Default: one of our own.
+            clock: The clock of the pacer.
+        """
+        self._backend = backend
+        self._own_executor = ThreadPoolExecutor(concurrency, "parallel-requests") if executor is None else None
+        self._executor: Executor = executor or self._own_executor  # type: ignore[assignment]
+        self._clock = clock
+        self._watchdog = Watchdog()
+        self._scheduler = Scheduler(concurrency)
+        self._changed = threading.Condition()  # guards the scheduler and all below
+        self._loops = 0
+        self._resting = 0
+        self._rings_at = float("inf")
+        self._closed = False
+
+    def submit(self, run: Run) -> None:
+        """Start a batch."""
+        with self._changed:
+            if self._closed:
+                raise RunStoppedError("The session is closed.")
+            self._scheduler.add(run)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at the runs again: one was fed, or has room."""
+        with self._changed:
+            self._call_for_work()
+
+    def stop(self, run: Run, reason: ParallelRequestsError) -> None:
+        """End a batch: nothing of it is sent any more, what is in flight is broken off."""
+        run.policy.stop = reason
+        with self._changed:
+            self._scheduler.hurry(run)
+            self._call_for_work()
+        self._watchdog.cut(run)
+
+    def close(self) -> None:
+        """End everything and give back threads and sockets."""
+        with self._changed:
+            self._closed = True
+            runs = self._scheduler.unfinished()
+        for run in runs:
+            self.stop(run, RunStoppedError("The session was closed before this item was done."))
+        self._watchdog.close()
+        if self._own_executor is not None:
+            self._own_executor.shutdown(wait=True)
+
+    def _call_for_work(self) -> None:
+        """Get a loop to look at the scheduler: a resting one, or a new one."""
+        if self._resting:
+            self._changed.notify()
+        elif self._loops < self._scheduler.concurrency and self._scheduler.has_work():
+            self._loops += 1
+            try:
+                self._executor.submit(self._work)
+            except BaseException:
+                self._loops -= 1
+                raise
+
+    def _work(self) -> None:
+        while (task := self._next_task()) is not None:
+            try:
+                self._advance(task)
+            except BaseException:
+                logger.critical("a worker loop died; this is a bug in parallel_requests", exc_info=True)
+                raise
+
+    def _next_task(self) -> Task | None:
+        with self._changed:
+            while True:
+                task = self._scheduler.take(self._clock())
+                if task is not None:
+                    if self._scheduler.has_work():
+                        self._call_for_work()
+                    return task
+                if self._scheduler.is_idle():
+                    self._loops -= 1
+                    self._changed.notify_all()
+                    return None
+                self._rest()
+
+    def _rest(self) -> None:
+        """Wait for a call or, where nobody does so yet, for the next timer."""
+        timer = self._scheduler.next_timer()
+        keeps_time = timer is not None and timer < self._rings_at
+        if timer is not None and keeps_time:
+            self._rings_at = timer
+        self._resting += 1
+        try:
+            self._changed.wait(max(0.0, timer - self._clock()) if timer is not None and keeps_time else None)
+        finally:
+            self._resting -= 1
+            if keeps_time and self._rings_at == timer:
+                self._rings_at = float("inf")
+
+    def _advance(self, task: Task) -> None:
+        """Drive an exchange until it is parked or done."""
+        reply: Reply | None = None
+        origin = ""
+        try:
+            while True:
+                effect = task.exchange.send(reply)
+                if origin:
+                    with self._changed:
+                        self._scheduler.left(origin)
+                if isinstance(effect, Wait):
+                    with self._changed:
+                        self._scheduler.park(task, effect, self._clock())
+                    return
+                if task.lane is not None:
+                    with self._changed:
+                        self._scheduler.passed(task)
+                        self._call_for_work()
+                origin = effect.request.origin
+                reply = self._send(effect, task.run)
+        except StopIteration as end:
+            result = end.value
+        with self._changed:
+            if origin:
+                self._scheduler.left(origin)
+            self._scheduler.finish(task)
+            self._call_for_work()
+        task.run.complete(result)
+
+    def _send(self, send: Send, run: Run) -> Reply:
+        send.flight = flight = self._watchdog.watch(run, send.timeout)
+        try:
+            reply: Reply = self._backend.send(send)
+        except Exception as error:
+            if flight.is_cut:
+                reply = RequestTimeout(
+                    f"{send.request!r} took longer than its timeout of {send.timeout:g} s."
+                    if send.timeout is not None
+                    else "The attempt was broken off.",
+                    self._backend.name,
+                    send.request.url,
+                )
+            else:
+                reply = self._backend.translate(error, send.request)
+        finally:
+            self._watchdog.release(flight)
+        return reply

@@ -1,0 +1,80 @@
+"""What the environment says about proxies, CA bundles and credentials; read when a session opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from parallel_requests.exceptions import ConfigurationError
+
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+class Environment:
+    """A snapshot, so that every backend honours the same variables alike.
+
+    Attributes:
+        ca_bundle: The file of trusted CAs a variable names, or None.
+    """
+
+    def __init__(self, *, trust: bool = True, variables: Mapping[str, str] | None = None) -> None:
+        """Read the variables.
+
+        Args:
+            trust: False ignores them all.
+            variables: What to read; default ``os.environ``.
+        """
+        source = dict(os.environ if variables is None else variables) if trust else {}
+        self.ca_bundle = next((source[name] for name in _CA_VARIABLES if source.get(name)), None)
+        self._proxies: dict[str, str] = {}
+        for name, value in source.items():
+            scheme, marker, _ = name.lower().rpartition("_proxy")
+            if marker and value and not (scheme == "http" and "REQUEST_METHOD" in source):
+                self._proxies[scheme] = value  # CGI: HTTP_PROXY may be the client's Proxy header
+        self._proxies.update(
+            {name[:-6]: value for name, value in source.items() if name.endswith("_proxy") and value}
+        )
+
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy for a URL by its scheme, honouring ``NO_PROXY``."""
+        if not self._proxies:
+            return None
+        from urllib.request import proxy_bypass_environment
+
+        parts = urlsplit(url)
+        proxy = self._proxies.get(parts.scheme) or self._proxies.get("all")
+        host = parts.netloc.rpartition("@")[2]
+        if proxy is None or proxy_bypass_environment(host, self._proxies):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    @property
+    def has_proxies(self) -> bool:
+        """Whether any proxy is named at all."""
+        return any(scheme != "no" for scheme in self._proxies)
+
+
+class Netrc:
+    """The credentials of ``~/.netrc`` (or the file ``NETRC`` names).
+
+    Raises:
+        ConfigurationError: The file cannot be read or parsed.
+    """
+
+    def __init__(self) -> None:
+        import netrc
+
+        path = os.environ.get("NETRC")
+        try:
+            self._entries = netrc.netrc(path)
+        except (OSError, netrc.NetrcParseError) as error:
+            reason = str(error)
+        else:
+            return
+        raise ConfigurationError(f"auth='netrc' needs a readable netrc file: {reason}.", "auth")
+
+    def credentials_for(self, host: str) -> tuple[str, str] | None:
+        """Return the (user, password) for a host, or None."""
+        entry = self._entries.authenticators(host)
+        return (entry[0], entry[2] or "") if entry else None

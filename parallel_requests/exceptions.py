@@ -1,0 +1,335 @@
+"""Every error this library raises.
+
+::
+
+    ParallelRequestsError
+    ├ ConfigurationError (ValueError)      an option is wrong; nothing was sent at all
+    ├ ValidationError (ValueError)         an item is wrong; this item was not sent
+    ├ BackendError                         anything the wire did
+    │ ├ ConnectError                       no connection; the request cannot have been received
+    │ │ ├ DNSError                         the name was not found
+    │ │ └ TLSError                         the peer could not prove who it is
+    │ ├ ProxyError                         the proxy refused
+    │ ├ RequestTimeout (TimeoutError)      an attempt took longer than ``timeout``
+    │ │ └ DeadlineExceededError            the whole batch took longer than ``deadline``
+    │ ├ ProtocolError                      the peer did not speak HTTP
+    │ ├ TruncatedBody                      the body ended before its time
+    │ ├ BodyTooLarge                       more than ``max_response_size``
+    │ ├ RedirectError                      a loop, too many hops, or a place we do not follow to
+    │ └ ResourceExhausted                  this process has no sockets or memory left
+    ├ HTTPStatusError                      the server answered with a status >= 400
+    ├ DecodeError                          the body is not what ``return_type`` says
+    ├ ParseError                           ``parse_func`` raised
+    ├ RetryExhaustedError                  every allowed attempt failed
+    ├ RateLimitExceededError               the server asks for a longer wait than allowed
+    ├ RunStoppedError                      the run was stopped before this item was done
+    └ PartialFailureError (ExceptionGroup) some items of a list failed; nothing is lost
+
+All of them pickle, and none shows a credential.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from parallel_requests.models import Response, Result
+
+
+class ParallelRequestsError(Exception):
+    """The root of the tree: catch this to catch everything this library raises on purpose."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
+
+    @property
+    def message(self) -> str:
+        """What happened, in one sentence."""
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__, self.__cause__)
+
+
+def _rebuild(
+    cls: type[ParallelRequestsError], args: tuple[Any, ...], state: dict[str, Any], cause: BaseException | None
+) -> ParallelRequestsError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    error.__cause__ = cause
+    return error
+
+
+class ConfigurationError(ParallelRequestsError, ValueError):
+    """An option is wrong; nothing was sent.
+
+    Attributes:
+        config_key: The name of the option, where there is one.
+    """
+
+    def __init__(self, message: str, config_key: str | None = None) -> None:
+        super().__init__(message)
+        self.config_key = config_key
+
+
+class ValidationError(ParallelRequestsError, ValueError):
+    """An item is wrong and was not sent; the rest of the batch goes on.
+
+    Attributes:
+        field_name: The part of the item that is wrong: ``"url"``, ``"headers"``, ``"json"`` …
+    """
+
+    def __init__(self, message: str, field_name: str | None = None) -> None:
+        super().__init__(message)
+        self.field_name = field_name
+
+
+class BackendError(ParallelRequestsError):
+    """Anything the wire did.
+
+    Attributes:
+        backend_name: The backend that saw it.
+        url: Where the attempt went, without credentials.
+        stale: True where a kept-alive connection was closed by the server just as it was used.
+    """
+
+    def __init__(self, message: str, backend_name: str = "", url: str = "", *, stale: bool = False) -> None:
+        super().__init__(message)
+        self.backend_name = backend_name
+        self.url = redact(url)
+        self.stale = stale
+
+
+class ConnectError(BackendError):
+    """No connection could be made, so the request cannot have been received."""
+
+
+class DNSError(ConnectError):
+    """The host name was not found."""
+
+
+class TLSError(ConnectError):
+    """The TLS handshake failed: unknown CA, wrong host, expired. Never downgraded, never retried."""
+
+
+class ProxyError(BackendError):
+    """The proxy refused, or asked for credentials.
+
+    Attributes:
+        proxy_url: The proxy, without credentials.
+    """
+
+    def __init__(self, message: str, backend_name: str = "", url: str = "", *, proxy_url: str = "") -> None:
+        super().__init__(message, backend_name, url)
+        self.proxy_url = redact(proxy_url)
+
+
+class RequestTimeout(BackendError, builtins.TimeoutError):
+    """One attempt took longer than ``timeout``, from connecting to the last byte."""
+
+
+class DeadlineExceededError(RequestTimeout):
+    """The batch's ``deadline`` passed before this item was done."""
+
+
+class ProtocolError(BackendError):
+    """The peer sent something that is not HTTP."""
+
+
+class TruncatedBody(BackendError):
+    """The body ended before its announced length, its last chunk or its compressed end."""
+
+
+class BodyTooLarge(BackendError):
+    """The decoded body is larger than ``max_response_size``."""
+
+
+class RedirectError(BackendError):
+    """A redirect was not followed: a loop, too many, another scheme or a forbidden address.
+
+    Attributes:
+        history: The redirect responses so far, oldest first.
+    """
+
+    def __init__(
+        self, message: str, backend_name: str = "", url: str = "", *, history: Sequence[Response] = ()
+    ) -> None:
+        super().__init__(message, backend_name, url)
+        self.history = tuple(history)
+
+
+class ResourceExhausted(BackendError):
+    """This process ran out of file descriptors, ports or memory."""
+
+
+class HTTPStatusError(ParallelRequestsError):
+    """The final answer has a status of 400 or above.
+
+    Attributes:
+        response: The whole answer.
+    """
+
+    def __init__(self, message: str, response: Response) -> None:
+        super().__init__(message)
+        self.response = response
+
+    @property
+    def status_code(self) -> int:
+        """The status of the answer."""
+        return self.response.status_code
+
+
+class DecodeError(ParallelRequestsError):
+    """The body is not what ``return_type`` says. Never refetched: the body is kept.
+
+    Attributes:
+        response: The whole answer.
+    """
+
+    def __init__(self, message: str, response: Response) -> None:
+        super().__init__(message)
+        self.response = response
+
+
+class ParseError(ParallelRequestsError):
+    """``parse_func`` raised, or its process died. Never refetched: the body is kept.
+
+    Attributes:
+        response: The whole answer.
+    """
+
+    def __init__(self, message: str, response: Response | None = None) -> None:
+        super().__init__(message)
+        self.response = response
+
+
+class RetryExhaustedError(ParallelRequestsError):
+    """Every attempt that was allowed has failed; raised from the last error.
+
+    Attributes:
+        attempts: How many attempts were made.
+        last_error: What the last one died of.
+        url: The item's URL, without credentials.
+    """
+
+    def __init__(self, message: str, attempts: int, last_error: Exception, url: str) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+        self.last_error = last_error
+        self.url = redact(url)
+        self.__cause__ = last_error
+
+
+class RateLimitExceededError(ParallelRequestsError):
+    """The server asks for a longer wait than ``retry_after_max`` or the deadline allows.
+
+    Attributes:
+        retry_after: The seconds the server asked for.
+        response: The answer that said so.
+    """
+
+    def __init__(self, message: str, retry_after: float, response: Response | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.response = response
+
+
+class RunStoppedError(ParallelRequestsError):
+    """The run was stopped (closed, cancelled, interrupted) before this item was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureDetails:
+    """One failed item of a batch.
+
+    Attributes:
+        url: The item's URL, without credentials.
+        error: What it died of.
+        attempt: How many attempts were made; 0 where nothing was sent.
+        index: Its place in the input.
+    """
+
+    url: str
+    error: Exception
+    attempt: int
+    index: int
+
+
+class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
+    """Some items of a list failed. Nothing is lost: every Result is here.
+
+    It is an ``ExceptionGroup`` of the items' errors, so ``except*`` picks them by type.
+
+    Attributes:
+        results: All Results, in input order.
+        exceptions: The errors of the failed ones, in input order.
+        call: How the batch was called, for ``retry_failed``; not kept by a pickle.
+    """
+
+    results: tuple[Result[Any], ...]
+    call: Mapping[str, Any] | None = None
+    def __new__(
+        cls, message: str, exceptions: Sequence[Exception], results: Sequence[Result[Any]] = ()
+    ) -> PartialFailureError:
+        self = super().__new__(cls, message, exceptions)
+        self.results = tuple(results)
+        return self
+
+    def __init__(
+        self, message: str, exceptions: Sequence[Exception], results: Sequence[Result[Any]] = ()
+    ) -> None:
+        ExceptionGroup.__init__(self, message, exceptions)
+
+    @classmethod
+    def from_results(cls, results: Sequence[Result[Any]]) -> PartialFailureError:
+        """Build the error of a batch from all of its Results, failed and not."""
+        errors = [result.error for result in results if result.error is not None]
+        first = str(errors[0]) if errors else "nothing"
+        message = (
+            f"{len(errors)} of {len(results)} requests failed, the first with: {first} "
+            "The answers that came are in .results, the failed items in .failed"
+        )
+        return cls(message, errors, results)
+
+    def derive(self, excs: Sequence[Exception], /) -> PartialFailureError:  # type: ignore[override]
+        """Keep the results when ``except*`` splits the group."""
+        return PartialFailureError(self.message, excs, self.results)
+
+    @property
+    def failed(self) -> list[FailureDetails]:
+        """Every failed item, in input order; the same URL may stand here more than once."""
+        return list(self._details())
+
+    @property
+    def failures(self) -> dict[str, FailureDetails]:
+        """The failed items by URL; of several with the same URL, the last."""
+        return {details.url: details for details in self._details()}
+
+    @property
+    def successes(self) -> int:
+        """How many items succeeded."""
+        return self.total - sum(1 for _ in self._details())
+
+    @property
+    def total(self) -> int:
+        """How many items there were."""
+        return len(self.results)
+
+    def get_failed_urls(self) -> list[str]:
+        """The URLs of the failed items, in input order, duplicates included."""
+        return [details.url for details in self._details()]
+
+    def _details(self) -> Iterator[FailureDetails]:
+        for result in self.results:
+            if result.error is not None:
+                url = redact(result.request.url)
+                yield FailureDetails(url, result.error, result.attempts, result.index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PartialFailureError, (self.message, tuple(self.exceptions), self.results)

@@ -1,0 +1,367 @@
+"""The whole life of one request, written once for every engine.
+
+`exchange` is a generator without I/O or threads: it yields what is to be done (`Wait` or `Send`)
+and is sent what came of it. Blocking and event-driven engines drive the same one, so retry, rate
+limit, pacing, redirects and deadlines cannot differ between them; a test drives it with a list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from parallel_requests.cookies import CookieStore
+from parallel_requests.exceptions import (
+    BackendError,
+    DeadlineExceededError,
+    HTTPStatusError,
+    ParallelRequestsError,
+    ProxyError,
+    RateLimitExceededError,
+    RedirectError,
+    RequestTimeout,
+    RetryExhaustedError,
+)
+from parallel_requests.gates.backoff import RetryPolicy
+from parallel_requests.gates.pacing import Pacer, Wait, parse_delay, parse_quota
+from parallel_requests.gates.rotation import Rotation
+from parallel_requests.models import Attempt, Request, Response, Result
+from parallel_requests.redaction import redact
+from parallel_requests.redirects import REDIRECT_STATUSES, RedirectRules, next_hop
+
+logger = logging.getLogger("parallel_requests")
+
+Reply: TypeAlias = Response | ParallelRequestsError
+Exchange: TypeAlias = Generator["Wait | Send", Any, Result[Any]]
+"""Yields effects; is sent a Reply for a Send, and None once a Wait is over."""
+
+
+@dataclass(slots=True, eq=False)
+class Send:
+    """One attempt is to be made.
+
+    Attributes:
+        request: What to send.
+        timeout: Seconds it may take, from connecting to the last byte; None for no bound.
+        policy: The terms of the batch: size limits, and where a streamed body goes.
+        delivered: Whether a part of the body has reached the caller.
+        flight: Where a blocking engine learns which socket is used, so as to end the attempt.
+    """
+
+    request: Request
+    timeout: float | None
+    policy: Policy
+    delivered: bool = False
+    flight: Any = None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Policy:
+    """The terms one batch is carried out on.
+
+    Attributes:
+        pacer: The session's gates.
+        retry: What is tried again, and when.
+        cookies: The session's cookies.
+        redirects: How far redirects are followed; None for not at all.
+        raise_for_status: Whether a final status >= 400 is a failure.
+        deadline: When the batch ends, on the pacer's clock.
+        max_response_size: Decoded bytes a body may have.
+        deliver: Takes the chunks of a streamed body, and the request.
+        chunk_size: Bytes of such a chunk at most.
+        restart: Says whether a stream that broke off may begin anew.
+        proxies: The proxies to fall back on.
+        on_attempt: The caller's hook.
+        stop: Set by an engine to end the batch: what its unfinished items die of.
+    """
+
+    pacer: Pacer = field(default_factory=Pacer)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    cookies: CookieStore = field(default_factory=CookieStore)
+    redirects: RedirectRules | None = field(default_factory=RedirectRules)
+    raise_for_status: bool = True
+    deadline: float | None = None
+    max_response_size: int | None = None
+    deliver: Callable[[bytes, Request], object] | None = None
+    chunk_size: int = 65_536
+    restart: Callable[[Request], bool] | None = None
+    proxies: Rotation | None = None
+    on_attempt: Callable[[Request, Attempt], object] | None = None
+    stop: ParallelRequestsError | None = None
+
+    def reason_to_stop(self) -> ParallelRequestsError | None:
+        """Return what an item that is not done dies of, once the batch has to end."""
+        if self.stop is None and self.deadline is not None and self.pacer.clock() >= self.deadline:
+            self.stop = DeadlineExceededError("The batch's deadline passed before this item was done.")
+        return self.stop
+
+
+def exchange(request: Request, policy: Policy) -> Exchange:
+    """Carry one request through every attempt, wait and verdict until its Result."""
+    life = _Life(request, policy)
+    if request.problem is not None:
+        return life.end(request.problem)
+    while True:
+        if (stop := policy.reason_to_stop()) is not None:
+            return life.end(stop)
+
+        # The gates. Whatever the attempt is for, it passes them all.
+        wait = policy.pacer.enter(life.target.origin)
+        if wait is not None:
+            yield wait
+            continue
+
+        # The wire.
+        reply = life.take((yield life.next_attempt()))
+
+        # The verdict.
+        if life.is_plain_success(reply):
+            return life.succeed(reply)
+        life.record(reply)
+        try:
+            if life.moves_on(reply):
+                continue
+        except RedirectError as error:
+            return life.end(error, reply)
+        if not life.wants_retry(reply):
+            return life.conclude(reply)
+        refusal = life.refuse_pause(reply)
+        if refusal is not None:
+            return life.end(refusal, reply)
+
+        # The wait for another try. A spent budget costs tries too, so this ends.
+        yield life.next_wait()
+        while not life.may_retry(reply):
+            if life.has_no_tries_left():
+                return life.conclude(reply)
+            yield life.next_wait()
+
+
+class _Life:
+    """What one exchange has been through so far."""
+
+    __slots__ = (
+        "attempts",
+        "earlier",
+        "pause",
+        "policy",
+        "redirects",
+        "replayed",
+        "request",
+        "retries",
+        "send",
+        "sent_at",
+        "started_at",
+        "target",
+    )
+
+    def __init__(self, request: Request, policy: Policy) -> None:
+        self.request = request
+        self.policy = policy
+        self.target = request
+        self.attempts = 0
+        self.retries = 0
+        self.replayed = False
+        self.pause: float | None = None
+        self.earlier: tuple[Attempt, ...] = ()
+        self.redirects: tuple[Response, ...] = ()
+        self.send: Send | None = None
+        self.started_at = self.sent_at = 0.0
+
+    def next_attempt(self) -> Send:
+        """Plan one time on the wire."""
+        policy, target = self.policy, self.target
+        self.sent_at = now = policy.pacer.clock()
+        if self.attempts == 0:
+            self.started_at = now
+            if (budget := policy.pacer.budget(target.origin)) is not None:
+                budget.deposit_call()
+        self.attempts += 1
+        if policy.cookies:
+            target = _with_cookies(target, policy.cookies)
+        timeout = target.timeout
+        if policy.deadline is not None:
+            left = max(0.0, policy.deadline - now)
+            timeout = left if timeout is None else min(timeout, left)
+        self.send = send = Send(target, timeout, policy)
+        return send
+
+    def take(self, reply: Reply) -> Reply:
+        """Give the place in flight back, and learn what the answer says beside its body."""
+        pacer, target = self.policy.pacer, self.target
+        now = pacer.clock()
+        elapsed = now - self.sent_at
+        self.pause = None
+        if type(reply) is Response:
+            reply.elapsed = elapsed
+            self._learn(reply)
+            if reply.status_code == 407 and target.proxy:
+                reply = _proxy_refusal(target)
+        elif (stop := self.policy.reason_to_stop()) is not None:
+            reply = stop
+        pacer.leave(target.origin, reply, elapsed)
+        return reply
+
+    def _learn(self, response: Response) -> None:
+        headers = response.headers
+        if headers.may_have(b"set-cookie"):
+            self.policy.cookies.absorb(self.target.url, headers)
+        retry, pacer = self.policy.retry, self.policy.pacer
+        if not retry.respect_retry_after_header:
+            return
+        if response.status_code >= 400 and headers.may_have(b"retry-after"):
+            self.pause = parse_delay(headers.get("retry-after", ""), pacer.wall_clock)
+        quota = parse_quota(headers, pacer.wall_clock) if headers.may_have(b"limit") else None
+        if self.pause is not None or quota is not None:
+            seconds = max(self.pause or 0.0, quota or 0.0)
+            pacer.pause(self.target.origin, min(seconds, retry.retry_after_max))
+
+    def is_plain_success(self, reply: Reply) -> bool:
+        """Whether there is nothing to judge: no redirect, no failure, no predicate that may differ."""
+        return type(reply) is Response and reply.status_code < 300 and self.policy.retry.retry_on is None
+
+    def record(self, reply: Reply) -> None:
+        """Note the attempt in the history, and tell the caller's hook."""
+        response = reply if isinstance(reply, Response) else None
+        attempt = Attempt(
+            self.attempts,
+            response.status_code if response else None,
+            None if isinstance(reply, Response) else reply,
+            self.policy.pacer.clock() - self.sent_at,
+            self.target.url,
+        )
+        self.earlier = (*self.earlier, attempt)
+        logger.debug("%r", attempt)
+        if self.policy.on_attempt is not None:
+            try:
+                self.policy.on_attempt(self.request, attempt)
+            except Exception:
+                logger.exception("on_attempt raised; the request goes on")
+
+    def moves_on(self, reply: Reply) -> bool:
+        """Set the next target where one is due at once.
+
+        That is so after a redirect, and once where the server closed a kept-alive connection just
+        as it was used: the request is then replayed on another one.
+
+        Raises:
+            RedirectError: The redirect must not be followed.
+        """
+        if isinstance(reply, Response):
+            rules = self.policy.redirects
+            if rules is None or reply.status_code not in REDIRECT_STATUSES:
+                return False
+            self.redirects = (*self.redirects, reply)
+            target = next_hop(self.target, reply, self.redirects, rules)
+            if target is not None:
+                self.target = target
+            return target is not None
+        if self.replayed or not isinstance(reply, BackendError) or not reply.stale or self._is_spoilt():
+            return False
+        self.replayed = self.target.method in self.policy.retry.allowed_methods
+        return self.replayed
+
+    def wants_retry(self, reply: Reply) -> bool:
+        """Whether another attempt may follow this one."""
+        return not self._is_spoilt() and self.policy.retry.wants_retry(self.target.method, reply, self.retries)
+
+    def _is_spoilt(self) -> bool:
+        """Whether the caller has seen bytes of a stream that broke off, and cannot start anew."""
+        if self.send is None or not self.send.delivered:
+            return False
+        return self.policy.restart is None or not self.policy.restart(self.request)
+
+    def refuse_pause(self, reply: Reply) -> RateLimitExceededError | None:
+        """Return an error where the server asks for a longer wait than is allowed."""
+        if self.pause is None or not isinstance(reply, Response):
+            return None
+        allowed = self.policy.retry.retry_after_max
+        if self.policy.deadline is not None:
+            allowed = max(0.0, min(allowed, self.policy.deadline - self.policy.pacer.clock()))
+        if self.pause <= allowed:
+            return None
+        return RateLimitExceededError(
+            f"{redact(self.target.url)} answered {reply.status_code} and asks to wait {self.pause:g} s; "
+            f"{allowed:g} s are allowed (retry_after_max, deadline).",
+            self.pause,
+            reply,
+        )
+
+    def has_no_tries_left(self) -> bool:
+        """Whether every retry is spent."""
+        return self.retries >= self.policy.retry.max_retries
+
+    def next_wait(self) -> Wait:
+        """Count a retry and return the wait before it."""
+        self.retries += 1
+        if self.pause is not None:
+            return Wait(self.pause)
+        return Wait(self.policy.retry.delay(self.retries))
+
+    def may_retry(self, reply: Reply) -> bool:
+        """Spend one retry of the host's budget, and get ready for the next attempt."""
+        if self.policy.reason_to_stop() is not None:
+            return True  # the gates end it
+        budget = self.policy.pacer.open_budget(self.target.origin)
+        if budget is not None and not budget.withdraw():
+            return False
+        proxies = self.policy.proxies
+        if isinstance(reply, ProxyError) and proxies is not None and self.target.proxy is not None:
+            self.target = dataclasses.replace(self.target, proxy=proxies.after(self.target.proxy))
+        return True
+
+    def succeed(self, response: Response) -> Result[Any]:
+        """Return the Result of an answer that is no failure."""
+        policy = self.policy
+        if (budget := policy.pacer.budget(self.target.origin)) is not None:
+            budget.deposit_success()
+        if policy.on_attempt is not None and len(self.earlier) < self.attempts:
+            self.record(response)
+        if self.redirects:
+            response.history = tuple(past for past in self.redirects if past is not response)
+        elapsed = self.sent_at - self.started_at + response.elapsed
+        return Result(self.request, None, None, response, self.attempts, elapsed, self.earlier)
+
+    def conclude(self, reply: Reply) -> Result[Any]:
+        """Return the Result of a reply that nothing will follow."""
+        if not isinstance(reply, Response):
+            return self.end(reply)
+        if reply.ok or not self.policy.raise_for_status:
+            return self.succeed(reply)
+        message = f"{redact(reply.url)} answered {reply.status_code} {reply.reason}."
+        return self.end(HTTPStatusError(message, reply), reply)
+
+    def end(self, error: ParallelRequestsError, reply: Reply | None = None) -> Result[Any]:
+        """Return the Result of a failure."""
+        response = reply if isinstance(reply, Response) else None
+        if response is not None:
+            response.history = tuple(past for past in self.redirects if past is not response)
+        if self.retries and isinstance(error, BackendError | HTTPStatusError) and error is not self.policy.stop:
+            spent = "" if self.attempts > self.retries else ", and the retry budget of its host is spent"
+            error = RetryExhaustedError(
+                f"{redact(self.request.url)} failed after {self.attempts} attempts{spent}. Last: {error}",
+                self.attempts,
+                error,
+                self.request.url,
+            )
+        elapsed = self.policy.pacer.clock() - self.started_at if self.attempts else 0.0
+        return Result(self.request, None, error, response, self.attempts, elapsed, self.earlier)
+
+
+def _with_cookies(request: Request, cookies: CookieStore) -> Request:
+    own = request.headers.get("Cookie")
+    header = cookies.header_for(request.url, own)
+    if header is None or header == own:
+        return request
+    return dataclasses.replace(request, headers={**request.headers, "Cookie": header})
+
+
+def _proxy_refusal(request: Request) -> ProxyError:
+    return ProxyError(
+        f"The proxy {redact(request.proxy or '')} asks for credentials (407); put them in its URL.",
+        url=request.url,
+        proxy_url=request.proxy or "",
+    )

@@ -1,0 +1,227 @@
+"""When to try again, and after how long: `RetryPolicy`, `RetryBudget` and the `@backoff` decorator."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from parallel_requests.exceptions import (
+    BodyTooLarge,
+    ConfigurationError,
+    ConnectError,
+    DeadlineExceededError,
+    DNSError,
+    ProtocolError,
+    ProxyError,
+    RedirectError,
+    ResourceExhausted,
+    TLSError,
+)
+from parallel_requests.models import Response
+
+F = TypeVar("F", bound=Callable[..., Any])
+Condition: TypeAlias = (
+    type[BaseException] | tuple[type[BaseException], ...] | Callable[[Response | Exception], bool]
+)
+
+_NEVER_RETRIED = (TLSError, ProtocolError, BodyTooLarge, RedirectError, DeadlineExceededError)
+_NEVER_RECEIVED = (ConnectError, ResourceExhausted, ProxyError)
+
+
+def meets(condition: Condition, outcome: Response | Exception) -> bool:
+    """Whether an outcome is what ``condition`` names: exception types, or a predicate."""
+    if isinstance(condition, tuple) or (isinstance(condition, type) and issubclass(condition, BaseException)):
+        return isinstance(outcome, condition)
+    return bool(condition(outcome))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """An immutable value that says what is tried again, and after how long.
+
+    The names are those of ``urllib3.util.Retry``.
+
+    Attributes:
+        max_retries: Attempts after the first one.
+        backoff_factor: Seconds before the first retry; each further wait is twice as long.
+        backoff_max: Seconds a wait has at most.
+        backoff_jitter: Part of the wait, 0 to 1, by which it varies at random to either side.
+        status_forcelist: The statuses that are tried again.
+        allowed_methods: The methods that may be sent twice (RFC 9110, 9.2.2). Others are tried
+            again only where the request cannot have been received.
+        respect_retry_after_header: Wait as long as the server asks.
+        retry_after_max: Seconds a server may ask for; beyond it the item fails at once.
+        retry_on: Also retry these: exception types, or a predicate of Response or error.
+        dont_retry_on: Never retry these; wins over everything else.
+    """
+
+    max_retries: int = 3
+    backoff_factor: float = 1.0
+    backoff_max: float = 60.0
+    backoff_jitter: float = 0.25
+    status_forcelist: Collection[int] = frozenset({429, 500, 502, 503, 504})
+    allowed_methods: Collection[str] = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+    respect_retry_after_header: bool = True
+    retry_after_max: float = 120.0
+    retry_on: Condition | None = None
+    dont_retry_on: Condition | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
+            raise ConfigurationError(
+                f"max_retries must be a whole number of at least 0, not {self.max_retries!r}.", "max_retries"
+            )
+        for name in ("backoff_factor", "backoff_max", "retry_after_max"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ConfigurationError(f"{name} must be seconds of at least 0, not {value!r}.", name)
+        if not 0 <= self.backoff_jitter <= 1:
+            raise ConfigurationError(
+                f"backoff_jitter must be between 0 and 1, not {self.backoff_jitter!r}.", "backoff_jitter"
+            )
+        for name, item_type in (("status_forcelist", int), ("allowed_methods", str)):
+            values = getattr(self, name)
+            if isinstance(values, str) or not all(isinstance(value, item_type) for value in values):
+                raise ConfigurationError(f"{name} must be a collection of {item_type.__name__}.", name)
+            object.__setattr__(self, name, frozenset(values))
+
+    def delay(self, retry: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
+        """Return the seconds to wait before the n-th retry, counted from 1.
+
+        The wait is ``backoff_factor * 2 ** (retry - 1)``, capped, then varied by the jitter.
+        """
+        exponent = min(retry - 1, 64)
+        wait = min(self.backoff_max, self.backoff_factor * 2.0**exponent)
+        return wait * uniform(1.0 - self.backoff_jitter, 1.0 + self.backoff_jitter)
+
+    def wants_retry(self, method: str, outcome: Response | Exception, retries: int) -> bool:
+        """Whether an outcome is to be tried again after ``retries`` retries so far."""
+        if retries >= self.max_retries:
+            return False
+        if self.dont_retry_on is not None and meets(self.dont_retry_on, outcome):
+            return False
+        if self.retry_on is not None and meets(self.retry_on, outcome):
+            return True
+        if isinstance(outcome, Response):
+            return outcome.status_code in self.status_forcelist and method in self.allowed_methods
+        if isinstance(outcome, _NEVER_RETRIED):
+            return False
+        if isinstance(outcome, DNSError):
+            return retries == 0
+        return isinstance(outcome, _NEVER_RECEIVED) or method in self.allowed_methods
+
+
+class RetryBudget:
+    """Keeps the retries to one host within a share of its traffic.
+
+    Every first attempt earns a fifth of a retry, every answer that did not fail a whole one, and
+    every retry spends one. While a host answers now and then, retries go on; once it answers
+    nothing but failures they are at most a fifth of the calls, plus the reserve. The idea is that
+    of gRPC's retry throttling (gRFC A6) and Finagle's RetryBudget.
+    """
+
+    DEPOSIT_PER_CALL = 0.2
+    DEPOSIT_PER_SUCCESS = 1.0
+    RESERVE = 40.0
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _balance
+        self._balance = self.RESERVE
+
+    @property
+    def balance(self) -> float:
+        """Retries that may be made now."""
+        return self._balance
+
+    def deposit_call(self) -> None:
+        """Count a first attempt."""
+        self._deposit(self.DEPOSIT_PER_CALL)
+
+    def deposit_success(self) -> None:
+        """Count an answer that was no failure."""
+        self._deposit(self.DEPOSIT_PER_SUCCESS)
+
+    def withdraw(self) -> bool:
+        """Spend one retry; False where there is none left."""
+        with self._lock:
+            if self._balance < 1.0:
+                return False
+            self._balance -= 1.0
+            return True
+
+    def _deposit(self, amount: float) -> None:
+        with self._lock:
+            self._balance = min(self.RESERVE, self._balance + amount)
+
+
+def backoff(
+    retry_on: Condition = Exception,
+    *,
+    policy: RetryPolicy | None = None,
+    sleep: Callable[[float], Any] | None = None,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> Callable[[F], F]:
+    """Decorate any function, sync or async, so that it is called again when it raises.
+
+    ::
+
+        @backoff(ConnectionError, policy=RetryPolicy(max_retries=5, backoff_factor=0.1))
+        def read_sensor() -> float: ...
+
+    Args:
+        retry_on: Exception types to retry on, or a predicate that sees the exception.
+        policy: Waits and number of retries; default ``RetryPolicy()``: 3 retries after 1, 2, 4 s.
+        sleep: How to wait; default ``time.sleep``, or ``asyncio.sleep`` for coroutines.
+        uniform: Source of the jitter.
+
+    Raises:
+        Exception: The function's own last exception, with a note of how many attempts were made.
+    """
+    waits = policy or RetryPolicy()
+
+    def next_wait(error: Exception, attempts: int) -> float:
+        refused = waits.dont_retry_on is not None and meets(waits.dont_retry_on, error)
+        if refused or attempts > waits.max_retries or not meets(retry_on, error):
+            if attempts > 1:
+                error.add_note(f"raised by attempt {attempts} of at most {waits.max_retries + 1}")
+            raise error
+        return waits.delay(attempts, uniform)
+
+    def decorate(function: F) -> F:
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def retried_async(*args: Any, **kwargs: Any) -> Any:
+                import asyncio
+
+                attempts = 0
+                while True:
+                    try:
+                        return await function(*args, **kwargs)
+                    except Exception as error:
+                        attempts += 1
+                        wait = next_wait(error, attempts)
+                    await (sleep or asyncio.sleep)(wait)
+
+            return retried_async  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def retried(*args: Any, **kwargs: Any) -> Any:
+            attempts = 0
+            while True:
+                try:
+                    return function(*args, **kwargs)
+                except Exception as error:
+                    attempts += 1
+                    wait = next_wait(error, attempts)
+                (sleep or time.sleep)(wait)
+
+        return retried  # type: ignore[return-value]
+
+    return decorate

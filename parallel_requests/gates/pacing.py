@@ -1,0 +1,212 @@
+"""When the next attempt to a host may start: rates, pauses the server asks for, places in flight."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from parallel_requests.exceptions import RequestTimeout
+from parallel_requests.gates.backoff import RetryBudget
+from parallel_requests.gates.token_bucket import TokenBucket
+from parallel_requests.models import Headers, Response
+
+ALL_HOSTS: Final = "*"
+ARRIVAL_JITTER = 0.02
+"""Seconds by which the refill of a full bucket starts late, see `TokenBucket`."""
+
+_DIGITS = re.compile(r"\d{1,10}(?:\.\d{1,6})?")
+_OVERLOAD = frozenset({429, 503})
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """An exchange is to be parked.
+
+    Attributes:
+        seconds: For how long; None until a place in flight comes free.
+        lane: None where only this exchange waits. Otherwise the host (or `ALL_HOSTS`) whose gate
+            is shut: the others that want to pass it queue behind this one.
+    """
+
+    seconds: float | None
+    lane: str | None = None
+
+
+def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> float | None:
+    """Return the seconds a ``Retry-After`` asks for (RFC 9110, 10.2.3), or None for nonsense."""
+    value = value.strip()
+    if _DIGITS.fullmatch(value):
+        return float(value)
+    if not 16 <= len(value) <= 40:
+        return None
+    from email.utils import parsedate_to_datetime
+
+    try:
+        delay = parsedate_to_datetime(value).timestamp() - wall_clock()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return delay if delay > 0 else None
+
+
+def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -> float | None:
+    """Return the seconds until a spent quota is filled again, or None while something is left.
+
+    Reads ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers), its earlier form
+    ``RateLimit-Remaining`` / ``RateLimit-Reset``, and ``X-RateLimit-Remaining`` /
+    ``X-RateLimit-Reset`` (seconds, or a Unix time as GitHub sends it).
+    """
+    structured = headers.get("ratelimit", "")
+    remaining = re.search(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*(\d{1,10})", structured)
+    reset = re.search(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})", structured)
+    if remaining and reset:
+        return float(reset[1]) if int(remaining[1]) == 0 else None
+    for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-"):
+        if headers.get(prefix + "remaining", "").strip() != "0":
+            continue
+        value = headers.get(prefix + "reset", "").strip()
+        if _DIGITS.fullmatch(value):
+            seconds = float(value)
+            if seconds > 1e9:
+                seconds -= wall_clock()
+            return seconds if seconds > 0 else None
+    return None
+
+
+@dataclass(slots=True)
+class _Host:
+    """What is known of one host."""
+
+    bucket: TokenBucket | None
+    limit: float
+    paused_until: float = 0.0
+    in_flight: int = 0
+    reduced_at: float = -1.0
+
+
+class Pacer:
+    """Decides when an attempt may start; all engines and all batches of a session share one.
+
+    Hosts are told apart by ``host:port`` as it stands in the URL.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_limit: float | Mapping[str, float] | None = None,
+        burst: int = 5,
+        concurrency: int = 20,
+        concurrency_per_host: int | None = None,
+        adaptive: bool = False,
+        retry_budget: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open the gates.
+
+        Args:
+            rate_limit: Attempts per second for all hosts together, or host → rate with `ALL_HOSTS`.
+            burst: Attempts that may go out at once after a pause.
+            concurrency: Where an adaptive host's limit starts, and its ceiling.
+            concurrency_per_host: Attempts in flight to one host at most.
+            adaptive: Let each host's limit grow by one a round and shrink on overload (AIMD,
+                Chiu and Jain 1989).
+            retry_budget: Keep a RetryBudget for each host that fails.
+            clock: Monotonic seconds.
+            wall_clock: Unix seconds, for the dates servers send.
+        """
+        rates = dict(rate_limit) if isinstance(rate_limit, Mapping) else {}
+        overall = rates.pop(ALL_HOSTS, None) if rates else rate_limit
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self._rates = rates
+        self._burst = burst
+        self._ceiling = float(concurrency_per_host or concurrency)
+        self._adaptive = adaptive
+        self._counts_places = adaptive or concurrency_per_host is not None
+        self._keeps_budget = retry_budget
+        self._bucket = self._new_bucket(overall) if isinstance(overall, int | float) else None
+        self._hosts: dict[str, _Host] = {}
+        self._budgets: dict[str, RetryBudget] = {}
+        self._lock = threading.Lock()  # guards _hosts, every _Host in it, and _budgets
+        self._always_open = not (rates or self._counts_places or self._bucket)
+
+    def _new_bucket(self, rate: float) -> TokenBucket:
+        return TokenBucket(rate, self._burst, settle=ARRIVAL_JITTER, clock=self.clock)
+
+    def _host(self, origin: str) -> _Host:
+        host = self._hosts.get(origin)
+        if host is None:
+            rate = self._rates.get(origin, self._rates.get(origin.rpartition(":")[0] or origin))
+            bucket = self._new_bucket(rate) if rate is not None else None
+            host = self._hosts[origin] = _Host(bucket, self._ceiling)
+        return host
+
+    def enter(self, origin: str) -> Wait | None:
+        """Ask for one attempt to a host: None lets it pass and counts it, else wait and ask again."""
+        if self._always_open:
+            return None
+        with self._lock:
+            host = self._host(origin)
+            pause = host.paused_until - self.clock()
+            if pause > 0:
+                return Wait(pause, origin)
+            if self._counts_places and host.in_flight >= max(1, int(host.limit)):
+                return Wait(None, origin)
+            if host.bucket is not None and (delay := host.bucket.peek()) > 0:
+                return Wait(delay, origin)
+            if self._bucket is not None and (delay := self._bucket.try_acquire()) > 0:
+                return Wait(delay, ALL_HOSTS)
+            if host.bucket is not None:
+                host.bucket.try_acquire()
+            host.in_flight += 1
+            return None
+
+    def leave(self, origin: str, reply: Response | Exception, elapsed: float) -> None:
+        """Give the attempt's place back and learn from what came."""
+        if not self._counts_places:
+            return
+        with self._lock:
+            host = self._host(origin)
+            host.in_flight -= 1
+            if self._adaptive:
+                self._adapt(host, reply, elapsed)
+
+    def _adapt(self, host: _Host, reply: Response | Exception, elapsed: float) -> None:
+        now = self.clock()
+        if isinstance(reply, RequestTimeout) or (
+            isinstance(reply, Response) and reply.status_code in _OVERLOAD
+        ):
+            if now - elapsed >= host.reduced_at:  # it started after the last cut, so it is news
+                host.limit = max(1.0, host.limit * 0.7)
+                host.reduced_at = now
+        elif isinstance(reply, Response):
+            host.limit = min(self._ceiling, host.limit + 1.0 / host.limit)
+
+    def pause(self, origin: str, seconds: float) -> None:
+        """Let nothing more start to a host for some seconds."""
+        with self._lock:
+            host = self._host(origin)
+            host.paused_until = max(host.paused_until, self.clock() + seconds)
+            self._always_open = False
+
+    def budget(self, origin: str) -> RetryBudget | None:
+        """Return the retry budget of a host that has failed before, else None."""
+        return self._budgets.get(origin)
+
+    def open_budget(self, origin: str) -> RetryBudget | None:
+        """Return the retry budget of a host that just failed, or None where none is kept."""
+        if not self._keeps_budget:
+            return None
+        with self._lock:
+            return self._budgets.setdefault(origin, RetryBudget())
+
+    def limits(self) -> dict[str, int]:
+        """Return the level of concurrency each host is at; empty unless it is limited per host."""
+        if not self._counts_places:
+            return {}
+        with self._lock:
+            return {origin: max(1, int(host.limit)) for origin, host in self._hosts.items()}

@@ -1,0 +1,170 @@
+"""A thread-safe token bucket."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ROUNDING = 1e-9
+
+
+class TokenBucket:
+    """Lets ``rate`` calls a second through, and up to ``burst`` at once after a pause.
+
+    In no window of ``t`` seconds are more than ``rate * t + burst`` tokens handed out. It serves
+    any number of threads, in the order they ask, and wakes each of them once::
+
+        bucket = TokenBucket(rate=10, burst=5)
+
+        bucket.acquire()                 # waits for a token
+
+        with bucket:                     # the same, as a context manager
+            call()
+
+        @bucket                          # the same, before every call; coroutines too
+        def call(): ...
+
+    The algorithm is the token bucket of RFC 2697 (single rate), with continuous refill.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        burst: int = 5,
+        *,
+        settle: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Make a full bucket.
+
+        Args:
+            rate: Tokens per second, above 0.
+            burst: Tokens the full bucket holds, at least 1.
+            settle: Seconds by which the refill of a full bucket starts late. Callers far from the
+                judge of the rate set it to the jitter of the way there, so that a first burst
+                that arrives late still leaves no window with an excess.
+            clock: Monotonic seconds.
+            sleep: How `acquire` waits.
+
+        Raises:
+            ValueError: ``rate`` or ``burst`` is out of range.
+        """
+        if not 0 < rate < float("inf"):
+            raise ValueError(f"rate must be a number of tokens per second above 0, not {rate!r}")
+        if burst < 1:
+            raise ValueError(f"burst must be at least 1, not {burst!r}")
+        self.rate = float(rate)
+        self.burst = burst
+        self._settle = settle
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()  # guards _tokens and _filled_at
+        self._tokens = float(burst)
+        self._filled_at = clock()
+
+    def try_acquire(self) -> float:
+        """Take a token if one is there, else take nothing.
+
+        Returns:
+            0.0 where a token was taken, else the seconds until there can be one.
+        """
+        with self._lock:
+            self._refill()
+            if self._tokens >= 1.0 - _ROUNDING:
+                self._take()
+                return 0.0
+            return self._seconds_until(1.0)
+
+    def peek(self) -> float:
+        """Return the seconds until there can be a token, taking nothing."""
+        with self._lock:
+            self._refill()
+            return 0.0 if self._tokens >= 1.0 - _ROUNDING else self._seconds_until(1.0)
+
+    def reserve(self) -> float:
+        """Take the next token, now or in the future.
+
+        Returns:
+            The seconds to wait before acting on it; 0.0 for at once.
+        """
+        with self._lock:
+            self._refill()
+            delay = 0.0 if self._tokens >= 1.0 - _ROUNDING else self._seconds_until(1.0)
+            self._take()
+            return delay
+
+    def acquire(self) -> None:
+        """Wait for a token and take it; first come, first served."""
+        delay = self.reserve()
+        if delay > 0.0:
+            self._sleep(delay)
+
+    async def acquire_async(self) -> None:
+        """Wait for a token without blocking the event loop, and take it."""
+        import asyncio
+
+        delay = self.reserve()
+        if delay > 0.0:
+            await asyncio.sleep(delay)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        if now > self._filled_at:
+            self._tokens = min(float(self.burst), self._tokens + (now - self._filled_at) * self.rate)
+            self._filled_at = now
+
+    def _take(self) -> None:
+        if self._tokens >= self.burst:
+            self._filled_at += self._settle
+        self._tokens -= 1.0
+
+    def _seconds_until(self, tokens: float) -> float:
+        late = max(0.0, self._filled_at - self._clock())
+        return late + (tokens - self._tokens) / self.rate
+
+    def __enter__(self) -> TokenBucket:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to give back: a token is spent when it is taken."""
+
+    async def __aenter__(self) -> TokenBucket:
+        await self.acquire_async()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to give back: a token is spent when it is taken."""
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function or a coroutine function: each call first waits for a token."""
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def limited_async(*args: Any, **kwargs: Any) -> Any:
+                await self.acquire_async()
+                return await function(*args, **kwargs)
+
+            return limited_async  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            self.acquire()
+            return function(*args, **kwargs)
+
+        return limited  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        return f"TokenBucket(rate={self.rate:g}, burst={self.burst})"

@@ -1,0 +1,353 @@
+"""The plain data that walks through the library: Request, Response, Result and what they hold.
+
+Everything here pickles, and nothing here holds an object of an HTTP library.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Generic, TypeVar
+
+from parallel_requests.exceptions import DecodeError, HTTPStatusError, ParallelRequestsError, ValidationError
+from parallel_requests.redaction import redact, redact_headers
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ReturnType(StrEnum):
+    """What a caller gets for each answer."""
+
+    JSON = "json"
+    TEXT = "text"
+    CONTENT = "content"
+    RESPONSE = "response"
+    STREAM = "stream"
+
+
+class Headers(Mapping[str, str]):
+    """Response headers: case-insensitive, lower-case keys, in the order the server sent them.
+
+    A field that came more than once reads as one value joined by ``", "`` (RFC 9110, 5.3);
+    `get_all` gives the values one by one. Bytes are parsed when a header is first looked at.
+    """
+
+    __slots__ = ("_block", "_fields")
+
+    def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] | bytes = ()) -> None:
+        """Take names and values, or the raw header block of one answer."""
+        self._block = fields if isinstance(fields, bytes) else None
+        self._fields: dict[str, list[str]] | None = None
+        if not isinstance(fields, bytes):
+            self._fields = {}
+            for name, value in fields.items() if isinstance(fields, Mapping) else fields:
+                self._fields.setdefault(name.lower(), []).append(value)
+
+    def _parsed(self) -> dict[str, list[str]]:
+        if self._fields is None:
+            self._fields = {}
+            for line in (self._block or b"").decode("latin-1").split("\r\n"):
+                name, colon, value = line.partition(":")
+                if colon and not name.startswith("HTTP/"):
+                    self._fields.setdefault(name.lower(), []).append(value.strip(" \t"))
+        return self._fields
+
+    def may_have(self, name: bytes) -> bool:
+        """Tell quickly whether lower-case ``name``, or a part of a name, can be among the fields."""
+        if self._fields is None and self._block is not None:
+            return name in self._block.lower()
+        part = name.decode()
+        return any(part in field for field in self._parsed())
+
+    def get_all(self, name: str) -> list[str]:
+        """Return every value of a field, in order."""
+        return list(self._parsed().get(name.lower(), ()))
+
+    def __getitem__(self, name: str) -> str:
+        return ", ".join(self._parsed()[name.lower()])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parsed())
+
+    def __len__(self) -> int:
+        return len(self._parsed())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._parsed()
+
+    def __repr__(self) -> str:
+        return f"Headers({redact_headers(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Headers, (list(redact_headers(self).items()),)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One planned call.
+
+    A Request may also be handed in as an item of ``urls``; what it leaves at its default is
+    taken from the options of the call.
+
+    Attributes:
+        url: Absolute ``http`` or ``https`` URL, query included.
+        method: The HTTP method.
+        headers: Names and values, as they will be sent.
+        content: The body, if any.
+        timeout: Seconds for one whole attempt; None waits for ever.
+        connect_timeout: Seconds for its connect part, TLS handshake included.
+        proxy: The proxy's URL, or None for a direct connection.
+        verify: True, False, or the path of a CA bundle.
+        key: The name this call's result gets in a dict, where ``keys`` were given.
+        meta: Anything of the caller's; it comes back on the Result untouched.
+        index: The place in the input, from 0.
+        origin: ``host:port`` part of the URL, which the per-host gates go by.
+        problem: Why the item cannot be sent, where it cannot.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    timeout: float | None = None
+    connect_timeout: float | None = None
+    proxy: str | None = None
+    verify: bool | str = True
+    key: Any = None
+    meta: Any = None
+    index: int = 0
+    origin: str = ""
+    problem: ValidationError | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request [{self.index}] {self.method} {redact(str(self.url))}>"
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values["url"] = redact(str(self.url))
+        values["headers"] = redact_headers(self.headers)
+        values["proxy"] = redact(self.proxy) if self.proxy else self.proxy
+        return tuple(values[name] for name in self.__slots__)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        for name, value in zip(self.__slots__, state, strict=True):
+            setattr(self, name, value)
+
+
+_UNREAD: Any = object()
+
+
+class Response:
+    """One answer, read to its end.
+
+    Attributes:
+        status_code: The HTTP status.
+        reason: The phrase that came with it.
+        headers: The headers of the final answer.
+        content: The body, decompressed; empty where it was streamed away.
+        url: Where the answer came from, after redirects.
+        http_version: ``"HTTP/1.1"``, ``"HTTP/2"`` or ``"HTTP/3"``.
+        elapsed: Seconds from the start of the last attempt to its last byte.
+        history: The redirect answers that led here, oldest first.
+        request: The call this answers.
+    """
+
+    __slots__ = (
+        "_json",
+        "content",
+        "elapsed",
+        "headers",
+        "history",
+        "http_version",
+        "reason",
+        "request",
+        "status_code",
+        "url",
+    )
+
+    def __init__(
+        self,
+        status_code: int,
+        headers: Headers,
+        content: bytes,
+        request: Request,
+        *,
+        reason: str | None = None,
+        http_version: str = "HTTP/1.1",
+        elapsed: float = 0.0,
+    ) -> None:
+        self.status_code = status_code
+        self.headers = headers
+        self.content = content
+        self.request = request
+        self.url = request.url
+        self.reason = _phrase(status_code) if reason is None else reason
+        self.http_version = http_version
+        self.elapsed = elapsed
+        self.history: tuple[Response, ...] = ()
+        self._json = _UNREAD
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is below 400."""
+        return self.status_code < 400
+
+    @property
+    def encoding(self) -> str:
+        """The charset the ``content-type`` header names, else UTF-8."""
+        _, _, parameters = self.headers.get("content-type", "").lower().partition("charset=")
+        return parameters.split(";")[0].strip(" \"'") or "utf-8"
+
+    @property
+    def text(self) -> str:
+        """The body as text; bytes that do not fit the charset become U+FFFD."""
+        try:
+            return self.content.decode(self.encoding, errors="replace")
+        except LookupError:
+            return self.content.decode("utf-8", errors="replace")
+
+    def json(self) -> Any:
+        """Decode the body as JSON.
+
+        Raises:
+            DecodeError: The body is not JSON, or is nested or long beyond reason.
+        """
+        try:
+            return jsonlib.loads(self.content)
+        except (ValueError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise DecodeError(f"The body of {self.url} is not JSON ({reason}); it is kept in .response", self)
+
+    @property
+    def json_data(self) -> Any:
+        """The decoded JSON body, or None where it is not JSON."""
+        if self._json is _UNREAD:
+            try:
+                self._json = self.json()
+            except DecodeError:
+                self._json = None
+        return self._json
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body is JSON, by its content type and by its bytes."""
+        media_type = self.headers.get("content-type", "").split(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            return False
+        return self.json_data is not None or self.content.strip() == b"null"
+
+    def raise_for_status(self) -> None:
+        """Do nothing for a status below 400.
+
+        Raises:
+            HTTPStatusError: The status is 400 or above.
+        """
+        if not self.ok:
+            raise HTTPStatusError(f"{self.url} answered {self.status_code} {self.reason}.", self)
+
+    def __repr__(self) -> str:
+        return f"<Response [{self.status_code} {self.reason}] {redact(self.url)}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: getattr(self, name) for name in self.__slots__}
+        return {**state, "_json": None, "url": redact(self.url)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._json = _UNREAD
+
+
+def _phrase(status_code: int) -> str:
+    try:
+        return HTTPStatus(status_code).phrase
+    except ValueError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One time on the wire.
+
+    Attributes:
+        number: 1 for the first.
+        status_code: The status of the answer, or None where none came.
+        error: What it died of, or None.
+        elapsed: Seconds it took.
+        url: Where it went, after redirects.
+    """
+
+    number: int
+    status_code: int | None
+    error: ParallelRequestsError | None
+    elapsed: float
+    url: str
+
+    def __repr__(self) -> str:
+        outcome = self.status_code if self.error is None else repr(self.error)
+        return f"<Attempt {self.number} {redact(self.url)} {outcome} {self.elapsed:.3f}s>"
+
+
+@dataclass(slots=True, eq=False)
+class Result(Generic[T_co]):
+    """What became of one input; there is exactly one for every input, always.
+
+    Attributes:
+        request: The planned call.
+        value: What the caller asked for, where it succeeded.
+        error: What it died of, else None.
+        response: The last answer, where one came.
+        attempts: How many attempts were made; 0 where nothing was sent.
+        elapsed: Seconds from the first attempt to the last byte, waits included.
+    """
+
+    request: Request
+    value: T_co | None = None
+    error: ParallelRequestsError | None = None
+    response: Response | None = None
+    attempts: int = 0
+    elapsed: float = 0.0
+    _earlier: tuple[Attempt, ...] = ()
+
+    @property
+    def index(self) -> int:
+        """The place in the input, from 0."""
+        return self.request.index
+
+    @property
+    def key(self) -> Any:
+        """The name given with ``keys`` or with the item, else None."""
+        return self.request.key
+
+    @property
+    def ok(self) -> bool:
+        """Whether it succeeded."""
+        return self.error is None
+
+    @property
+    def history(self) -> tuple[Attempt, ...]:
+        """Every attempt, with its status, error and seconds."""
+        if len(self._earlier) == self.attempts or self.response is None:
+            return self._earlier
+        last = Attempt(
+            self.attempts, self.response.status_code, None, self.response.elapsed, self.response.url
+        )
+        return (*self._earlier, last)
+
+    def unwrap(self) -> T_co:
+        """Return the value.
+
+        Raises:
+            ParallelRequestsError: The item failed; this is its own error.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        outcome = "ok" if self.error is None else repr(self.error)
+        return f"<Result [{self.index}] {redact(str(self.request.url))} {outcome}>"

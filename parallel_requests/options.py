@@ -1,0 +1,395 @@
+"""Every option, typed, defaulted, validated and documented once.
+
+`Options` types the keywords of the public functions, `Settings` holds the values. A key that is
+absent means "inherit": from the session, and there from the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+
+from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.gates.backoff import RetryPolicy
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.base import Backend
+    from parallel_requests.models import Attempt, Request, Response, Result
+
+T = TypeVar("T")
+PerUrl: TypeAlias = T | Sequence[T]
+"""One value for all URLs, or a list with one entry per URL."""
+
+Timeout: TypeAlias = float | tuple[float | None, float | None] | None
+Params: TypeAlias = Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | None
+Data: TypeAlias = Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | bytes | None
+StreamCallback: TypeAlias = Callable[[bytes], object] | Callable[[bytes, "Request"], object]
+RetryPredicate: TypeAlias = (
+    type[BaseException] | tuple[type[BaseException], ...] | Callable[["Response | Exception"], bool]
+)
+
+
+class RequestOptions(TypedDict, total=False):
+    """The options that may differ from call to call; `Settings` documents each."""
+
+    method: PerUrl[str]
+    params: PerUrl[Params]
+    json: Any
+    data: PerUrl[Data]
+    headers: PerUrl[Mapping[str, str] | None]
+    cookies: PerUrl[Mapping[str, str] | None]
+    timeout: Timeout | list[Timeout]
+    proxy: PerUrl[str | Literal[False] | None]
+    auth: tuple[str, str] | Literal["netrc"] | None
+    verify_ssl: bool | str
+    follow_redirects: bool
+    max_redirects: int
+    raise_for_status: bool | None
+    max_retries: int
+    retry: RetryPolicy | None
+    retry_on: RetryPredicate | None
+    dont_retry_on: RetryPredicate | None
+    deadline: float | None
+    max_response_size: int | None
+    stream_callback: StreamCallback | None
+    chunk_size: int
+    parse_processes: int | ProcessPoolExecutor
+    random_user_agent: bool
+    random_proxy: bool
+    proxies: Sequence[str]
+    user_agents: Sequence[str]
+    allow_private_hosts: bool
+    secret_headers: Sequence[str]
+    on_attempt: Callable[[Request, Attempt], object] | None
+    on_result: Callable[[Result[Any]], object] | None
+    progress: bool | Callable[[int, int | None], object]
+
+
+class Options(RequestOptions, total=False):
+    """All options: those of a call, and those that belong to a session as a whole."""
+
+    backend: str | Backend
+    concurrency: int
+    concurrency_per_host: int | None
+    rate_limit: float | Mapping[str, float] | None
+    rate_limit_burst: int
+    retry_budget: bool
+    adaptive: bool
+    http2: bool | None
+    trust_env: bool
+    executor: Executor | None
+    verbose: bool
+    debug: bool
+
+
+def _option(default: Any, doc: str, *, per_call: bool = True) -> Any:
+    return dataclasses.field(default=default, metadata={"doc": doc, "per_call": per_call})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The values of all options, validated.
+
+    Raises:
+        ConfigurationError: A value has the wrong type or is out of range.
+    """
+
+    backend: str | Backend = _option(
+        "auto",
+        "HTTP library to use: auto takes the first installed of curl, niquests, aiohttp, requests, urllib3.",
+        per_call=False,
+    )
+    concurrency: int = _option(20, "Attempts in flight at most; pools are sized to it.", per_call=False)
+    concurrency_per_host: int | None = _option(
+        None, "Attempts in flight to one host at most.", per_call=False
+    )
+    rate_limit: float | Mapping[str, float] | None = _option(
+        None,
+        "Attempts per second; or a dict of host → rate, with '*' for all hosts together.",
+        per_call=False,
+    )
+    rate_limit_burst: int = _option(5, "Attempts that may go out at once after a pause.", per_call=False)
+    max_retries: int = _option(3, "Attempts after the first one.")
+    retry: RetryPolicy | None = _option(None, "A whole RetryPolicy, in place of max_retries.")
+    retry_on: RetryPredicate | None = _option(
+        None, "Also retry these: exception types, or a predicate that sees the Response or the error."
+    )
+    dont_retry_on: RetryPredicate | None = _option(None, "Never retry these; same forms as retry_on.")
+    retry_budget: bool = _option(
+        True, "Stop retrying a host that is plainly down, so that an outage is not amplified.", per_call=False
+    )
+    adaptive: bool = _option(
+        False, "Let the concurrency per host find its own level on 429, 503 and timeouts.", per_call=False
+    )
+    timeout: Timeout | list[Timeout] = _option(
+        30.0, "Seconds for one whole attempt, or a (connect, total) pair; None waits for ever."
+    )
+    deadline: float | None = _option(None, "Seconds for the whole batch; what is done by then is kept.")
+    http2: bool | None = _option(
+        None, "None: where the backend can. True warns where it cannot.", per_call=False
+    )
+    method: PerUrl[str] = _option("GET", "HTTP method.")
+    params: PerUrl[Params] = _option(None, "Query parameters, added to those of the URL.")
+    json: Any = _option(None, "Body to send as JSON.")
+    data: PerUrl[Data] = _option(None, "Body: bytes, text, or form fields.")
+    headers: PerUrl[Mapping[str, str] | None] = _option(None, "Request headers.")
+    cookies: PerUrl[Mapping[str, str] | None] = _option(None, "Cookies to send to the hosts of the URLs.")
+    proxy: PerUrl[str | Literal[False] | None] = _option(
+        None, "Proxy URL; None takes the environment's (see trust_env), False goes direct."
+    )
+    auth: tuple[str, str] | Literal["netrc"] | None = _option(
+        None, "(user, password) for Basic authentication, or 'netrc'."
+    )
+    verify_ssl: bool | str = _option(True, "Check certificates; a path names the CA bundle to trust.")
+    trust_env: bool = _option(
+        True, "Honour the proxy and CA variables of the environment, read when the session opens.", per_call=False
+    )
+    follow_redirects: bool = _option(True, "Follow redirects.")
+    max_redirects: int = _option(20, "Redirects followed at most.")
+    allow_private_hosts: bool = _option(
+        True, "False refuses redirects to private, loopback and link-local addresses."
+    )
+    secret_headers: Sequence[str] = _option(
+        (), "Headers to drop on a redirect to another origin, beside Authorization and cookies."
+    )
+    raise_for_status: bool | None = _option(
+        None, "A final status >= 400 is a failure; None: except for return_type 'response'."
+    )
+    max_response_size: int | None = _option(None, "Decoded bytes a body may have at most.")
+    stream_callback: StreamCallback | None = _option(
+        None, "Called with each chunk of return_type 'stream'; with two parameters also with the Request."
+    )
+    chunk_size: int = _option(65_536, "Bytes a chunk given to stream_callback has at most.")
+    parse_processes: int | ProcessPoolExecutor = _option(
+        0, "Processes that decode and run parse_func; 0 does it in place."
+    )
+    random_user_agent: bool = _option(False, "Send a random entry of user_agents with each request.")
+    user_agents: Sequence[str] = _option((), "The user agents to choose from.")
+    random_proxy: bool = _option(False, "Choose among proxies at random instead of in turn.")
+    proxies: Sequence[str] = _option((), "Proxy URLs to rotate through.")
+    on_attempt: Callable[[Request, Attempt], object] | None = _option(
+        None, "Called after each attempt with the Request and the Attempt."
+    )
+    on_result: Callable[[Result[Any]], object] | None = _option(None, "Called with each Result as it comes.")
+    progress: bool | Callable[[int, int | None], object] = _option(
+        False, "Show a bar (needs tqdm), or a callback (completed, total)."
+    )
+    executor: Executor | None = _option(
+        None, "Run the blocking backends in this executor; it is never shut down.", per_call=False
+    )
+    verbose: bool = _option(False, "Log what happens at level INFO.", per_call=False)
+    debug: bool = _option(False, "Log every attempt at level DEBUG.", per_call=False)
+
+    def __post_init__(self) -> None:
+        for name, (accepts, expected) in _CHECKS.items():
+            value = getattr(self, name)
+            if not accepts(value):
+                raise ConfigurationError(f"{name} must be {expected}, not {value!r}.", name)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], caller: str) -> Settings:
+        """Build the settings of a session from the keywords its caller gave.
+
+        Raises:
+            TypeError: A keyword is no option; the message names the closest one.
+            ConfigurationError: A value is wrong.
+        """
+        _reject_unknown(options, OPTION_NAMES, caller)
+        return cls(**options)
+
+    def override(self, options: Mapping[str, Any], caller: str) -> Settings:
+        """Return these settings with the keywords of one call in place.
+
+        Raises:
+            TypeError: A keyword is no option; the message names the closest one.
+            ConfigurationError: A value is wrong, or the option belongs to the session.
+        """
+        if not options:
+            return self
+        _reject_unknown(options, OPTION_NAMES, caller)
+        for name in options:
+            if name not in CALL_OPTION_NAMES:
+                raise ConfigurationError(
+                    f"{name} belongs to the session as a whole: give it to ParallelSession(...), not to {caller}().",
+                    name,
+                )
+        return dataclasses.replace(self, **options)
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """The policy that ``retry``, ``max_retries``, ``retry_on`` and ``dont_retry_on`` come to."""
+        policy = self.retry or RetryPolicy(max_retries=self.max_retries)
+        if self.retry_on is not None:
+            policy = dataclasses.replace(policy, retry_on=self.retry_on)
+        if self.dont_retry_on is not None:
+            policy = dataclasses.replace(policy, dont_retry_on=self.dont_retry_on)
+        return policy
+
+
+def _is_number(value: object, minimum: float = 0.0, *, exclusive: bool = True) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return minimum < value < float("inf") or (not exclusive and value == minimum)
+
+
+def _is_count(value: object, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def is_timeout(value: object) -> bool:
+    """Whether a value is a timeout: None, seconds above 0, or a (connect, total) pair of those."""
+    if isinstance(value, tuple):
+        return len(value) == 2 and all(part is None or _is_number(part) for part in value)
+    return value is None or _is_number(value)
+
+
+def _is_rate(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(host, str) and _is_number(rate) for host, rate in value.items())
+    return value is None or _is_number(value)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_hook(value: object) -> bool:
+    return value is None or callable(value)
+
+
+def _are_strings(value: object) -> bool:
+    return isinstance(value, list | tuple | frozenset | set) and all(isinstance(item, str) for item in value)
+
+
+def _is_backend(value: object) -> bool:
+    return bool(value) if isinstance(value, str) else hasattr(value, "send") and hasattr(value, "open")
+
+
+def _is_verify(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str | os.PathLike) and os.path.exists(value))
+
+
+_BOOLEAN = (_is_bool, "True or False")
+_HOOK = (_is_hook, "a callable or None")
+_STRINGS = (_are_strings, "a list of strings")
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "backend": (_is_backend, "the name of a backend or an object that satisfies Backend"),
+    "concurrency": (lambda value: _is_count(value, 1), "a whole number of at least 1"),
+    "concurrency_per_host": (
+        lambda value: value is None or _is_count(value, 1),
+        "a whole number of at least 1, or None",
+    ),
+    "rate_limit": (_is_rate, "a number of attempts per second above 0, a dict of host to such, or None"),
+    "rate_limit_burst": (lambda value: _is_count(value, 1), "a whole number of at least 1"),
+    "max_retries": (lambda value: _is_count(value, 0), "a whole number of at least 0"),
+    "retry": (lambda value: value is None or isinstance(value, RetryPolicy), "a RetryPolicy or None"),
+    "retry_on": _HOOK[:1] + ("an exception type, a tuple of them, a predicate or None",),
+    "dont_retry_on": _HOOK[:1] + ("an exception type, a tuple of them, a predicate or None",),
+    "retry_budget": _BOOLEAN,
+    "adaptive": _BOOLEAN,
+    "timeout": (
+        lambda value: all(map(is_timeout, value)) if isinstance(value, list) else is_timeout(value),
+        "seconds above 0, a (connect, total) pair, None, or a list with one of these per URL",
+    ),
+    "deadline": (lambda value: value is None or _is_number(value), "seconds above 0, or None"),
+    "http2": (lambda value: value is None or _is_bool(value), "True, False or None"),
+    "auth": (
+        lambda value: (
+            value in (None, "netrc")
+            or (isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value))
+        ),
+        "a (user, password) tuple, 'netrc' or None",
+    ),
+    "verify_ssl": (_is_verify, "True, False or the path of a CA bundle that exists"),
+    "trust_env": _BOOLEAN,
+    "follow_redirects": _BOOLEAN,
+    "max_redirects": (lambda value: _is_count(value, 0), "a whole number of at least 0"),
+    "allow_private_hosts": _BOOLEAN,
+    "secret_headers": _STRINGS,
+    "raise_for_status": (lambda value: value is None or _is_bool(value), "True, False or None"),
+    "max_response_size": (
+        lambda value: value is None or _is_count(value, 0),
+        "a whole number of bytes, or None",
+    ),
+    "stream_callback": _HOOK,
+    "chunk_size": (lambda value: _is_count(value, 1), "a whole number of bytes of at least 1"),
+    "parse_processes": (
+        lambda value: _is_count(value, 0) or isinstance(value, ProcessPoolExecutor),
+        "a whole number of processes or a ProcessPoolExecutor",
+    ),
+    "random_user_agent": _BOOLEAN,
+    "user_agents": _STRINGS,
+    "random_proxy": _BOOLEAN,
+    "proxies": _STRINGS,
+    "on_attempt": _HOOK,
+    "on_result": _HOOK,
+    "progress": (lambda value: _is_bool(value) or callable(value), "True, False or a callable"),
+    "executor": (
+        lambda value: value is None or (isinstance(value, Executor) and not isinstance(value, ProcessPoolExecutor)),
+        "a concurrent.futures executor of threads, or None",
+    ),
+    "verbose": _BOOLEAN,
+    "debug": _BOOLEAN,
+}
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+OPTION_NAMES = frozenset(_FIELDS)
+CALL_OPTION_NAMES = frozenset(name for name, field in _FIELDS.items() if field.metadata["per_call"])
+PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "timeout", "proxy")
+
+
+def _reject_unknown(options: Mapping[str, Any], known: frozenset[str], caller: str) -> None:
+    for name in options:
+        if name not in known:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f". Its options are: {', '.join(sorted(known))}."
+            raise TypeError(f"{caller}() got an unexpected option {name!r}{hint}")
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def documents_options(*, session: bool) -> Callable[[F], F]:
+    """Show every option in the signature and the help of a function that takes ``**options``.
+
+    Args:
+        session: Whether the options of the session belong there, or those of one call alone.
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        shown = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = {parameter.name for parameter in shown}
+        names = [n for n in _FIELDS if n not in taken and (session or n in CALL_OPTION_NAMES)]
+        shown += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=_FIELDS[name].default, annotation=_FIELDS[name].type
+            )
+            for name in names
+        ]
+        function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        lines = [f"    {name}: {_FIELDS[name].metadata['doc']}" for name in names]
+        function.__doc__ = "\n".join(
+            [inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines]
+        )
+        return function
+
+    return decorate
+
+
+def options_table() -> str:
+    """Return the Markdown table of all options, as it stands in the documentation."""
+    rows = ["| option | default | meaning |", "| --- | --- | --- |"]
+    rows += [f"| `{name}` | `{field.default!r}` | {field.metadata['doc']} |" for name, field in _FIELDS.items()]
+    return "\n".join(rows)
+
+
+__all__ = ["Options", "RequestOptions", "Settings", "Unpack"]

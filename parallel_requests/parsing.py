@@ -1,0 +1,72 @@
+"""Where answers are decoded and ``parse_func`` runs: in place, on a thread, or in processes."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeAlias
+
+from parallel_requests.decoding import decode
+from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
+from parallel_requests.models import Response, Result, ReturnType
+from parallel_requests.redaction import redact
+
+logger = logging.getLogger("parallel_requests")
+
+Deliver: TypeAlias = Callable[[Result[Any]], None]
+ParseFunc: TypeAlias = Callable[[Any], Any]
+
+
+class InPlaceParser:
+    """Decodes and parses in the thread that has the answer."""
+
+    def __init__(self, return_type: ReturnType, parse_func: ParseFunc | None) -> None:
+        """Set up the parser.
+
+        Args:
+            return_type: What to decode answers to.
+            parse_func: The caller's function; it runs in a copy of the context of this call.
+        """
+        self._return_type = return_type
+        self._parse_func = parse_func
+        self._context = contextvars.copy_context() if parse_func is not None else None
+
+    def __call__(self, result: Result[Any], deliver: Deliver) -> None:
+        """Decode a Result's answer and hand the Result on."""
+        response = result.response
+        assert response is not None
+        try:
+            value = decode(response, self._return_type)
+            if self._parse_func is not None and self._context is not None:
+                value = self._context.copy().run(self._parse_func, value)
+            result.value = value
+        except DecodeError as error:
+            result.error = error
+        except Exception as error:
+            result.error = parse_failure(response, error)
+        deliver(result)
+
+
+class ThreadParser:
+    """Parses on a thread of its own, so that a slow ``parse_func`` does not hold up an event-driven engine."""
+
+    def __init__(self, parser: InPlaceParser, executor: Executor) -> None:
+        self._parser = parser
+        self._executor = executor
+
+    def __call__(self, result: Result[Any], deliver: Deliver) -> None:
+        """Hand a Result's answer over to the thread."""
+        self._executor.submit(self._parser, result, deliver)
+
+
+def parse_failure(response: Response, error: BaseException) -> ParallelRequestsError:
+    """Return the error of an item whose ``parse_func`` raised."""
+    failure = ParseError(
+        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {error} "
+        "The answer is kept in .response.",
+        response,
+    )
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,422 @@
+"""URLs and options → Requests, one by one: an endless generator is a fine input.
+
+What is the same for all URLs is worked out once; what differs is checked item by item, and an item
+that cannot be sent becomes a Request with a ``problem`` instead of stopping the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json as jsonlib
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, TypeAlias, TypedDict
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+
+from parallel_requests._version import __version__
+from parallel_requests.environment import Environment, Netrc
+from parallel_requests.exceptions import ConfigurationError, ValidationError
+from parallel_requests.gates.rotation import Rotation
+from parallel_requests.models import Request
+from parallel_requests.options import PER_URL_NAMES, Data, Params, Settings, Timeout, is_timeout
+from parallel_requests.urls import check_url
+
+USER_AGENT = f"parallel-requests/{__version__}"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_PROXY = re.compile(r"(?:https?|socks[45]h?a?)://[^\s/]+/?")
+_CONNECT_TIMEOUT = 10.0
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
+
+
+class RequestItem(TypedDict, total=False):
+    """An item of ``urls`` with options of its own; what is absent is taken from the call."""
+
+    url: str
+    method: str
+    params: Params
+    json: Any
+    data: Data
+    headers: Mapping[str, str]
+    cookies: Mapping[str, str]
+    timeout: Timeout
+    proxy: str | bool | None
+    key: Any
+    meta: Any
+
+
+Item: TypeAlias = str | Request | RequestItem
+_ITEM_KEYS = frozenset(RequestItem.__annotations__)
+
+
+class Planner:
+    """Turns items into Requests by the settings of one call."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environment: Environment,
+        *,
+        accept_encoding: str = "gzip, deflate",
+        cookies: Mapping[str, str] | None = None,
+    ) -> None:
+        """Work out what is the same for all items.
+
+        Args:
+            settings: The options of the call.
+            environment: Proxies and CA bundles to fall back on.
+            accept_encoding: The content codings that can be undone.
+            cookies: The cookies set on the session.
+
+        Raises:
+            ConfigurationError: An option that goes for all items is wrong.
+        """
+        self._settings = settings
+        self._environment = environment
+        self._session_cookies = dict(cookies or {})
+        self._netrc = Netrc() if settings.auth == "netrc" else None
+        self.proxies = (
+            Rotation([_check_proxy(proxy) for proxy in settings.proxies], at_random=settings.random_proxy)
+            if settings.proxies
+            else None
+        )
+        if settings.random_proxy and not settings.proxies:
+            raise ConfigurationError("random_proxy needs proxies to choose from.", "proxies")
+        if settings.random_user_agent and not settings.user_agents:
+            raise ConfigurationError("random_user_agent needs user_agents to choose from.", "user_agents")
+        self._user_agents = Rotation(settings.user_agents, at_random=True) if settings.random_user_agent else None
+        self._base_headers = {
+            "User-Agent": USER_AGENT,
+            "Accept": "*/*",
+            "Accept-Encoding": accept_encoding,
+        }
+        self._verify: bool | str = settings.verify_ssl
+        if settings.verify_ssl is True and environment.ca_bundle:
+            self._verify = environment.ca_bundle
+        self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
+        self._columns = {
+            name: value
+            for name, value in self._common.items()
+            if isinstance(value, list)
+        }
+        if isinstance(settings.json, list):
+            self._columns["json"] = settings.json
+        try:
+            self._template = self._build("http://template", self._row_of_all(), "", None)
+        except ValidationError as error:
+            wrong = ConfigurationError(str(error), error.field_name)
+        else:
+            return
+        raise wrong
+
+    def _row_of_all(self) -> dict[str, Any]:
+        row = dict(self._common)
+        for name in self._columns:
+            row[name] = "GET" if name == "method" else None
+        return row
+
+    def plan(self, urls: Iterable[Item], keys: Iterable[Any] | None = None) -> Iterator[Request]:
+        """Return an iterator of Requests, in input order.
+
+        Raises:
+            ConfigurationError: A list option or ``keys`` does not fit the number of URLs.
+        """
+        count = len(urls) if isinstance(urls, Sized) else None
+        for name, column in [*self._columns.items(), ("keys", keys)]:
+            if column is None:
+                continue
+            if count is None and isinstance(column, Sized) and name != "keys":
+                raise ConfigurationError(
+                    f"{name} has one entry per URL, but how many URLs there are is not known; "
+                    "give urls as a list, or put the values into the items.",
+                    name,
+                )
+            if count is not None and isinstance(column, Sized) and len(column) != count:
+                raise ConfigurationError(
+                    f"{name} has {len(column)} entries for {count} URLs; give one value for all, or one per URL.",
+                    name,
+                )
+        return self._planned(urls, keys)
+
+    def _planned(self, urls: Iterable[Item], keys: Iterable[Any] | None) -> Iterator[Request]:
+        template = self._template
+        names = iter(keys) if keys is not None else itertools.repeat(None)
+        plain = not self._columns and not self._varies
+        for index, item in enumerate(urls):
+            key = next(names, None)
+            if plain and type(item) is str:
+                try:
+                    url, origin = check_url(item)
+                except ValidationError as error:
+                    yield Request(item, key=key, index=index, problem=error)
+                    continue
+                if "@" not in url:
+                    yield Request(
+                        url,
+                        template.method,
+                        template.headers,
+                        template.content,
+                        template.timeout,
+                        template.connect_timeout,
+                        template.proxy,
+                        template.verify,
+                        key,
+                        None,
+                        index,
+                        origin,
+                    )
+                    continue
+            yield self._plan_item(item, index, key)
+
+    @property
+    def _varies(self) -> bool:
+        """Whether two plain URLs may come to differ in more than their address."""
+        return bool(
+            self._settings.params
+            or self.proxies
+            or self._user_agents
+            or self._netrc
+            or (self._common["proxy"] is None and self._environment.has_proxies)
+        )
+
+    def _plan_item(self, item: Item, index: int, key: Any) -> Request:
+        address: object = item
+        try:
+            if isinstance(item, Request):
+                address = item.url
+                return self._complete(item, index, key)
+            row = dict(self._common)
+            for name, column in self._columns.items():
+                row[name] = column[index]
+            meta = None
+            if isinstance(item, Mapping):
+                unknown = set(item) - _ITEM_KEYS
+                if unknown:
+                    raise ValidationError(
+                        f"item {index} has the unknown keys {sorted(unknown)}; known are {sorted(_ITEM_KEYS)}.",
+                        str(sorted(unknown)[0]),
+                    )
+                row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
+                address, key, meta = item.get("url"), item.get("key", key), item.get("meta")
+            url, origin = check_url(address)
+            request = self._build(url, row, origin, item)
+        except ValidationError as error:
+            shown = address if isinstance(address, str) else str(address)
+            return Request(shown, key=key, index=index, problem=error)
+        request.key, request.meta, request.index = key, meta, index
+        return request
+
+    def _complete(self, item: Request, index: int, key: Any) -> Request:
+        """Fill in what a caller's own Request leaves open."""
+        url, origin = check_url(item.url)
+        row = {**self._row_of_all(), "method": item.method, "headers": item.headers, "proxy": item.proxy}
+        row.update(json=None, data=item.content)
+        if item.timeout is not None:
+            row["timeout"] = (item.connect_timeout, item.timeout)
+        request = self._build(url, row, origin, item)
+        if item.verify is not True:
+            request.verify = item.verify
+        request.index, request.meta = index, item.meta
+        request.key = item.key if item.key is not None else key
+        return request
+
+    def _build(self, url: str, row: Mapping[str, Any], origin: str, item: object) -> Request:
+        method = _check_method(row["method"])
+        headers = dict(self._base_headers)
+        common_headers = self._common["headers"]
+        if isinstance(common_headers, Mapping):
+            _merge(headers, common_headers)
+        if self._user_agents is not None and not _has(headers, "user-agent", common_headers):
+            headers["User-Agent"] = self._user_agents.next()
+        if row["headers"] is not common_headers:
+            _merge(headers, row["headers"])
+        url, credentials = _split_user_info(url)
+        self._authorize(headers, url, credentials)
+        content = _encode_body(row["json"], row["data"], headers)
+        _add_cookies(headers, {**self._session_cookies, **_check_cookies(row["cookies"])})
+        connect, total = _timeouts(row["timeout"])
+        return Request(
+            url=_add_params(url, row["params"]),
+            method=method,
+            headers=headers,
+            content=content,
+            timeout=total,
+            connect_timeout=connect,
+            proxy=self._proxy_for(url, row["proxy"]),
+            verify=self._verify,
+            origin=origin,
+        )
+
+    def _authorize(self, headers: dict[str, str], url: str, credentials: tuple[str, str] | None) -> None:
+        if _find(headers, "authorization") is not None:
+            return
+        if credentials is None and isinstance(self._settings.auth, tuple):
+            credentials = self._settings.auth
+        if credentials is None and self._netrc is not None:
+            credentials = self._netrc.credentials_for(urlsplit(url).hostname or "")
+        if credentials is not None:
+            pair = ":".join(credentials).encode("utf-8")
+            headers["Authorization"] = f"Basic {b64encode(pair).decode('ascii')}"
+
+    def _proxy_for(self, url: str, proxy: object) -> str | None:
+        if proxy is False:
+            return None
+        if proxy is not None:
+            return _check_proxy(proxy)
+        if self.proxies is not None:
+            return self.proxies.next()
+        return self._environment.proxy_for(url)
+
+
+def _check_method(method: object) -> str:
+    if not isinstance(method, str) or not _TOKEN.fullmatch(method):
+        raise ValidationError(f"method must be an HTTP method such as 'GET', not {method!r}.", "method")
+    return method.upper()
+
+
+def _check_proxy(proxy: object) -> str:
+    if not isinstance(proxy, str) or not _PROXY.fullmatch(proxy):
+        raise ValidationError(
+            "proxy must be a URL such as 'http://host:port' (http, https, socks4 or socks5).", "proxy"
+        )
+    return proxy
+
+
+def _find(headers: Mapping[str, str], name: str) -> str | None:
+    return next((own for own in headers if own.lower() == name), None)
+
+
+def _has(headers: Mapping[str, str], name: str, given: object) -> bool:
+    return isinstance(given, Mapping) and _find(given, name) is not None and _find(headers, name) is not None
+
+
+def _merge(headers: dict[str, str], given: object) -> None:
+    """Lay the caller's headers over ours; a value of None takes one away."""
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise ValidationError(f"headers must be a mapping of names to values, not {given!r}.", "headers")
+    for name, value in given.items():
+        if isinstance(name, bytes):
+            name = name.decode("latin-1")
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise ValidationError(f"header name {name!r} is not valid in HTTP.", "headers")
+        standing = _find(headers, name.lower())
+        if standing is not None:
+            del headers[standing]
+        if value is not None:
+            headers[name] = _check_field_value(name, value)
+
+
+def _check_field_value(name: str, value: object) -> str:
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str):
+        raise ValidationError(f"the value of header {name} must be a str.", "headers")
+    if not _FIELD_VALUE.fullmatch(text):
+        raise ValidationError(
+            f"the value of header {name} has a line break, a control character or text beyond Latin-1.", "headers"
+        )
+    return text.strip(" \t")
+
+
+def _split_user_info(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Take user and password out of a URL, so that they travel in a header only."""
+    parts = urlsplit(url)
+    user_info, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    user, _, password = user_info.partition(":")
+    clean = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    return clean, (unquote(user), unquote(password))
+
+
+def _add_params(url: str, params: object) -> str:
+    if not params:
+        return url
+    if isinstance(params, str):
+        query = quote(params.lstrip("?"), safe="!$%&'()*+,/:;=?@[]~")
+    elif isinstance(params, Mapping | tuple):
+        pairs = params.items() if isinstance(params, Mapping) else params
+        try:
+            query = urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
+        except (TypeError, ValueError):
+            query = ""
+            pairs = None
+        if pairs is None:
+            raise ValidationError(f"params {params!r} cannot be encoded as a query.", "params")
+    else:
+        raise ValidationError(f"params must be a mapping, pairs or text, not {params!r}.", "params")
+    separator = "&" if "?" in url else "?"
+    return f"{url}{separator}{query}" if query else url
+
+
+def _encode_body(json: object, data: object, headers: dict[str, str]) -> bytes | None:
+    if json is not None and data is not None:
+        raise ValidationError("json and data cannot both be the body; give one of them.", "json")
+    if json is not None:
+        content, content_type = _encode_json(json), "application/json"
+    elif data is None:
+        return None
+    elif isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    elif isinstance(data, str):
+        content, content_type = data.encode("utf-8"), "text/plain; charset=utf-8"
+    elif isinstance(data, Mapping | tuple):
+        pairs = data.items() if isinstance(data, Mapping) else data
+        content, content_type = _encode_form(pairs), "application/x-www-form-urlencoded"
+    else:
+        raise ValidationError(f"data must be bytes, text, a mapping or pairs, not {type(data).__name__}.", "data")
+    if _find(headers, "content-type") is None:
+        headers["Content-Type"] = content_type
+    return content
+
+
+def _encode_json(json: object) -> bytes:
+    try:
+        return jsonlib.dumps(json, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ValidationError(f"json cannot be encoded: {reason}.", "json")
+
+
+def _encode_form(pairs: Iterable[tuple[str, Any]]) -> bytes:
+    try:
+        return urlencode(list(pairs), doseq=True).encode("ascii")
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise ValidationError(f"data cannot be encoded as a form: {reason}.", "data")
+
+
+def _check_cookies(cookies: object) -> dict[str, str]:
+    if cookies is None:
+        return {}
+    if not isinstance(cookies, Mapping):
+        raise ValidationError(f"cookies must be a mapping of names to values, not {cookies!r}.", "cookies")
+    return {str(name): str(value) for name, value in cookies.items()}
+
+
+def _add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
+    if not cookies:
+        return
+    for name, value in cookies.items():
+        if not _TOKEN.fullmatch(name) or not re.fullmatch(r"[\x21-\x3a\x3c-\x7e\x20]*", value):
+            raise ValidationError(f"cookie {name!r} is not valid in HTTP.", "cookies")
+    standing = _find(headers, "cookie")
+    pairs = [headers.pop(standing)] if standing is not None else []
+    headers["Cookie"] = "; ".join([*pairs, *(f"{name}={value}" for name, value in cookies.items())])
+
+
+def _timeouts(timeout: object) -> tuple[float | None, float | None]:
+    """Return the seconds to connect, and for everything."""
+    if not is_timeout(timeout):
+        raise ValidationError(
+            f"timeout must be seconds above 0, a (connect, total) pair or None, not {timeout!r}.", "timeout"
+        )
+    if isinstance(timeout, tuple):
+        return timeout
+    total: Any = timeout
+    return (None if total is None else min(total, _CONNECT_TIMEOUT)), total

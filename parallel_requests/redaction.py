@@ -1,0 +1,37 @@
+"""Keeps secrets out of everything a person may read: messages, reprs, logs and pickles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+REDACTED = "***"
+
+_SECRET_NAME = r"[\w.\-\[\]]*(?:token|secret|passw(?:or)?d|pwd|api[_-]?key|apikey|signature|credential|auth)[\w.\-\[\]]*"
+_USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
+_SECRET_PAIR = re.compile(
+    rf"(?i)(?<=[?&;#])({_SECRET_NAME}|key|sig|code|session(?:id)?)=[^&;#\s'\"]*",
+)
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+_SECRET_HEADER_NAME = re.compile(rf"(?i)^(?:{_SECRET_NAME}|x-.*key)$")
+
+
+def redact(text: str) -> str:
+    """Return ``text`` without the user names, passwords and tokens of the URLs in it."""
+    if "@" in text:
+        text = _USERINFO.sub(f"{REDACTED}@", text)
+    if "=" in text:
+        text = _SECRET_PAIR.sub(rf"\1={REDACTED}", text)
+    return text
+
+
+def is_secret_header(name: str) -> bool:
+    """Whether a header of this name carries a credential."""
+    return name.lower() in _SECRET_HEADERS or _SECRET_HEADER_NAME.match(name) is not None
+
+
+def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of ``headers`` in which credentials are replaced."""
+    return {
+        name: REDACTED if is_secret_header(name) else redact(value) for name, value in headers.items()
+    }

@@ -1,0 +1,376 @@
+"""ParallelSession: owns backend, engine, gates and cookies, and carries batches out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from parallel_requests import shutdown
+from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
+from parallel_requests.backends.body import ACCEPT_ENCODING
+from parallel_requests.batch import Batch
+from parallel_requests.collecting import collect
+from parallel_requests.cookies import CookieStore
+from parallel_requests.engines.base import Engine, Parse, Run
+from parallel_requests.engines.threads import ThreadsEngine
+from parallel_requests.environment import Environment
+from parallel_requests.exceptions import ConfigurationError, PartialFailureError, RunStoppedError
+from parallel_requests.exchange import Policy
+from parallel_requests.gates.pacing import Pacer
+from parallel_requests.logs import set_level
+from parallel_requests.models import Result, ReturnType
+from parallel_requests.observing import chunk_receiver, observers
+from parallel_requests.options import PER_URL_NAMES, Options, RequestOptions, Settings, documents_options
+from parallel_requests.parsing import InPlaceParser, ThreadParser
+from parallel_requests.planning import Item, Planner
+from parallel_requests.redirects import RedirectRules
+from parallel_requests.stats import RunStats
+
+logger = logging.getLogger("parallel_requests")
+
+_LOOK_AHEAD = 10_000
+"""Items of a list that may be parked at once, so that a paused host does not hold up the others."""
+
+
+class ParallelSession:
+    """Makes batches of HTTP calls that share connections, cookies, rate limit and retry budget.
+
+    ::
+
+        with ParallelSession(concurrency=50, rate_limit=100) as session:
+            users = session.request([f"https://api.example.com/users/{n}" for n in range(1000)])
+
+    It is thread-safe: batches from several threads run side by side and share ``concurrency``.
+    """
+
+    @documents_options(session=True)
+    def __init__(self, **options: Unpack[Options]) -> None:
+        """Open a session; nothing is sent yet.
+
+        Raises:
+            ConfigurationError: An option is wrong, or the backend is not installed.
+            TypeError: An option does not exist; the message names the closest one.
+        """
+        self._is_closed = True
+        self._settings = settings = Settings.of(options, type(self).__name__)
+        set_level(verbose=settings.verbose, debug=settings.debug)
+        self._environment = Environment(trust=settings.trust_env)
+        self._cookies = CookieStore()
+        self._own_cookies: dict[str, str] = {}
+        self._pacer = Pacer(
+            rate_limit=settings.rate_limit,
+            burst=settings.rate_limit_burst,
+            concurrency=settings.concurrency,
+            concurrency_per_host=settings.concurrency_per_host,
+            adaptive=settings.adaptive,
+            retry_budget=settings.retry_budget,
+        )
+        self._backend = _new_backend(settings)
+        self._engine = _new_engine(self._backend, settings)
+        self._parse_thread: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()  # guards _parse_thread and _is_closed
+        self._last_run = RunStats()
+        self._is_closed = False
+        shutdown.close_at_exit(self)
+
+    @property
+    def backend(self) -> Backend:
+        """The backend in use."""
+        return self._backend
+
+    @property
+    def last_run(self) -> RunStats:
+        """The figures of the latest run that ended; after an interrupt also its Results."""
+        return self._last_run
+
+    def request(
+        self,
+        urls: str | Iterable[Item],
+        *,
+        keys: Iterable[Any] | None = None,
+        return_type: ReturnType | str = ReturnType.JSON,
+        parse_func: Callable[[Any], Any] | None = None,
+        return_none_on_failure: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Any:
+        """Fetch one URL or many, and return one value or many, in input order.
+
+        Args:
+            urls: A URL gives a value, a list (or any iterable) of them a list. Items may also be
+                Request objects, or dicts with options of their own, a ``key`` and ``meta``.
+            keys: One name per URL; the answer is a dict by them.
+            return_type: What each answer becomes: json, text, content, response or stream.
+            parse_func: Called with each decoded answer; what it returns takes the answer's place.
+            return_none_on_failure: Put None in place of what failed instead of raising.
+
+        Raises:
+            ConfigurationError: An option is wrong; nothing was sent.
+            ParallelRequestsError: The single URL failed; this is its own error.
+            PartialFailureError: Items of a list failed; every Result is in ``.results``.
+            KeyboardInterrupt: With what finished in ``.results``.
+        """
+        is_single = isinstance(urls, str)
+        items = [urls] if isinstance(urls, str) else urls
+        batch = self._plan(items, keys, return_type, parse_func, options)
+        results = self._results_of(batch)
+        try:
+            return collect(results, single=is_single, keyed=keys is not None, none_on_failure=return_none_on_failure)
+        except PartialFailureError as error:
+            error.call = {"keyed": keys is not None, "return_type": return_type, "parse_func": parse_func, "options": options}
+            raise
+
+    def iter_results(
+        self,
+        urls: Iterable[Item],
+        *,
+        keys: Iterable[Any] | None = None,
+        return_type: ReturnType | str = ReturnType.JSON,
+        parse_func: Callable[[Any], Any] | None = None,
+        ordered: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Iterator[Result[Any]]:
+        """Yield a Result for each item as it completes; failures are Results too, nothing is raised for them.
+
+        The input may be endless: it is advanced in the calling thread, and only as slots come free.
+        At most twice ``concurrency`` items are open at any time. Leaving the loop stops the run.
+
+        Args:
+            urls: Any iterable of items, as for `request`.
+            keys: One name per item.
+            return_type: What each answer becomes.
+            parse_func: Called with each decoded answer.
+            ordered: Yield in input order, holding back what came early.
+
+        Raises:
+            ConfigurationError: An option is wrong; nothing was sent.
+            Exception: The input raised; what was in flight has been yielded before.
+        """
+        batch = self._plan(urls, keys, return_type, parse_func, options, holds_back=True)
+        return self._stream(batch, ordered=ordered)
+
+    def retry_failed(self, error: PartialFailureError) -> Any:
+        """Run again what failed of a batch, and return what the whole batch would have.
+
+        Args:
+            error: What the batch raised.
+
+        Raises:
+            ConfigurationError: The error was unpickled, and so no longer knows its call.
+            PartialFailureError: Some failed again; ``.results`` has the whole batch.
+        """
+        call = error.call
+        if call is None:
+            raise ConfigurationError("Only the PartialFailureError that request() raised can be retried.")
+        options = {name: value for name, value in call["options"].items() if name not in PER_URL_NAMES}
+        results = list(error.results)
+        failed = [place for place, result in enumerate(results) if not result.ok]
+        requests = [results[place].request for place in failed]
+        batch = self._plan(requests, None, call["return_type"], call["parse_func"], options)
+        for place, result in zip(failed, self._results_of(batch), strict=True):
+            result.request.index = results[place].index
+            results[place] = result
+        try:
+            return collect(results, single=False, keyed=call["keyed"], none_on_failure=False)
+        except PartialFailureError as again:
+            again.call = call
+            raise
+
+    def get(self, urls: str | Iterable[Item], **options: Any) -> Any:
+        """Call `request` with method GET."""
+        return self.request(urls, **{**options, "method": "GET"})
+
+    def post(self, urls: str | Iterable[Item], **options: Any) -> Any:
+        """Call `request` with method POST."""
+        return self.request(urls, **{**options, "method": "POST"})
+
+    def put(self, urls: str | Iterable[Item], **options: Any) -> Any:
+        """Call `request` with method PUT."""
+        return self.request(urls, **{**options, "method": "PUT"})
+
+    def patch(self, urls: str | Iterable[Item], **options: Any) -> Any:
+        """Call `request` with method PATCH."""
+        return self.request(urls, **{**options, "method": "PATCH"})
+
+    def delete(self, urls: str | Iterable[Item], **options: Any) -> Any:
+        """Call `request` with method DELETE."""
+        return self.request(urls, **{**options, "method": "DELETE"})
+
+    def head(self, urls: str | Iterable[Item], **options: Any) -> Any:
+        """Call `request` with method HEAD; the answers are Responses, as they have no body."""
+        return self.request(urls, **{"return_type": ReturnType.RESPONSE, **options, "method": "HEAD"})
+
+    def options(self, urls: str | Iterable[Item], **options: Any) -> Any:
+        """Call `request` with method OPTIONS; the answers are Responses."""
+        return self.request(urls, **{"return_type": ReturnType.RESPONSE, **options, "method": "OPTIONS"})
+
+    def set_cookies(self, cookies: Mapping[str, str]) -> None:
+        """Send these cookies with every request from now on, beside those set before."""
+        self._own_cookies = {**self._own_cookies, **cookies}
+
+    def reset_cookies(self) -> None:
+        """Forget all cookies: those set here and those the servers set."""
+        self._own_cookies = {}
+        self._cookies.clear()
+
+    def close(self) -> None:
+        """Stop what is under way, close every connection and end every thread; safe to call twice."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            parse_thread, self._parse_thread = self._parse_thread, None
+        shutdown.forget(self)
+        self._engine.close()
+        self._backend.close()
+        if parse_thread is not None:
+            parse_thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_closed", True):
+            warnings.warn(f"{self!r} was not closed; use it in a with statement", ResourceWarning, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} backend={self._backend.name} concurrency={self._settings.concurrency}>"
+
+    def _plan(
+        self,
+        urls: Iterable[Item],
+        keys: Iterable[Any] | None,
+        return_type: ReturnType | str,
+        parse_func: Callable[[Any], Any] | None,
+        options: Mapping[str, Any],
+        *,
+        holds_back: bool = False,
+    ) -> Batch:
+        """Check everything there is to check before the first byte, and set the batch up."""
+        if self._is_closed:
+            raise RunStoppedError("The session is closed; open a new one.")
+        if not isinstance(urls, Iterable) or isinstance(urls, str | bytes):
+            raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
+        if parse_func is not None and not callable(parse_func):
+            raise ConfigurationError(f"parse_func must be callable, not {parse_func!r}.", "parse_func")
+        settings = self._settings.override(options, "request")
+        kind = _checked_return_type(return_type, settings)
+        planner = Planner(
+            settings, self._environment, accept_encoding=ACCEPT_ENCODING, cookies=self._own_cookies
+        )
+        requests = planner.plan(urls, keys)
+        is_list = isinstance(urls, Sized)
+        run = Run(
+            self._policy(settings, kind, planner),
+            self._parser(kind, parse_func),
+            source=requests if is_list else None,
+            window=(
+                max(_LOOK_AHEAD, 2 * self._settings.concurrency)
+                if is_list and not holds_back
+                else 2 * self._settings.concurrency
+            ),
+            holds_back=holds_back,
+            observe=observers(settings, total=len(urls) if isinstance(urls, Sized) else None),
+        )
+        return Batch(self._engine, run, None if is_list else requests)
+
+    def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
+        rules = RedirectRules(
+            settings.max_redirects,
+            settings.allow_private_hosts,
+            frozenset(name.lower() for name in settings.secret_headers),
+        )
+        callback = settings.stream_callback if kind is ReturnType.STREAM else None
+        return Policy(
+            pacer=self._pacer,
+            retry=settings.retry_policy,
+            cookies=self._cookies,
+            redirects=rules if settings.follow_redirects else None,
+            raise_for_status=(
+                kind is not ReturnType.RESPONSE if settings.raise_for_status is None else settings.raise_for_status
+            ),
+            deadline=None if settings.deadline is None else self._pacer.clock() + settings.deadline,
+            max_response_size=settings.max_response_size,
+            deliver=None if callback is None else chunk_receiver(callback),
+            restart=getattr(callback, "restart", None),
+            chunk_size=settings.chunk_size,
+            proxies=planner.proxies,
+            on_attempt=settings.on_attempt,
+        )
+
+    def _parser(self, kind: ReturnType, parse_func: Callable[[Any], Any] | None) -> Parse:
+        parser = InPlaceParser(kind, parse_func)
+        if parse_func is None or self._backend.engine == "threads":
+            return parser
+        with self._lock:
+            if self._parse_thread is None:
+                self._parse_thread = ThreadPoolExecutor(1, "parallel-requests-parse")
+            return ThreadParser(parser, self._parse_thread)
+
+    def _results_of(self, batch: Batch) -> list[Result[Any]]:
+        try:
+            return batch.results()
+        finally:
+            self._note(batch)
+
+    def _stream(self, batch: Batch, *, ordered: bool) -> Iterator[Result[Any]]:
+        try:
+            yield from batch.stream(ordered=ordered)
+        finally:
+            self._note(batch)
+
+    def _note(self, batch: Batch) -> None:
+        """Keep the figures of a batch that has ended."""
+        batch.stats.concurrency_levels = self._pacer.limits()
+        self._last_run = batch.stats
+        logger.info("run ended: %s", batch.stats)
+
+
+def _new_backend(settings: Settings) -> Backend:
+    chosen = settings.backend
+    backend = backend_class(chosen, needs_threads=settings.executor is not None)() if isinstance(chosen, str) else chosen
+    if settings.http2 and not backend.capabilities.http2:
+        warnings.warn(
+            f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.", UserWarning, stacklevel=4
+        )
+    if settings.executor is not None and backend.engine != "threads":
+        raise ConfigurationError(
+            f"executor is for blocking backends; {backend.name!r} runs on a thread of its own.", "executor"
+        )
+    backend.open(TransportSettings(concurrency=settings.concurrency, http2=settings.http2))
+    return backend
+
+
+def _new_engine(backend: Backend, settings: Settings) -> Engine:
+    if isinstance(backend, AsyncBackend):
+        from parallel_requests.engines.event_loop import EventLoopEngine
+
+        return EventLoopEngine(backend, settings.concurrency)
+    if backend.engine == "curl_multi":
+        from parallel_requests.engines.curl_multi import CurlMultiEngine
+
+        return CurlMultiEngine(backend, settings.concurrency)
+    return ThreadsEngine(backend, settings.concurrency, settings.executor)
+
+
+def _checked_return_type(return_type: ReturnType | str, settings: Settings) -> ReturnType:
+    try:
+        kind = ReturnType(return_type)
+    except ValueError:
+        names = ", ".join(kind.value for kind in ReturnType)
+        wrong = ConfigurationError(f"return_type must be one of {names}, not {return_type!r}.", "return_type")
+    else:
+        if kind is ReturnType.STREAM and settings.stream_callback is None:
+            raise ConfigurationError("return_type 'stream' needs a stream_callback.", "stream_callback")
+        return kind
+    raise wrong

@@ -1,0 +1,106 @@
+"""What a run came to, in figures."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parallel_requests.models import Result
+
+_BUCKETS_PER_E = 100
+"""Latencies are kept in buckets one percent wide, so that a run of any length fits."""
+
+
+@dataclass(slots=True)
+class RunStats:
+    """The figures of one run; `ParallelSession.last_run` holds those of the latest.
+
+    Attributes:
+        statuses: Final answers by status.
+        errors: Failed items by the name of their error's class.
+        total: Items that are done.
+        succeeded: Items that succeeded.
+        attempts: Times on the wire.
+        retries: Times on the wire beyond the first of each item, redirects included.
+        bytes_received: Bytes of the decoded bodies.
+        seconds_on_wire: Seconds of all final attempts together.
+        seconds_waited: Seconds all items together spent beyond their last attempt: in earlier
+            attempts, backoff and gates.
+        seconds: Seconds the run took.
+        connections: Connections opened while it ran, where the backend tells.
+        concurrency_levels: The level an adaptive limit came to, by host.
+        results: Where the run was interrupted, the Results that had come; else empty.
+    """
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    total: int = 0
+    succeeded: int = 0
+    attempts: int = 0
+    bytes_received: int = 0
+    seconds_on_wire: float = 0.0
+    seconds_waited: float = 0.0
+    seconds: float = 0.0
+    connections: int | None = None
+    concurrency_levels: Mapping[str, int] = field(default_factory=dict)
+    results: Sequence[Result[Any]] = ()
+    _started: int = 0
+    _latencies: Counter[int] = field(default_factory=Counter)
+
+    def add(self, results: Sequence[Result[Any]]) -> None:
+        """Count finished Results in."""
+        responses = [result.response for result in results if result.response is not None]
+        failures = [type(result.error).__name__ for result in results if result.error is not None]
+        latencies = [response.elapsed for response in responses]
+        self.total += len(results)
+        self.succeeded += len(results) - len(failures)
+        self.statuses.update([response.status_code for response in responses])
+        self.errors.update(failures)
+        self.attempts += sum([result.attempts for result in results])
+        self._started += sum([result.attempts > 0 for result in results])
+        self.bytes_received += sum([len(response.content) for response in responses])
+        on_wire = sum(latencies)
+        self.seconds_on_wire += on_wire
+        self.seconds_waited += max(0.0, sum([result.elapsed for result in results]) - on_wire)
+        log = math.log
+        self._latencies.update([int(log(seconds + 1e-9) * _BUCKETS_PER_E) for seconds in latencies])
+
+    @property
+    def retries(self) -> int:
+        """Times on the wire beyond the first of each item."""
+        return self.attempts - self._started
+
+    def percentile(self, percent: float) -> float:
+        """Return the seconds within which so many percent of the answers came, to 1 %."""
+        rank = math.ceil(self._latencies.total() * percent / 100)
+        for bucket in sorted(self._latencies):
+            rank -= self._latencies[bucket]
+            if rank <= 0:
+                return math.exp((bucket + 0.5) / _BUCKETS_PER_E)
+        return 0.0
+
+    @property
+    def p50(self) -> float:
+        """Seconds within which half of the answers came."""
+        return self.percentile(50)
+
+    @property
+    def p95(self) -> float:
+        """Seconds within which 95 % of the answers came."""
+        return self.percentile(95)
+
+    @property
+    def p99(self) -> float:
+        """Seconds within which 99 % of the answers came."""
+        return self.percentile(99)
+
+    def __str__(self) -> str:
+        failed = ", ".join(f"{name} {count}" for name, count in self.errors.most_common())
+        return (
+            f"{self.succeeded} of {self.total} succeeded in {self.seconds:.2f} s, {self.attempts} attempts, "
+            f"{self.bytes_received:,} bytes; p50 {self.p50:.3f} s, p95 {self.p95:.3f} s, p99 {self.p99:.3f} s"
+            + (f"; failed: {failed}" if failed else "")
+        )

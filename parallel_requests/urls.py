@@ -1,0 +1,79 @@
+"""What may be sent to: checking a URL, and telling its origin."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from parallel_requests.exceptions import ValidationError
+from parallel_requests.redaction import redact
+
+# The common shape, told in one match: an ASCII host name or IPv4 address, no user info.
+_PLAIN = re.compile(
+    r"https?://([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?::\d{1,4})?)(?:[/?][!-\"$-;=?-\[\]_a-z|~%]*)?"
+)
+_UNSAFE = re.compile(r"[\x00-\x20\x7f]")
+_KEPT_IN_PATH = "!#$%&'()*+,/:;=?@[]~"
+
+
+def check_url(url: object) -> tuple[str, str]:
+    """Return the URL as it can be sent, and its ``host:port`` origin part.
+
+    Names beyond ASCII become IDNA, other characters beyond ASCII are percent-encoded, a fragment
+    is dropped. User information stays in the URL.
+
+    Raises:
+        ValidationError: It is not an absolute http or https URL; the message says what is wrong.
+    """
+    if type(url) is str and (match := _PLAIN.fullmatch(url)) is not None:
+        return url, match[1]
+    if not isinstance(url, str):
+        raise ValidationError(f"url must be a str, not {url!r}.", "url")
+    try:
+        return _normalise(url)
+    except ValidationError:
+        raise
+    except ValueError as error:
+        reason = str(error)
+    raise _invalid(url, reason)
+
+
+def _invalid(url: str, reason: str) -> ValidationError:
+    return ValidationError(f"url {redact(url)!r} cannot be sent: {reason}.", "url")
+
+
+def _normalise(url: str) -> tuple[str, str]:
+    if not url.strip():
+        raise _invalid(url, "it is empty")
+    if _UNSAFE.search(url):
+        raise _invalid(url, "it has a space or a control character; percent-encode it (%20)")
+    parts = urlsplit(url)
+    if parts.scheme.lower() not in ("http", "https"):
+        raise _invalid(url, "it must start with http:// or https://")
+    host = parts.hostname
+    if not host:
+        raise _invalid(url, "it names no host")
+    port = parts.port
+    if ":" in host:
+        host = f"[{ipaddress.IPv6Address(host.partition('%')[0])}]"
+    elif not host.isascii():
+        host = host.encode("idna").decode("ascii")
+    if not re.fullmatch(r"\[[0-9a-f:.]+\]|[a-z0-9._~-]+", host):
+        raise _invalid(url, "its host name has a character that cannot be there")
+    origin = host if port is None else f"{host}:{port}"
+    user_info, at, _ = parts.netloc.rpartition("@")
+    path = quote(parts.path, safe=_KEPT_IN_PATH)
+    query = quote(parts.query, safe=_KEPT_IN_PATH)
+    return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{origin}", path, query, "")), origin
+
+
+def is_private(host: str) -> bool:
+    """Whether a host is an address that is not reachable from the public internet, or ``localhost``."""
+    host = host.strip("[]").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
