@@ -36,13 +36,15 @@ class Headers(Mapping[str, str]):
     `get_all` gives the values one by one. Bytes are parsed when a header is first looked at.
     """
 
-    __slots__ = ("_block", "_fields")
+    __slots__ = ("_block", "_fields", "_lower")
 
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] | bytes = ()) -> None:
         """Take names and values, or the raw header block of one answer."""
-        self._block = fields if isinstance(fields, bytes) else None
+        self._block = self._lower = b""
         self._fields: dict[str, list[str]] | None = None
-        if not isinstance(fields, bytes):
+        if isinstance(fields, bytes):
+            self._block, self._lower = fields, fields.lower()
+        else:
             self._fields = {}
             for name, value in fields.items() if isinstance(fields, Mapping) else fields:
                 self._fields.setdefault(name.lower(), []).append(value)
@@ -50,7 +52,7 @@ class Headers(Mapping[str, str]):
     def _parsed(self) -> dict[str, list[str]]:
         if self._fields is None:
             self._fields = {}
-            for line in (self._block or b"").decode("latin-1").split("\r\n"):
+            for line in self._block.decode("latin-1").split("\r\n"):
                 name, colon, value = line.partition(":")
                 if colon and not name.startswith("HTTP/"):
                     self._fields.setdefault(name.lower(), []).append(value.strip(" \t"))
@@ -58,10 +60,16 @@ class Headers(Mapping[str, str]):
 
     def may_have(self, name: bytes) -> bool:
         """Tell quickly whether lower-case ``name``, or a part of a name, can be among the fields."""
-        if self._fields is None and self._block is not None:
-            return name in self._block.lower()
+        if self._lower:
+            return name in self._lower
         part = name.decode()
         return any(part in field for field in self._parsed())
+
+    def has_odd_framing(self) -> bool:
+        """Whether the body needs a closer look: a content coding, or more than one content-length."""
+        if self._lower:
+            return b"content-encoding" in self._lower or self._lower.count(b"content-length") > 1
+        return True
 
     def get_all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""

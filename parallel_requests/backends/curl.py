@@ -1,0 +1,308 @@
+"""libcurl through pycurl: one transfer, from a Request to a Response.
+
+The engine ``curl_multi`` drives the transfers; here each is configured and read.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from io import BytesIO
+from typing import Any, ClassVar
+
+import pycurl
+
+from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
+from parallel_requests.backends.body import Body
+from parallel_requests.exceptions import (
+    BackendError,
+    BodyTooLarge,
+    ConnectError,
+    DNSError,
+    ParallelRequestsError,
+    ProtocolError,
+    ProxyError,
+    RequestTimeout,
+    ResourceExhausted,
+    TLSError,
+    TruncatedBody,
+)
+from parallel_requests.exchange import Send
+from parallel_requests.models import Headers, Request, Response
+from parallel_requests.redaction import redact
+
+_FEATURES = pycurl.version_info()[4]
+_HTTP2 = bool(_FEATURES & (1 << 16))
+_HTTP3 = bool(_FEATURES & (1 << 25))
+_REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_BUFFER = 1 << 18
+
+# Codes of libcurl (libcurl-errors(3)) that pycurl has no name for.
+_E_HTTP2_STREAM, _E_PROXY, _E_TOO_LARGE = 92, 97, 100
+
+_MEANING: dict[int, type[BackendError]] = {
+    pycurl.E_UNSUPPORTED_PROTOCOL: ProtocolError,
+    pycurl.E_COULDNT_RESOLVE_PROXY: ProxyError,
+    pycurl.E_COULDNT_RESOLVE_HOST: DNSError,
+    pycurl.E_COULDNT_CONNECT: ConnectError,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY: ProtocolError,
+    pycurl.E_HTTP2: ProtocolError,
+    pycurl.E_PARTIAL_FILE: TruncatedBody,
+    pycurl.E_OUT_OF_MEMORY: ResourceExhausted,
+    pycurl.E_OPERATION_TIMEDOUT: RequestTimeout,
+    pycurl.E_SSL_CONNECT_ERROR: TLSError,
+    pycurl.E_PEER_FAILED_VERIFICATION: TLSError,
+    pycurl.E_SSL_CERTPROBLEM: TLSError,
+    pycurl.E_SSL_CIPHER: TLSError,
+    pycurl.E_SSL_CACERT_BADFILE: TLSError,
+    pycurl.E_GOT_NOTHING: TruncatedBody,
+    pycurl.E_SEND_ERROR: TruncatedBody,
+    pycurl.E_SEND_FAIL_REWIND: TruncatedBody,
+    pycurl.E_RECV_ERROR: TruncatedBody,
+    pycurl.E_BAD_CONTENT_ENCODING: ProtocolError,
+    pycurl.E_FILESIZE_EXCEEDED: BodyTooLarge,
+    _E_HTTP2_STREAM: TruncatedBody,
+    _E_TOO_LARGE: ProtocolError,
+    _E_PROXY: ProxyError,
+}
+_UNANSWERED = frozenset(
+    {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND}
+)
+
+
+class Transfer:
+    """An easy handle that is used over and over, and what it carries now."""
+
+    __slots__ = ("_backend", "_body", "_content", "_error", "_head", "_request", "_timeout", "easy", "send", "task")
+
+    def __init__(self, backend: CurlBackend) -> None:
+        self._backend = backend
+        self.easy: Any = pycurl.Curl()
+        self.easy.transfer = self
+        self.task: Any = None
+        self.send: Send | None = None
+        self._head = BytesIO()
+        self._content = BytesIO()
+        self._body: Body | None = None
+        self._error: Exception | None = None
+        self._request: Request | None = None
+        self._timeout: float | None = None
+
+    def prepare(self, send: Send) -> None:
+        """Set the handle up for an attempt; what stays as it was is left alone."""
+        self.send = send
+        request, last = send.request, self._request
+        easy = self.easy
+        if (
+            last is None
+            or request.headers is not last.headers
+            or request.method is not last.method
+            or request.content is not None
+            or last.content is not None
+            or request.proxy != last.proxy
+            or request.verify != last.verify
+            or request.connect_timeout != last.connect_timeout
+            or send.policy.deliver is not None
+        ):
+            self._configure(send)
+        if send.timeout != self._timeout:
+            self._timeout = send.timeout
+            easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(send.timeout))
+        easy.setopt(pycurl.URL, request.url)
+        self._request = request
+
+    def _configure(self, send: Send) -> None:
+        """Set every option anew."""
+        easy, request = self.easy, send.request
+        easy.reset()
+        self._timeout = -1.0
+        for option, value in self._backend.constants:
+            easy.setopt(option, value)
+        easy.setopt(pycurl.WRITEHEADER, self._head)
+        easy.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(request.connect_timeout))
+        easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
+        easy.setopt(pycurl.PROXY, request.proxy or "")
+        self._choose_method(request)
+        if send.policy.deliver is None:
+            easy.setopt(pycurl.WRITEDATA, self._content)
+        else:
+            easy.setopt(pycurl.WRITEFUNCTION, self._receive)
+        if send.policy.max_response_size is not None:
+            easy.setopt(pycurl.MAXFILESIZE_LARGE, send.policy.max_response_size)
+        if request.verify is False:
+            easy.setopt(pycurl.SSL_VERIFYPEER, 0)
+            easy.setopt(pycurl.SSL_VERIFYHOST, 0)
+        else:
+            easy.setopt(pycurl.CAINFO, self._backend.ca_file if request.verify is True else request.verify)
+
+    def _choose_method(self, request: Request) -> None:
+        easy, method, content = self.easy, request.method, request.content
+        if method == "HEAD":
+            easy.setopt(pycurl.NOBODY, 1)
+            return
+        if content is None:
+            if method != "GET":
+                easy.setopt(pycurl.CUSTOMREQUEST, method)
+            if method not in _REPLAYABLE:
+                easy.setopt(pycurl.FRESH_CONNECT, 1)  # or libcurl might replay it by itself
+                easy.setopt(pycurl.POSTFIELDS, "")
+            return
+        easy.setopt(pycurl.POST, 1)
+        easy.setopt(pycurl.CUSTOMREQUEST, method)
+        easy.setopt(pycurl.POSTFIELDSIZE_LARGE, len(content))
+        if method in _REPLAYABLE:
+            easy.setopt(pycurl.POSTFIELDS, content)
+        else:
+            # Data that libcurl cannot rewind: it then never replays the request by itself.
+            easy.setopt(pycurl.READFUNCTION, BytesIO(content).read)
+
+    def _receive(self, data: bytes) -> int | None:
+        """Take a piece of a streamed body off the wire; called by libcurl."""
+        assert self.send is not None
+        try:
+            if self._body is None:
+                status, _, _, headers = _parse_head(self._head.getvalue())
+                self._body = Body(self.send, status, headers)
+            self._body.feed(data)
+        except Exception as error:
+            self._error = error
+            return -1
+        return None
+
+    def answer(self) -> Response:
+        """Return the answer of a transfer that has ended well.
+
+        Raises:
+            BackendError: The body is not what the head says.
+        """
+        head, send = self._head.getvalue(), self.send
+        assert send is not None
+        status, reason, version, headers = _parse_head(head)
+        if self._body is not None or send.policy.deliver is not None or headers.has_odd_framing():
+            body = self._body or Body(send, status, headers)
+            if send.policy.deliver is None:
+                body.feed(self._content.getvalue())
+            content = body.finish()
+        else:
+            content = self._content.getvalue()
+        return Response(status, headers, content, send.request, reason=reason, http_version=version)
+
+    def failure(self, code: int, message: str) -> ParallelRequestsError:
+        """Say in our words why a transfer has failed."""
+        send = self.send
+        assert send is not None
+        request = send.request
+        if self._error is not None:
+            return self._backend.translate(self._error, request)
+        kind = _MEANING.get(code, BackendError)
+        if request.proxy and (
+            self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 400
+            or kind is ProxyError
+            or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
+        ):
+            return ProxyError(
+                f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through ({redact(message)}).",
+                self._backend.name,
+                request.url,
+                proxy_url=request.proxy,
+            )
+        if kind is BodyTooLarge:
+            return BodyTooLarge(
+                f"The body of {redact(request.url)} is larger than max_response_size = "
+                f"{send.policy.max_response_size} bytes.",
+                self._backend.name,
+                request.url,
+            )
+        stale = (
+            code in _UNANSWERED
+            and not self._head.getvalue()
+            and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
+        )
+        return self._backend.failure(kind, request, OSError(message), stale=stale)
+
+    def clear(self) -> None:
+        """Forget what was carried."""
+        self.task = self.send = self._body = self._error = None
+        self._head.seek(0)
+        self._head.truncate()
+        self._content.seek(0)
+        self._content.truncate()
+
+
+class CurlBackend(Backend):
+    """libcurl, driven by the ``curl_multi`` engine."""
+
+    name: ClassVar[str] = "curl"
+    engine: ClassVar[str] = "curl_multi"
+    extra: ClassVar[str] = "curl"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        http2=_HTTP2, http3=_HTTP3, streaming=True, multiplexing=_HTTP2, async_native=True
+    )
+
+    def __init__(self) -> None:
+        self.constants: list[tuple[int, Any]] = []
+        self._opened = itertools.count()
+        self._connections = 0
+
+    @classmethod
+    def version(cls) -> str:
+        return str(pycurl.version)
+
+    @property
+    def connections_opened(self) -> int:
+        return self._connections
+
+    @functools.cached_property
+    def ca_file(self) -> str:
+        """The CA bundle that is trusted where no other is named."""
+        import certifi
+
+        return certifi.where()
+
+    def open(self, settings: TransportSettings) -> None:
+        version = pycurl.CURL_HTTP_VERSION_1_1 if settings.http2 is False else pycurl.CURL_HTTP_VERSION_2TLS
+        self.constants = [
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.HTTP_VERSION, version),
+            (pycurl.PIPEWAIT, 1),
+            (pycurl.BUFFERSIZE, _BUFFER),
+            (pycurl.HTTP_CONTENT_DECODING, 0),
+            (pycurl.SOCKOPTFUNCTION, self._count_connection),
+        ]
+
+    def _count_connection(self, socket: int, purpose: int) -> int:
+        self._connections = next(self._opened) + 1
+        return int(pycurl.SOCKOPT_OK)
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return 0 if seconds is None else max(1, int(seconds * 1000))
+
+
+def _header_lines(request: Request) -> list[bytes]:
+    lines = [
+        f"{name}: {value}".encode("latin-1") if value else f"{name};".encode("latin-1")
+        for name, value in request.headers.items()
+    ]
+    given = {name.lower() for name in request.headers}
+    for name in ("accept", "user-agent", "expect", "content-type"):
+        if name not in given:
+            lines.append(f"{name}:".encode())  # keeps libcurl from adding its own
+    return lines
+
+
+def _parse_head(block: bytes) -> tuple[int, str, str, Headers]:
+    """Return status, reason, version and headers of the last head in a block."""
+    start = block.rfind(b"\r\n\r\nHTTP/")
+    if start >= 0:
+        block = block[start + 4 :]
+    status, reason, version = _parse_status_line(block[: block.find(b"\n")])
+    return status, reason, version, Headers(block)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_status_line(line: bytes) -> tuple[int, str, str]:
+    version, _, rest = line.decode("latin-1").strip().partition(" ")
+    status, _, reason = rest.partition(" ")
+    return int(status), reason.strip(), version
