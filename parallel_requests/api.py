@@ -1,17 +1,24 @@
-"""The one-call verb."""
+"""The one-call verbs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from parallel_requests.models import Result, ReturnType
-from parallel_requests.options import Options, documents_options
-from parallel_requests.planning import Item
+from parallel_requests.options import VERB_ARGUMENTS, Options, Settings, documents_options, reject_unknown
 from parallel_requests.session import ParallelSession
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
-@documents_options(session=True)
+    from parallel_requests.planning import Item
+    from parallel_requests.signatures import OneCallVerb
+
+# What turns the function below into a verb with a type for every combination of arguments.
+_one_call_verb: Callable[[Callable[..., Any]], OneCallVerb] = documents_options(session=True)
+
+
+@_one_call_verb
 def parallel_requests(
     urls: str | Iterable[Item],
     *,
@@ -26,7 +33,8 @@ def parallel_requests(
     It blocks until all are done, and also works where an event loop runs in this thread.
 
     Args:
-        urls: A URL gives a value, a list (or any iterable) of them a list.
+        urls: A URL gives a value, a list (or any iterable) of them a list. Items may also be
+            Request objects, or dicts with options of their own, a ``key`` and ``meta``.
         keys: One name per URL; the answer is a dict by them.
         return_type: What each answer becomes: json, text, content, response or stream.
         parse_func: Called with each decoded answer; what it returns takes the answer's place.
@@ -34,11 +42,14 @@ def parallel_requests(
 
     Raises:
         ConfigurationError: An option is wrong; nothing was sent.
+        TypeError: An option does not exist; the message names the closest one.
         ParallelRequestsError: The single URL failed; this is its own error.
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
     """
+    reject_unknown(options, "parallel_requests", beside=VERB_ARGUMENTS)
     with ParallelSession(**options) as session:
-        return session.request(
+        request: Callable[..., Any] = session.request
+        return request(
             urls,
             keys=keys,
             return_type=return_type,
@@ -57,8 +68,28 @@ def iter_results(
     ordered: bool = False,
     **options: Unpack[Options],
 ) -> Iterator[Result[Any]]:
-    """Yield a Result for each item as it completes; see `ParallelSession.iter_results`."""
-    with ParallelSession(**options) as session:
-        yield from session.iter_results(
-            urls, keys=keys, return_type=return_type, parse_func=parse_func, ordered=ordered
-        )
+    """Yield a Result for each item as it completes; failures are Results too, nothing is raised for them.
+
+    The input may be endless, and the session lives as long as the loop; see `ParallelSession.iter_results`.
+
+    Args:
+        urls: Any iterable of items, as for `parallel_requests`.
+        keys: One name per item.
+        return_type: What each answer becomes.
+        parse_func: Called with each decoded answer.
+        ordered: Yield in input order, holding back what came early.
+
+    Raises:
+        ConfigurationError: An option is wrong; nothing was sent.
+        TypeError: An option does not exist; the message names the closest one.
+    """
+    reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS)
+    Settings.of(options, "iter_results")  # a wrong option fails here, not where the loop begins
+
+    def results() -> Iterator[Result[Any]]:
+        with ParallelSession(**options) as session:
+            yield from session.iter_results(
+                urls, keys=keys, return_type=return_type, parse_func=parse_func, ordered=ordered
+            )
+
+    return results()

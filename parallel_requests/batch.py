@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -23,24 +23,33 @@ class Batch:
     further than the run has room for.
     """
 
-    def __init__(self, engine: Engine, run: Run, inputs: Iterator[Request] | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        run: Run,
+        inputs: Iterator[Request] | None,
+        plan_item: Callable[[Any, int, Any], Request],
+    ) -> None:
         """Set a batch up; `results` and `stream` start it.
 
         Args:
             engine: What carries it out.
             run: The run.
-            inputs: The planned Requests to feed; None where the engine pulls them itself.
+            inputs: The planned Requests to feed; None where the engine pulls them itself, or where
+                `feed` is called from outside.
+            plan_item: Plans one item (by its index and key) for who feeds from outside.
         """
-        self._engine = engine
-        self._run = run
-        self._inputs = inputs
+        self.plan_item = plan_item
+        self.engine = engine
+        self.run = run
+        self.inputs = inputs
         self._began = 0.0
         self.stats = RunStats()
 
     def start(self) -> None:
         """Hand the run to the engine."""
         self._began = perf_counter()
-        self._engine.submit(self._run)
+        self.engine.submit(self.run)
 
     def results(self) -> list[Result[Any]]:
         """Wait for the end and return all Results, in input order.
@@ -51,9 +60,9 @@ class Batch:
         """
         try:
             self.start()
-            while not self._run.is_done():
-                self._feed()
-                self._run.wait(self._needs_attention)
+            while not self.run.is_done():
+                self.feed_what_fits()
+                self.run.wait(self.needs_attention)
         except BaseException as error:
             finished = self.abandon()
             error.results = finished  # type: ignore[attr-defined]
@@ -62,92 +71,109 @@ class Batch:
 
     def finish(self) -> list[Result[Any]]:
         """Return all Results of a run that is done, in input order."""
-        results = self._run.take()
-        stop = self._run.policy.stop
-        if stop is not None:
-            results += [Result(request, error=request.problem or stop) for request in self._run.unstarted()]
+        results = [*self.run.take(), *self.left_out()]
         results.sort(key=_index)
-        self._account(results)
-        self._raise_input_error()
+        self.account(results)
+        self.raise_input_error()
         return results
+
+    def left_out(self) -> list[Result[Any]]:
+        """Return the Results of what a stopped run never came to."""
+        stop = self.run.policy.stop
+        if stop is None:
+            return []
+        return [Result(request, error=request.problem or stop) for request in self.run.unstarted()]
 
     def stream(self, *, ordered: bool) -> Iterator[Result[Any]]:
         """Yield Results as they come, or in input order; leaving the loop stops the run."""
-        arrange = _Arrange() if ordered else None
+        arrange = InOrder() if ordered else list
         try:
             self.start()
-            while True:
-                self._feed()
-                self._run.wait(self._needs_attention_or_has_results)
-                is_last = self._run.is_done()
-                results = self._run.take()
-                self._account(results)
-                for result in results if arrange is None else arrange(results):
-                    self._run.release(1)
+            is_last = False
+            while not is_last:
+                self.feed_what_fits()
+                self.run.wait(self.needs_attention_or_has_results)
+                is_last = self.run.is_done()
+                results = self.take(is_last=is_last)
+                for result in arrange(results):
+                    self.run.release(1)
                     yield result
-                self._engine.wake()
-                if is_last:
-                    break
+                self.engine.wake()
         except BaseException:
             self.abandon()
             raise
-        self._raise_input_error()
+        self.raise_input_error()
+
+    def take(self, *, is_last: bool) -> list[Result[Any]]:
+        """Return the Results that are there; the last time, also those of what was left out."""
+        results = self.run.take()
+        if is_last:
+            results += self.left_out()
+        self.account(results)
+        return results
+
+    def stop(self) -> None:
+        """Break the run off, without waiting for it."""
+        if not self.run.is_done():
+            self.engine.stop(self.run, RunStoppedError("The run was stopped before this item was done."))
 
     def abandon(self) -> list[Result[Any]]:
         """Stop the run and return the Results that were done, in input order."""
-        reason = RunStoppedError("The run was stopped before this item was done.")
-        if not self._run.is_done():
-            self._engine.stop(self._run, reason)
-            self._run.wait(self._run.is_done, _STOP_PATIENCE)
-        finished = [result for result in self._run.take() if result.error is not reason]
+        self.stop()
+        self.run.wait(self.run.is_done, _STOP_PATIENCE)
+        finished = [result for result in self.run.take() if not isinstance(result.error, RunStoppedError)]
         finished.sort(key=_index)
-        self._account(finished)
+        self.account(finished)
         self.stats.results = tuple(finished)
         return finished
 
     def feed(self, request: Request) -> None:
         """Hand in one planned Request."""
-        if self._run.feed(request):
-            self._engine.wake()
+        if self.run.feed(request):
+            self.engine.wake()
 
     def end_input(self, error: BaseException | None = None) -> None:
         """Say that nothing more comes in, and why, if the input raised."""
-        self._run.end_input(error)
-        self._engine.wake()
+        self.run.end_input(error)
+        self.engine.wake()
 
-    def _feed(self) -> None:
+    def feed_what_fits(self) -> None:
         """Advance the input as far as there is room."""
-        if self._inputs is None:
+        if self.inputs is None:
             return
-        while self._run.room() > 0:
+        while self.run.room() > 0:
             try:
-                request = next(self._inputs, None)
+                request = next(self.inputs, None)
             except Exception as error:
-                self._inputs = None
+                self.inputs = None
                 self.end_input(error)
                 return
             if request is None:
-                self._inputs = None
+                self.inputs = None
                 self.end_input()
                 return
             self.feed(request)
 
-    def _needs_attention(self) -> bool:
-        return self._run.is_done() or (self._inputs is not None and self._run.has_half_its_room())
+    def needs_attention(self) -> bool:
+        """Whether the end is reached, or it is time to feed again."""
+        return self.run.is_done() or (self.inputs is not None and self.run.has_half_its_room())
 
-    def _needs_attention_or_has_results(self) -> bool:
-        return self._run.has_results() or self._needs_attention()
+    def needs_attention_or_has_results(self) -> bool:
+        """Whether there is anything to do for a consumer of single Results."""
+        return self.run.has_results() or self.needs_attention()
 
-    def _account(self, results: list[Result[Any]]) -> None:
+    def account(self, results: list[Result[Any]]) -> None:
+        """Count finished Results into the figures."""
         self.stats.add(results)
         self.stats.seconds = perf_counter() - self._began
 
-    def _raise_input_error(self) -> None:
-        if self._run.input_error is not None:
-            raise self._run.input_error
+    def raise_input_error(self) -> None:
+        """Raise what the input raised, if it did."""
+        if self.run.input_error is not None:
+            raise self.run.input_error
 
 
-class _Arrange:
+class InOrder:
     """Puts Results into input order, keeping those that came early."""
 
     def __init__(self) -> None:

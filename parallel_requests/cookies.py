@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from email.message import Message
 from typing import TYPE_CHECKING, cast
-from urllib.request import Request as UrllibRequest
 
 from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
+    from email.message import Message
     from http.client import HTTPResponse
     from http.cookiejar import CookieJar
 
@@ -34,6 +33,8 @@ class CookieStore:
         with self._lock:
             if self._jar is None:
                 return own
+            from urllib.request import Request as UrllibRequest
+
             carrier = UrllibRequest(url)
             self._jar.add_cookie_header(carrier)
         stored = carrier.get_header("Cookie")
@@ -45,6 +46,10 @@ class CookieStore:
 
     def absorb(self, url: str, headers: Headers) -> None:
         """Keep what the ``Set-Cookie`` fields of an answer say."""
+        from email.message import Message
+        from http.cookiejar import CookieJar
+        from urllib.request import Request as UrllibRequest
+
         message = Message()
         for value in headers.get_all("set-cookie"):
             message.add_header("Set-Cookie", value)
@@ -52,8 +57,6 @@ class CookieStore:
             return
         with self._lock:
             if self._jar is None:
-                from http.cookiejar import CookieJar
-
                 self._jar = CookieJar()
             self._jar.extract_cookies(cast("HTTPResponse", _Answer(message)), UrllibRequest(url))
 

@@ -28,13 +28,14 @@ class Environment:
         source = dict(os.environ if variables is None else variables) if trust else {}
         self.ca_bundle = next((source[name] for name in _CA_VARIABLES if source.get(name)), None)
         self._proxies: dict[str, str] = {}
-        for name, value in source.items():
-            scheme, marker, _ = name.lower().rpartition("_proxy")
-            if marker and value and not (scheme == "http" and "REQUEST_METHOD" in source):
-                self._proxies[scheme] = value  # CGI: HTTP_PROXY may be the client's Proxy header
-        self._proxies.update(
-            {name[:-6]: value for name, value in source.items() if name.endswith("_proxy") and value}
-        )
+        for name in sorted(source, key=str.islower):  # where both are there, the lower-case name wins
+            scheme = name.lower().removesuffix("_proxy")
+            if scheme == name.lower() or (name == "HTTP_PROXY" and "REQUEST_METHOD" in source):
+                continue  # under CGI, HTTP_PROXY may be a Proxy header of the client's
+            if source[name]:
+                self._proxies[scheme] = source[name]
+            else:
+                self._proxies.pop(scheme, None)
 
     def proxy_for(self, url: str) -> str | None:
         """Return the proxy for a URL by its scheme, honouring ``NO_PROXY``."""

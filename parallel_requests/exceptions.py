@@ -31,13 +31,15 @@ All of them pickle, and none shows a credential.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
+    from parallel_requests.collecting import Call
     from parallel_requests.models import Response, Result
 
 
@@ -53,7 +55,18 @@ class ParallelRequestsError(Exception):
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__, self.__cause__)
+        return _rebuild, (type(self), self.args, self.__dict__, _picklable(self.__cause__))
+
+
+def _picklable(error: BaseException | None) -> BaseException | None:
+    """Return an exception that is not ours as it is, or a stand-in where it would not survive a pickle."""
+    if error is None or isinstance(error, ParallelRequestsError):
+        return error
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made on this line
+    except Exception:  # noqa: BLE001 - whatever its class may raise
+        return ParallelRequestsError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _rebuild(
@@ -273,7 +286,7 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
     """
 
     results: tuple[Result[Any], ...]
-    call: Mapping[str, Any] | None = None
+    call: Call | None = None
     def __new__(
         cls, message: str, exceptions: Sequence[Exception], results: Sequence[Result[Any]] = ()
     ) -> PartialFailureError:

@@ -124,10 +124,15 @@ def exchange(request: Request, policy: Policy) -> Exchange:
         try:
             if life.moves_on(reply):
                 continue
+            is_retried = life.wants_retry(reply)
         except RedirectError as error:
             return life.end(error, reply)
-        if not life.wants_retry(reply):
+        except Exception as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
+            return life.end(_callback_failure(error), reply)
+        if not is_retried:
             return life.conclude(reply)
+        if (stop := policy.reason_to_stop()) is not None:
+            return life.end(stop, reply)
         refusal = life.refuse_pause(reply)
         if refusal is not None:
             return life.end(refusal, reply)
@@ -136,6 +141,7 @@ def exchange(request: Request, policy: Policy) -> Exchange:
         yield life.next_wait()
         while not life.may_retry(reply):
             if life.has_no_tries_left():
+                life.is_exhausted = True
                 return life.conclude(reply)
             yield life.next_wait()
 
@@ -146,6 +152,7 @@ class _Life:
     __slots__ = (
         "attempts",
         "earlier",
+        "is_exhausted",
         "pause",
         "policy",
         "redirects",
@@ -164,7 +171,7 @@ class _Life:
         self.target = request
         self.attempts = 0
         self.retries = 0
-        self.replayed = False
+        self.replayed = self.is_exhausted = False
         self.pause: float | None = None
         self.earlier: tuple[Attempt, ...] = ()
         self.redirects: tuple[Response, ...] = ()
@@ -266,7 +273,13 @@ class _Life:
 
     def wants_retry(self, reply: Reply) -> bool:
         """Whether another attempt may follow this one."""
-        return not self._is_spoilt() and self.policy.retry.wants_retry(self.target.method, reply, self.retries)
+        if self._is_spoilt():
+            return False
+        method, retry = self.target.method, self.policy.retry
+        if retry.wants_retry(method, reply, self.retries):
+            return True
+        self.is_exhausted = self.retries > 0 and retry.wants_retry(method, reply, 0)
+        return False
 
     def _is_spoilt(self) -> bool:
         """Whether the caller has seen bytes of a stream that broke off, and cannot start anew."""
@@ -339,7 +352,7 @@ class _Life:
         response = reply if isinstance(reply, Response) else None
         if response is not None:
             response.history = tuple(past for past in self.redirects if past is not response)
-        if self.retries and isinstance(error, BackendError | HTTPStatusError) and error is not self.policy.stop:
+        if self.is_exhausted:
             spent = "" if self.attempts > self.retries else ", and the retry budget of its host is spent"
             error = RetryExhaustedError(
                 f"{redact(self.request.url)} failed after {self.attempts} attempts{spent}. Last: {error}",
@@ -357,6 +370,12 @@ def _with_cookies(request: Request, cookies: CookieStore) -> Request:
     if header is None or header == own:
         return request
     return dataclasses.replace(request, headers={**request.headers, "Cookie": header})
+
+
+def _callback_failure(error: Exception) -> ParallelRequestsError:
+    failure = ParallelRequestsError(f"A callback of the retry policy raised {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _proxy_refusal(request: Request) -> ProxyError:

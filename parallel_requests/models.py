@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from parallel_requests.exceptions import DecodeError, HTTPStatusError, ParallelRequestsError, ValidationError
-from parallel_requests.redaction import redact, redact_headers
+from parallel_requests.redaction import REDACTED, is_secret_header, redact, redact_headers
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -91,7 +91,12 @@ class Headers(Mapping[str, str]):
         return f"Headers({redact_headers(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Headers, (list(redact_headers(self).items()),)
+        fields = [
+            (name, REDACTED if is_secret_header(name) else redact(value))
+            for name, values in self._parsed().items()
+            for value in values
+        ]
+        return Headers, (fields,)
 
 
 @dataclass(slots=True, eq=False)
@@ -225,7 +230,7 @@ class Response:
             DecodeError: The body is not JSON, or is nested or long beyond reason.
         """
         try:
-            return jsonlib.loads(self.content)
+            return _load_json(self.content)
         except (ValueError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
         raise DecodeError(f"The body of {self.url} is not JSON ({reason}); it is kept in .response", self)
@@ -270,6 +275,19 @@ class Response:
         self._json = _UNREAD
 
 
+_scan_json = jsonlib.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
+
+def _load_json(content: bytes) -> Any:
+    """Decode JSON; the plain case, UTF-8 with nothing around it, without the detours of ``json.loads``."""
+    try:
+        text = content.decode("utf-8")
+        value, end = _scan_json(text, 0)
+    except (UnicodeDecodeError, StopIteration, jsonlib.JSONDecodeError):
+        return jsonlib.loads(content)
+    return value if end == len(text) else jsonlib.loads(content)
+
+
 def _phrase(status_code: int) -> str:
     try:
         return HTTPStatus(status_code).phrase
@@ -286,7 +304,7 @@ class Attempt:
         status_code: The status of the answer, or None where none came.
         error: What it died of, or None.
         elapsed: Seconds it took.
-        url: Where it went, after redirects.
+        url: Where it went, after redirects; without credentials.
     """
 
     number: int
@@ -295,9 +313,12 @@ class Attempt:
     elapsed: float
     url: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", redact(self.url))
+
     def __repr__(self) -> str:
         outcome = self.status_code if self.error is None else repr(self.error)
-        return f"<Attempt {self.number} {redact(self.url)} {outcome} {self.elapsed:.3f}s>"
+        return f"<Attempt {self.number} {self.url} {outcome} {self.elapsed:.3f}s>"
 
 
 @dataclass(slots=True, eq=False)

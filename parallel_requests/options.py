@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 from parallel_requests.exceptions import ConfigurationError
-from parallel_requests.gates.backoff import RetryPolicy
+from parallel_requests.gates.backoff import RetryPolicy, is_condition
 
 if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
     from parallel_requests.backends.base import Backend
     from parallel_requests.models import Attempt, Request, Response, Result
 
@@ -85,6 +87,10 @@ class Options(RequestOptions, total=False):
     executor: Executor | None
     verbose: bool
     debug: bool
+
+
+_LONGEST_TIME = 1e9
+"""Seconds, some 32 years; what sockets and locks can wait for ends at about ten times that."""
 
 
 def _option(default: Any, doc: str, *, per_call: bool = True) -> Any:
@@ -189,7 +195,8 @@ class Settings:
         for name, (accepts, expected) in _CHECKS.items():
             value = getattr(self, name)
             if not accepts(value):
-                raise ConfigurationError(f"{name} must be {expected}, not {value!r}.", name)
+                shown = f"a {type(value).__name__}" if name in _SECRETIVE else repr(value)
+                raise ConfigurationError(f"{name} must be {expected}, not {shown}.", name)
 
     @classmethod
     def of(cls, options: Mapping[str, Any], caller: str) -> Settings:
@@ -199,7 +206,7 @@ class Settings:
             TypeError: A keyword is no option; the message names the closest one.
             ConfigurationError: A value is wrong.
         """
-        _reject_unknown(options, OPTION_NAMES, caller)
+        reject_unknown(options, caller)
         return cls(**options)
 
     def override(self, options: Mapping[str, Any], caller: str) -> Settings:
@@ -211,14 +218,15 @@ class Settings:
         """
         if not options:
             return self
-        _reject_unknown(options, OPTION_NAMES, caller)
+        reject_unknown(options, caller, beside=VERB_ARGUMENTS)
         for name in options:
             if name not in CALL_OPTION_NAMES:
                 raise ConfigurationError(
                     f"{name} belongs to the session as a whole: give it to ParallelSession(...), not to {caller}().",
                     name,
                 )
-        return dataclasses.replace(self, **options)
+        merged = {name: _laid_over(getattr(self, name), options[name]) for name in _MERGED if name in options}
+        return dataclasses.replace(self, **{**options, **merged})
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -231,10 +239,24 @@ class Settings:
         return policy
 
 
-def _is_number(value: object, minimum: float = 0.0, *, exclusive: bool = True) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return minimum < value < float("inf") or (not exclusive and value == minimum)
+_MERGED = ("headers", "cookies")
+
+
+def _laid_over(base: object, given: Any) -> Any:
+    """Return the entries of one call over those of the session, as ``requests`` does; None takes all away."""
+    if not isinstance(base, Mapping):
+        return given
+    if isinstance(given, list):
+        return [_laid_over(base, {} if entry is None else entry) for entry in given]
+    return {**base, **given} if isinstance(given, Mapping) else given
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _is_seconds(value: object) -> bool:
+    return _is_number(value) and isinstance(value, int | float) and value <= _LONGEST_TIME
 
 
 def _is_count(value: object, minimum: int) -> bool:
@@ -244,13 +266,13 @@ def _is_count(value: object, minimum: int) -> bool:
 def is_timeout(value: object) -> bool:
     """Whether a value is a timeout: None, seconds above 0, or a (connect, total) pair of those."""
     if isinstance(value, tuple):
-        return len(value) == 2 and all(part is None or _is_number(part) for part in value)
-    return value is None or _is_number(value)
+        return len(value) == 2 and all(part is None or _is_seconds(part) for part in value)
+    return value is None or _is_seconds(value)
 
 
 def _is_rate(value: object) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(host, str) and _is_number(rate) for host, rate in value.items())
+        return all(isinstance(host, str) and "/" not in host and _is_number(rate) for host, rate in value.items())
     return value is None or _is_number(value)
 
 
@@ -274,9 +296,30 @@ def _is_verify(value: object) -> bool:
     return isinstance(value, bool) or (isinstance(value, str | os.PathLike) and os.path.exists(value))
 
 
+def _is_process_pool(value: object) -> bool:
+    if not isinstance(value, Executor):
+        return False
+    from concurrent.futures import ProcessPoolExecutor  # slow to import, and rarely asked for
+
+    return isinstance(value, ProcessPoolExecutor)
+
+
+def _per_url(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Look at one value for all, or at each of a list; what an entry holds is judged item by item."""
+    return lambda value: isinstance(value, list) or accepts(value)
+
+
+def _is_mapping(value: object) -> bool:
+    return value is None or isinstance(value, Mapping)
+
+
 _BOOLEAN = (_is_bool, "True or False")
 _HOOK = (_is_hook, "a callable or None")
+_CONDITION = (is_condition, "an exception type, a tuple of them, a predicate or None")
 _STRINGS = (_are_strings, "a list of strings")
+
+_SECRETIVE = frozenset({"auth", "headers", "cookies", "params", "data", "proxy", "proxies"})
+"""What is not to be quoted in a message."""
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backend": (_is_backend, "the name of a backend or an object that satisfies Backend"),
@@ -289,16 +332,31 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rate_limit_burst": (lambda value: _is_count(value, 1), "a whole number of at least 1"),
     "max_retries": (lambda value: _is_count(value, 0), "a whole number of at least 0"),
     "retry": (lambda value: value is None or isinstance(value, RetryPolicy), "a RetryPolicy or None"),
-    "retry_on": _HOOK[:1] + ("an exception type, a tuple of them, a predicate or None",),
-    "dont_retry_on": _HOOK[:1] + ("an exception type, a tuple of them, a predicate or None",),
+    "retry_on": _CONDITION,
+    "dont_retry_on": _CONDITION,
     "retry_budget": _BOOLEAN,
     "adaptive": _BOOLEAN,
     "timeout": (
         lambda value: all(map(is_timeout, value)) if isinstance(value, list) else is_timeout(value),
         "seconds above 0, a (connect, total) pair, None, or a list with one of these per URL",
     ),
-    "deadline": (lambda value: value is None or _is_number(value), "seconds above 0, or None"),
+    "deadline": (lambda value: value is None or _is_seconds(value), "seconds above 0, or None"),
     "http2": (lambda value: value is None or _is_bool(value), "True, False or None"),
+    "method": (_per_url(lambda value: isinstance(value, str)), "an HTTP method, or a list with one per URL"),
+    "params": (
+        _per_url(lambda value: _is_mapping(value) or isinstance(value, tuple | str)),
+        "a mapping, a tuple of pairs, text or None, or a list with one of these per URL",
+    ),
+    "data": (
+        _per_url(lambda value: _is_mapping(value) or isinstance(value, tuple | str | bytes | bytearray | memoryview)),
+        "bytes, text, a mapping, a tuple of pairs or None, or a list with one of these per URL",
+    ),
+    "headers": (_per_url(_is_mapping), "a mapping or None, or a list with one of these per URL"),
+    "cookies": (_per_url(_is_mapping), "a mapping or None, or a list with one of these per URL"),
+    "proxy": (
+        _per_url(lambda value: value is None or value is False or isinstance(value, str)),
+        "the URL of a proxy, False or None, or a list with one of these per URL",
+    ),
     "auth": (
         lambda value: (
             value in (None, "netrc")
@@ -320,7 +378,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stream_callback": _HOOK,
     "chunk_size": (lambda value: _is_count(value, 1), "a whole number of bytes of at least 1"),
     "parse_processes": (
-        lambda value: _is_count(value, 0) or isinstance(value, ProcessPoolExecutor),
+        lambda value: _is_count(value, 0) or _is_process_pool(value),
         "a whole number of processes or a ProcessPoolExecutor",
     ),
     "random_user_agent": _BOOLEAN,
@@ -331,7 +389,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "on_result": _HOOK,
     "progress": (lambda value: _is_bool(value) or callable(value), "True, False or a callable"),
     "executor": (
-        lambda value: value is None or (isinstance(value, Executor) and not isinstance(value, ProcessPoolExecutor)),
+        lambda value: value is None or (isinstance(value, Executor) and not _is_process_pool(value)),
         "a concurrent.futures executor of threads, or None",
     ),
     "verbose": _BOOLEAN,
@@ -341,33 +399,47 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 OPTION_NAMES = frozenset(_FIELDS)
 CALL_OPTION_NAMES = frozenset(name for name, field in _FIELDS.items() if field.metadata["per_call"])
+VERB_ARGUMENTS = ("keys", "return_type", "parse_func", "return_none_on_failure", "ordered")
+"""The parameters of the verbs that change the static type of the answer, and so are no options."""
 PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "timeout", "proxy")
 
 
-def _reject_unknown(options: Mapping[str, Any], known: frozenset[str], caller: str) -> None:
+def reject_unknown(options: Mapping[str, Any], caller: str, *, beside: Collection[str] = ()) -> None:
+    """Do nothing where every keyword is an option.
+
+    Args:
+        options: The keywords.
+        caller: The function they were given to.
+        beside: Its parameters that are no options, which may be meant, too.
+
+    Raises:
+        TypeError: A keyword is no option; the message names the closest real one.
+    """
     for name in options:
-        if name not in known:
+        if name not in OPTION_NAMES:
             from difflib import get_close_matches
 
+            known = sorted({*OPTION_NAMES, *beside} - {name})
             close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f". Its options are: {', '.join(sorted(known))}."
+            hint = f"; did you mean {close[0]!r}?" if close else f". Its options are: {', '.join(known)}."
             raise TypeError(f"{caller}() got an unexpected option {name!r}{hint}")
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def documents_options(*, session: bool) -> Callable[[F], F]:
+def documents_options(*, session: bool, without: Collection[str] = ()) -> Callable[[F], F]:
     """Show every option in the signature and the help of a function that takes ``**options``.
 
     Args:
         session: Whether the options of the session belong there, or those of one call alone.
+        without: Options that do not belong there.
     """
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         shown = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        taken = {parameter.name for parameter in shown}
+        taken = {*without, *(parameter.name for parameter in shown)}
         names = [n for n in _FIELDS if n not in taken and (session or n in CALL_OPTION_NAMES)]
         shown += [
             inspect.Parameter(

@@ -13,7 +13,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeAlias, TypedDict
-from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from parallel_requests._version import __version__
 from parallel_requests.environment import Environment, Netrc
@@ -21,7 +21,7 @@ from parallel_requests.exceptions import ConfigurationError, ValidationError
 from parallel_requests.gates.rotation import Rotation
 from parallel_requests.models import Request
 from parallel_requests.options import PER_URL_NAMES, Data, Params, Settings, Timeout, is_timeout
-from parallel_requests.urls import check_url
+from parallel_requests.urls import check_url, split_user_info
 
 USER_AGENT = f"parallel-requests/{__version__}"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -168,7 +168,7 @@ class Planner:
                         origin,
                     )
                     continue
-            yield self._plan_item(item, index, key)
+            yield self.plan_item(item, index, key)
 
     @property
     def _varies(self) -> bool:
@@ -181,7 +181,8 @@ class Planner:
             or (self._common["proxy"] is None and self._environment.has_proxies)
         )
 
-    def _plan_item(self, item: Item, index: int, key: Any) -> Request:
+    def plan_item(self, item: Item, index: int, key: Any = None) -> Request:
+        """Plan one item; what cannot be sent comes back with a ``problem``."""
         address: object = item
         try:
             if isinstance(item, Request):
@@ -232,7 +233,7 @@ class Planner:
             headers["User-Agent"] = self._user_agents.next()
         if row["headers"] is not common_headers:
             _merge(headers, row["headers"])
-        url, credentials = _split_user_info(url)
+        url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
         content = _encode_body(row["json"], row["data"], headers)
         _add_cookies(headers, {**self._session_cookies, **_check_cookies(row["cookies"])})
@@ -321,17 +322,6 @@ def _check_field_value(name: str, value: object) -> str:
             f"the value of header {name} has a line break, a control character or text beyond Latin-1.", "headers"
         )
     return text.strip(" \t")
-
-
-def _split_user_info(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Take user and password out of a URL, so that they travel in a header only."""
-    parts = urlsplit(url)
-    user_info, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return url, None
-    user, _, password = user_info.partition(":")
-    clean = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
-    return clean, (unquote(user), unquote(password))
 
 
 def _add_params(url: str, params: object) -> str:

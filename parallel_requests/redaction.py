@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 REDACTED = "***"
 
-_SECRET_NAME = r"[\w.\-\[\]]*(?:token|secret|passw(?:or)?d|pwd|api[_-]?key|apikey|signature|credential|auth)[\w.\-\[\]]*"
-_USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
+_SECRET_NAME = r"[\w.\-\[\]]*(?:token|secret|pass(?:wd|word|phrase)|pwd|api[_-]?key|signature|credential|auth(?!ors?(?:[=_\-\[]|$)))[\w.\-\[\]]*"
+# The second form is what a password looks like that has a reserved character in it.
+_USERINFO = re.compile(r"(?<=://)(?:[^/?#@\s]*(?:@[^/?#@\s]*)*@|[^/?#@\s:\[\]]*:(?!\d*(?:[/?#\s\"']|$))[^@]*@)")
 _SECRET_PAIR = re.compile(
-    rf"(?i)(?<=[?&;#])({_SECRET_NAME}|key|sig|code|session(?:id)?)=[^&;#\s'\"]*",
+    rf"(?i)(?<=[?&;#])({_SECRET_NAME}|key|sig|code|pass|jwt|session(?:id)?)=[^&;#\s'\"]*",
 )
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 _SECRET_HEADER_NAME = re.compile(rf"(?i)^(?:{_SECRET_NAME}|x-.*key)$")

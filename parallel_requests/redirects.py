@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 from parallel_requests.exceptions import RedirectError, ValidationError
 from parallel_requests.models import Request, Response
 from parallel_requests.redaction import redact
-from parallel_requests.urls import check_url, is_private
+from parallel_requests.urls import check_url, is_private, split_user_info
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
@@ -51,12 +51,13 @@ def next_hop(
         return None
     if len(history) > rules.limit:
         raise _refusal(request, f"more than {rules.limit} redirects", history)
-    target = urljoin(request.url, location[0].encode("latin-1", "replace").decode("utf-8", "replace"))
+    place = location[0].encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
     try:
-        url, origin = check_url(target.partition("#")[0])
-    except ValidationError as error:
-        reason = str(error)
+        url, origin = check_url(urljoin(request.url, place))
+    except ValueError as error:  # ours, or that of a place that cannot even be joined
+        reason = str(error) if isinstance(error, ValidationError) else "its Location is not a URL"
     else:
+        url, _ = split_user_info(url)
         return _moved(request, response, url, origin, history, rules)
     raise _refusal(request, f"a redirect that cannot be followed: {reason}", history)
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from parallel_requests import shutdown
 from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
 from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.batch import Batch
-from parallel_requests.collecting import collect
+from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.cookies import CookieStore
 from parallel_requests.engines.base import Engine, Parse, Run
 from parallel_requests.engines.threads import ThreadsEngine
@@ -31,10 +32,45 @@ from parallel_requests.planning import Item, Planner
 from parallel_requests.redirects import RedirectRules
 from parallel_requests.stats import RunStats
 
+if TYPE_CHECKING:
+    from parallel_requests.signatures import HeadVerb, RequestVerb
+
 logger = logging.getLogger("parallel_requests")
 
 _LOOK_AHEAD = 10_000
 """Items of a list that may be parked at once, so that a paused host does not hold up the others."""
+
+# What turns the function below into a verb with a type for every combination of arguments.
+_request_verb: Callable[[Callable[..., Any]], RequestVerb] = documents_options(session=False)
+
+
+def _verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
+    """Return the method of a session that calls `ParallelSession.request` with one HTTP method."""
+
+    def verb(
+        self: Any,
+        urls: str | Iterable[Item],
+        *,
+        keys: Iterable[Any] | None = None,
+        return_type: ReturnType | str = default,
+        parse_func: Callable[[Any], Any] | None = None,
+        return_none_on_failure: bool = False,
+        **options: Any,
+    ) -> Any:
+        return self.request(
+            urls,
+            method=method,
+            keys=keys,
+            return_type=return_type,
+            parse_func=parse_func,
+            return_none_on_failure=return_none_on_failure,
+            **options,
+        )
+
+    verb.__name__ = method.lower()
+    verb.__qualname__ = f"ParallelSession.{verb.__name__}"
+    verb.__doc__ = f"Call `request` with method {method}; return_type is {default.value!r} unless given."
+    return documents_options(session=False, without=["method"])(verb)
 
 
 class ParallelSession:
@@ -88,6 +124,7 @@ class ParallelSession:
         """The figures of the latest run that ended; after an interrupt also its Results."""
         return self._last_run
 
+    @_request_verb
     def request(
         self,
         urls: str | Iterable[Item],
@@ -114,16 +151,18 @@ class ParallelSession:
             PartialFailureError: Items of a list failed; every Result is in ``.results``.
             KeyboardInterrupt: With what finished in ``.results``.
         """
-        is_single = isinstance(urls, str)
-        items = [urls] if isinstance(urls, str) else urls
-        batch = self._plan(items, keys, return_type, parse_func, options)
-        results = self._results_of(batch)
-        try:
-            return collect(results, single=is_single, keyed=keys is not None, none_on_failure=return_none_on_failure)
-        except PartialFailureError as error:
-            error.call = {"keyed": keys is not None, "return_type": return_type, "parse_func": parse_func, "options": options}
-            raise
+        call = Call(
+            is_single=isinstance(urls, str),
+            is_keyed=keys is not None,
+            none_on_failure=return_none_on_failure,
+            return_type=return_type,
+            parse_func=parse_func,
+            options=options,
+        )
+        batch = self.plan([urls] if isinstance(urls, str) else urls, keys, call)
+        return collect(self._results_of(batch), call)
 
+    @documents_options(session=False)
     def iter_results(
         self,
         urls: Iterable[Item],
@@ -150,7 +189,8 @@ class ParallelSession:
             ConfigurationError: An option is wrong; nothing was sent.
             Exception: The input raised; what was in flight has been yielded before.
         """
-        batch = self._plan(urls, keys, return_type, parse_func, options, holds_back=True)
+        call = Call(return_type=return_type, parse_func=parse_func, options=options)
+        batch = self.plan(urls, keys, call, holds_back=True)
         return self._stream(batch, ordered=ordered)
 
     def retry_failed(self, error: PartialFailureError) -> Any:
@@ -163,50 +203,29 @@ class ParallelSession:
             ConfigurationError: The error was unpickled, and so no longer knows its call.
             PartialFailureError: Some failed again; ``.results`` has the whole batch.
         """
+        batch, call = self.plan_retry(error)
+        return collect(merge_retried(error.results, self._results_of(batch)), call)
+
+    def plan_retry(self, error: PartialFailureError) -> tuple[Batch, Call]:
+        """Set up a batch of what failed; the surfaces call this.
+
+        Raises:
+            ConfigurationError: The error was unpickled, and so no longer knows its call.
+        """
         call = error.call
         if call is None:
             raise ConfigurationError("Only the PartialFailureError that request() raised can be retried.")
-        options = {name: value for name, value in call["options"].items() if name not in PER_URL_NAMES}
-        results = list(error.results)
-        failed = [place for place, result in enumerate(results) if not result.ok]
-        requests = [results[place].request for place in failed]
-        batch = self._plan(requests, None, call["return_type"], call["parse_func"], options)
-        for place, result in zip(failed, self._results_of(batch), strict=True):
-            result.request.index = results[place].index
-            results[place] = result
-        try:
-            return collect(results, single=False, keyed=call["keyed"], none_on_failure=False)
-        except PartialFailureError as again:
-            again.call = call
-            raise
+        options = {name: value for name, value in call.options.items() if name not in PER_URL_NAMES}
+        requests = [result.request for result in error.results if not result.ok]
+        return self.plan(requests, None, dataclasses.replace(call, options=options)), call
 
-    def get(self, urls: str | Iterable[Item], **options: Any) -> Any:
-        """Call `request` with method GET."""
-        return self.request(urls, **{**options, "method": "GET"})
-
-    def post(self, urls: str | Iterable[Item], **options: Any) -> Any:
-        """Call `request` with method POST."""
-        return self.request(urls, **{**options, "method": "POST"})
-
-    def put(self, urls: str | Iterable[Item], **options: Any) -> Any:
-        """Call `request` with method PUT."""
-        return self.request(urls, **{**options, "method": "PUT"})
-
-    def patch(self, urls: str | Iterable[Item], **options: Any) -> Any:
-        """Call `request` with method PATCH."""
-        return self.request(urls, **{**options, "method": "PATCH"})
-
-    def delete(self, urls: str | Iterable[Item], **options: Any) -> Any:
-        """Call `request` with method DELETE."""
-        return self.request(urls, **{**options, "method": "DELETE"})
-
-    def head(self, urls: str | Iterable[Item], **options: Any) -> Any:
-        """Call `request` with method HEAD; the answers are Responses, as they have no body."""
-        return self.request(urls, **{"return_type": ReturnType.RESPONSE, **options, "method": "HEAD"})
-
-    def options(self, urls: str | Iterable[Item], **options: Any) -> Any:
-        """Call `request` with method OPTIONS; the answers are Responses."""
-        return self.request(urls, **{"return_type": ReturnType.RESPONSE, **options, "method": "OPTIONS"})
+    get: RequestVerb = _verb("GET")
+    post: RequestVerb = _verb("POST")
+    put: RequestVerb = _verb("PUT")
+    patch: RequestVerb = _verb("PATCH")
+    delete: RequestVerb = _verb("DELETE")
+    head: HeadVerb = _verb("HEAD", ReturnType.RESPONSE)
+    options: HeadVerb = _verb("OPTIONS", ReturnType.RESPONSE)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Send these cookies with every request from now on, beside those set before."""
@@ -246,33 +265,34 @@ class ParallelSession:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} backend={self._backend.name} concurrency={self._settings.concurrency}>"
 
-    def _plan(
+    def plan(
         self,
-        urls: Iterable[Item],
+        urls: Iterable[Item] | None,
         keys: Iterable[Any] | None,
-        return_type: ReturnType | str,
-        parse_func: Callable[[Any], Any] | None,
-        options: Mapping[str, Any],
+        call: Call,
         *,
         holds_back: bool = False,
     ) -> Batch:
-        """Check everything there is to check before the first byte, and set the batch up."""
+        """Check everything there is to check before the first byte, and set the batch up.
+
+        The surfaces call this; ``urls`` is None where they feed the batch themselves.
+        """
         if self._is_closed:
             raise RunStoppedError("The session is closed; open a new one.")
-        if not isinstance(urls, Iterable) or isinstance(urls, str | bytes):
+        if urls is not None and (not isinstance(urls, Iterable) or isinstance(urls, str | bytes)):
             raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
-        if parse_func is not None and not callable(parse_func):
-            raise ConfigurationError(f"parse_func must be callable, not {parse_func!r}.", "parse_func")
-        settings = self._settings.override(options, "request")
-        kind = _checked_return_type(return_type, settings)
+        if call.parse_func is not None and not callable(call.parse_func):
+            raise ConfigurationError(f"parse_func must be callable, not {call.parse_func!r}.", "parse_func")
+        settings = self._settings.override(call.options, "request")
+        kind = _checked_return_type(call.return_type, settings)
         planner = Planner(
             settings, self._environment, accept_encoding=ACCEPT_ENCODING, cookies=self._own_cookies
         )
-        requests = planner.plan(urls, keys)
+        requests = planner.plan(iter(()) if urls is None else urls, keys)
         is_list = isinstance(urls, Sized)
         run = Run(
             self._policy(settings, kind, planner),
-            self._parser(kind, parse_func),
+            self._parser(kind, call.parse_func),
             source=requests if is_list else None,
             window=(
                 max(_LOOK_AHEAD, 2 * self._settings.concurrency)
@@ -282,7 +302,8 @@ class ParallelSession:
             holds_back=holds_back,
             observe=observers(settings, total=len(urls) if isinstance(urls, Sized) else None),
         )
-        return Batch(self._engine, run, None if is_list else requests)
+        inputs = None if is_list or urls is None else requests
+        return Batch(self._engine, run, inputs, planner.plan_item)
 
     def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
         rules = RedirectRules(
@@ -321,15 +342,15 @@ class ParallelSession:
         try:
             return batch.results()
         finally:
-            self._note(batch)
+            self.note(batch)
 
     def _stream(self, batch: Batch, *, ordered: bool) -> Iterator[Result[Any]]:
         try:
             yield from batch.stream(ordered=ordered)
         finally:
-            self._note(batch)
+            self.note(batch)
 
-    def _note(self, batch: Batch) -> None:
+    def note(self, batch: Batch) -> None:
         """Keep the figures of a batch that has ended."""
         batch.stats.concurrency_levels = self._pacer.limits()
         self._last_run = batch.stats

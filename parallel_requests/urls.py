@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import quote, urlsplit, urlunsplit
+import socket
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from parallel_requests.exceptions import ValidationError
 from parallel_requests.redaction import redact
 
 # The common shape, told in one match: an ASCII host name or IPv4 address, no user info.
 _PLAIN = re.compile(
-    r"https?://([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?::\d{1,4})?)(?:[/?][!-\"$-;=?-\[\]_a-z|~%]*)?"
+    r"https?://((?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}(?::[1-9]\d{0,3}|:[1-5]\d{4})?)"
+    r"(?:[/?][!-\"$-;=?-\[\]_a-z|~%]*)?"
 )
+_HOST = re.compile(r"\[[0-9a-f:.]+\]|(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 _KEPT_IN_PATH = "!#$%&'()*+,/:;=?@[]~"
 
@@ -34,9 +37,20 @@ def check_url(url: object) -> tuple[str, str]:
         return _normalise(url)
     except ValidationError:
         raise
-    except ValueError as error:
-        reason = str(error)
-    raise _invalid(url, reason)
+    except ValueError:  # its message may quote a password
+        pass
+    raise _invalid(url, "its host, its port or an escape in it is not valid")
+
+
+def split_user_info(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Take user and password out of a URL, so that they travel in a header only."""
+    parts = urlsplit(url)
+    user_info, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    user, _, password = user_info.partition(":")
+    clean = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    return clean, (unquote(user), unquote(password))
 
 
 def _invalid(url: str, reason: str) -> ValidationError:
@@ -55,12 +69,14 @@ def _normalise(url: str) -> tuple[str, str]:
     if not host:
         raise _invalid(url, "it names no host")
     port = parts.port
+    if port == 0:
+        raise _invalid(url, "nothing listens on port 0")
     if ":" in host:
         host = f"[{ipaddress.IPv6Address(host.partition('%')[0])}]"
     elif not host.isascii():
         host = host.encode("idna").decode("ascii")
-    if not re.fullmatch(r"\[[0-9a-f:.]+\]|[a-z0-9._~-]+", host):
-        raise _invalid(url, "its host name has a character that cannot be there")
+    if not _HOST.fullmatch(host):
+        raise _invalid(url, "its host name has a character or a length that cannot be there")
     origin = host if port is None else f"{host}:{port}"
     user_info, at, _ = parts.netloc.rpartition("@")
     path = quote(parts.path, safe=_KEPT_IN_PATH)
@@ -69,11 +85,15 @@ def _normalise(url: str) -> tuple[str, str]:
 
 
 def is_private(host: str) -> bool:
-    """Whether a host is an address that is not reachable from the public internet, or ``localhost``."""
-    host = host.strip("[]").lower()
+    """Whether a host is an address that is not reachable from the public internet, or ``localhost``.
+
+    Short and numeric forms, such as ``127.1`` or ``2130706433``, are addresses as well.
+    """
+    host = host.strip("[]").rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
+        address = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
+    except (ValueError, OSError):
         return False
+    return not address.is_global

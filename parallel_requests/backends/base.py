@@ -110,8 +110,7 @@ class Backend:
                 if isinstance(cause, kind):
                     return self.failure(ours, request, cause)
             if isinstance(cause, OSError):
-                ours = ResourceExhausted if cause.errno in _EXHAUSTED else ConnectError
-                return self.failure(ours, request, cause)
+                return self.failure(ResourceExhausted if is_exhaustion(cause) else ConnectError, request, cause)
         return self.failure(BackendError, request, error)
 
     def failure(
@@ -188,6 +187,11 @@ def chain_of(error: BaseException) -> list[BaseException]:
         queue += [arg for arg in (*current.args, getattr(current, "reason", None)) if isinstance(arg, BaseException)]
         queue += [current.__cause__, current.__context__]
     return chain
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether an exception comes from this process having no sockets or memory left."""
+    return any(isinstance(cause, OSError) and cause.errno in _EXHAUSTED for cause in chain_of(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,65 @@
-"""Which certificates are trusted."""
+"""Which certificates are trusted, and how a handshake can be ended from outside."""
 
 from __future__ import annotations
 
-import os
 import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 
-def ssl_context(verify: bool | str) -> ssl.SSLContext:
+def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None) -> ssl.SSLContext:
     """Return a client context.
 
     Args:
         verify: True trusts the system's CAs, a path those of that file or folder, False anybody.
+        uses: Told of each socket before its handshake.
     """
     if verify is False:
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        return context
-    if verify is True:
+    elif verify is True:
+        context = _trusting_the_system()
+    elif Path(verify).is_dir():
+        context = ssl.create_default_context(capath=verify)
+    else:
+        context = ssl.create_default_context(cafile=verify)
+    if uses is not None:
+        context.sslsocket_class = _told_class(uses)
+    return context
+
+
+def _trusting_the_system() -> ssl.SSLContext:
+    """Trust the system's CAs, or certifi's where the system has none.
+
+    The paths are named, as OpenSSL would else look into the environment, which is read elsewhere.
+    """
+    if sys.platform == "win32":
         return ssl.create_default_context()
-    if os.path.isdir(verify):
-        return ssl.create_default_context(capath=verify)
-    return ssl.create_default_context(cafile=verify)
+    paths = ssl.get_default_verify_paths()
+    file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
+    cafile = str(file) if file.is_file() else None
+    capath = str(folder) if folder.is_dir() else None
+    if cafile is None and (capath is None or not any(folder.iterdir())):
+        try:
+            import certifi
+        except ImportError:
+            return ssl.create_default_context()
+        cafile = certifi.where()
+    return ssl.create_default_context(cafile=cafile, capath=capath)
+
+
+def _told_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
+    """Return a socket class that tells of itself before its handshake.
+
+    The handshake happens while the socket is being made, so that nobody else can know it yet.
+    """
+
+    class ToldSSLSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base
+            uses(self)
+            super().do_handshake(block)
+
+    return ToldSSLSocket

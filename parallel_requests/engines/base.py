@@ -15,6 +15,9 @@ from parallel_requests.exchange import Exchange, Policy, exchange
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
 from parallel_requests.models import Request, Result
 
+_LONGEST_WAIT = 1_000_000.0
+"""Seconds; what waits longer asks again then. Beyond some 292 years, clocks and locks overflow."""
+
 Deliver: TypeAlias = Callable[[Result[Any]], None]
 Parse: TypeAlias = Callable[[Result[Any], Deliver], None]
 """Decodes a Result's answer and hands it on, at once or later, from this thread or another."""
@@ -57,7 +60,7 @@ class Run:
         self._observe = observe
         self._fed: deque[Request] = deque()
         self._results: deque[Result[Any]] = deque()
-        self._changed = threading.Condition()  # guards all below
+        self._changed = threading.Condition(threading.Lock())  # guards what more than one thread writes below
         self._pulled = self._finished = self._released = 0
         self._is_fed_up = source is not None
         self._is_hungry = True
@@ -133,28 +136,29 @@ class Run:
         """Whether a Request may be pulled."""
         if self._exhausted or self._open() >= self._window:
             return False
-        if self._source is not None or self._fed or self._is_fed_up:
+        if self._source is not None:
             return True
-        self._is_hungry = True
-        return False
+        with self._changed:
+            self._is_hungry = not (self._fed or self._is_fed_up)
+            return not self._is_hungry
 
     def pull(self) -> Request | None:
         """Return the next Request, or None where there is none (now)."""
-        source = self._source
-        if source is not None:
-            request = next(source, None)
-        else:
-            with self._changed:
-                request = self._fed.popleft() if self._fed else None
-                if request is None and not self._is_fed_up:
-                    return None
-        with self._changed:
-            if request is not None:
-                self._pulled += 1
-                return request
-            self._exhausted = True
-            self._notify()
+        if not self.wants_more():
             return None
+        try:
+            request = next(self._source, None) if self._source is not None else self._next_fed()
+        except Exception as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
+            self.input_error = error
+            request = None
+        if request is None:
+            self.stop_pulling()
+        else:
+            self._pulled += 1
+        return request
+
+    def _next_fed(self) -> Request | None:
+        return self._fed.popleft() if self._fed else None
 
     def stop_pulling(self) -> None:
         """Let what is left of the input be."""
@@ -203,6 +207,23 @@ class Task:
         self.lane: str | None = None
 
 
+class _Lane:
+    """The queue before a gate that is shut.
+
+    Attributes:
+        waiting: The tasks that wait, the one that asks next first.
+        asker: The task that is out to ask whether the gate has opened, if one is.
+        rings_at: When the first is to ask; None where it waits for a place in flight instead.
+    """
+
+    __slots__ = ("asker", "rings_at", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Task] = deque()
+        self.asker: Task | None = None
+        self.rings_at: float | None = None
+
+
 class Engine(Protocol):
     """What a session needs of an engine."""
 
@@ -233,7 +254,7 @@ class Scheduler:
         self._ready: deque[Task] = deque()
         self._timers: list[tuple[float, int, Task | str | Run]] = []
         self._order = itertools.count()
-        self._lanes: dict[str, deque[Task]] = {}
+        self._lanes: dict[str, _Lane] = {}
         self._parked = 0
         self._pullable: deque[Run] = deque()
         self._runs: WeakSet[Run] = WeakSet()
@@ -276,33 +297,45 @@ class Scheduler:
 
     def passed(self, task: Task) -> None:
         """Note that a task came through its gate: the one behind it may ask."""
-        if task.lane is not None:
-            lane, task.lane = task.lane, None
-            self._release(lane)
+        name, task.lane = task.lane, None
+        lane = self._lanes.get(name) if name is not None else None
+        if name is not None and lane is not None and lane.asker is task:
+            lane.asker = None
+            self._let_ask(name)
 
     def left(self, origin: str) -> None:
         """Note that a place in flight to a host came free."""
-        if origin in self._lanes:
-            self._release(origin)
+        lane = self._lanes.get(origin)
+        if lane is not None and lane.rings_at is None:
+            self._let_ask(origin)
 
     def park(self, task: Task, wait: Wait, now: float) -> None:
         """Take the slot back until the wait is over."""
         self.in_flight -= 1
         self._parked += 1
-        came_from, task.lane = task.lane, wait.lane
-        if came_from is not None and came_from != wait.lane:
-            self._release(came_from)
-        if wait.lane is None:
-            self._set_timer(now + (wait.seconds or 0.0), task)
-            return
-        lane = self._lanes.setdefault(wait.lane, deque())
-        is_head = came_from == wait.lane or not lane
-        if is_head:
-            lane.appendleft(task)
-            if wait.seconds is not None:
-                self._set_timer(now + wait.seconds, wait.lane)
+        if wait.lane != task.lane:
+            self.passed(task)
+        seconds = None if wait.seconds is None else min(wait.seconds, _LONGEST_WAIT)
+        if task.run.policy.reason_to_stop() is not None:
+            self._make_ready(task)  # its run was hurried while it was on its way here
+        elif wait.lane is None:
+            self._set_timer(now + (seconds or 0.0), task)
         else:
-            lane.append(task)
+            self._queue(task, wait.lane, None if seconds is None else now + seconds)
+
+    def _queue(self, task: Task, name: str, rings_at: float | None) -> None:
+        """Put a task into its lane: in front where it has just asked, else behind the others."""
+        task.lane = name
+        lane = self._lanes.setdefault(name, _Lane())
+        if lane.asker is not task and (lane.asker is not None or lane.waiting):
+            lane.waiting.append(task)
+            return
+        lane.waiting.appendleft(task)
+        lane.asker, lane.rings_at = None, rings_at
+        if rings_at is not None:
+            self._set_timer(rings_at, name)
+        elif task.run.policy.pacer.has_place(name):
+            self._let_ask(name)  # the place came free while this one was on its way here
 
     def finish(self, task: Task) -> None:
         """Take the slot back for good."""
@@ -322,11 +355,9 @@ class Scheduler:
                 self._timers.append(entry)
         heapq.heapify(self._timers)
         for name, lane in list(self._lanes.items()):
-            parked += [task for task in lane if task.run is run]
-            kept = deque(task for task in lane if task.run is not run)
-            if kept:
-                self._lanes[name] = kept
-            else:
+            parked += [task for task in lane.waiting if task.run is run]
+            lane.waiting = deque(task for task in lane.waiting if task.run is not run)
+            if not lane.waiting and lane.asker is None:
                 del self._lanes[name]
         for task in parked:
             self._make_ready(task)
@@ -336,11 +367,11 @@ class Scheduler:
             return None
         for _ in range(len(self._pullable)):
             run = self._pullable[0]
-            if run.wants_more():
-                request = run.pull()
-                if request is not None:
+            request = run.pull()
+            if request is not None:
+                if len(self._pullable) > 1:
                     self._pullable.rotate(-1)
-                    return Task(run, request)
+                return Task(run, request)
             if run.is_exhausted():
                 self._pullable.popleft()
             else:
@@ -349,21 +380,26 @@ class Scheduler:
 
     def _ring(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
-            _, _, waiter = heapq.heappop(self._timers)
+            when, _, waiter = heapq.heappop(self._timers)
             if isinstance(waiter, Task):
                 self._make_ready(waiter)
             elif isinstance(waiter, Run):
                 if not waiter.is_done():
                     self.hurry(waiter)
-            else:
-                self._release(waiter)
+            elif (lane := self._lanes.get(waiter)) is not None and lane.rings_at == when:
+                self._let_ask(waiter)
 
-    def _release(self, name: str) -> None:
-        lane = self._lanes.get(name)
-        if lane:
-            self._make_ready(lane.popleft())
-        if not lane:
-            self._lanes.pop(name, None)
+    def _let_ask(self, name: str) -> None:
+        """Send the first of a lane to ask whether its gate has opened, unless one is out already."""
+        lane = self._lanes[name]
+        if lane.asker is not None:
+            return
+        lane.rings_at = None
+        if lane.waiting:
+            lane.asker = lane.waiting.popleft()
+            self._make_ready(lane.asker)
+        else:
+            del self._lanes[name]
 
     def _make_ready(self, task: Task) -> None:
         self._parked -= 1

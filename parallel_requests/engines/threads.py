@@ -92,13 +92,20 @@ class ThreadsEngine:
         """Get a loop to look at the scheduler: a resting one, or a new one."""
         if self._resting:
             self._changed.notify()
-        elif self._loops < self._scheduler.concurrency and self._scheduler.has_work():
+        elif self._loops < self._scheduler.concurrency and self._needs_a_loop():
             self._loops += 1
             try:
                 self._executor.submit(self._work)
             except BaseException:
                 self._loops -= 1
                 raise
+
+    def _needs_a_loop(self) -> bool:
+        """Whether there is something to do, or a timer that nobody waits for."""
+        if self._scheduler.has_work():
+            return True
+        timer = self._scheduler.next_timer()
+        return timer is not None and timer < self._rings_at
 
     def _work(self) -> None:
         while (task := self._next_task()) is not None:
@@ -113,7 +120,7 @@ class ThreadsEngine:
             while True:
                 task = self._scheduler.take(self._clock())
                 if task is not None:
-                    if self._scheduler.has_work():
+                    if self._needs_a_loop():
                         self._call_for_work()
                     return task
                 if self._scheduler.is_idle():
@@ -167,19 +174,22 @@ class ThreadsEngine:
 
     def _send(self, send: Send, run: Run) -> Reply:
         send.flight = flight = self._watchdog.watch(run, send.timeout)
+        reply: Reply
         try:
-            reply: Reply = self._backend.send(send)
-        except Exception as error:
-            if flight.is_cut:
-                reply = RequestTimeout(
-                    f"{send.request!r} took longer than its timeout of {send.timeout:g} s."
-                    if send.timeout is not None
-                    else "The attempt was broken off.",
-                    self._backend.name,
-                    send.request.url,
-                )
-            else:
-                reply = self._backend.translate(error, send.request)
+            # Looked at only now: whoever stops the run from here on finds the flight, and cuts it.
+            reply = run.policy.stop or self._backend.send(send)
+        except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
+            reply = self._backend.translate(error, send.request)
         finally:
             self._watchdog.release(flight)
-        return reply
+        # Also where an answer came: to the library the end of a cut connection may be that of the body.
+        return self._broken_off(send) if flight.is_cut else reply
+
+    def _broken_off(self, send: Send) -> RequestTimeout:
+        return RequestTimeout(
+            f"{send.request!r} took longer than its timeout of {send.timeout:g} s."
+            if send.timeout is not None
+            else "The attempt was broken off.",
+            self._backend.name,
+            send.request.url,
+        )

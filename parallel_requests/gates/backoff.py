@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from parallel_requests.exceptions import (
+    BackendError,
     BodyTooLarge,
     ConfigurationError,
     ConnectError,
     DeadlineExceededError,
     DNSError,
+    ParallelRequestsError,
     ProtocolError,
     ProxyError,
     RedirectError,
     ResourceExhausted,
+    RunStoppedError,
     TLSError,
 )
 from parallel_requests.models import Response
@@ -30,7 +33,7 @@ Condition: TypeAlias = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[Response | Exception], bool]
 )
 
-_NEVER_RETRIED = (TLSError, ProtocolError, BodyTooLarge, RedirectError, DeadlineExceededError)
+_NEVER_RETRIED = (TLSError, ProtocolError, BodyTooLarge, RedirectError)
 _NEVER_RECEIVED = (ConnectError, ResourceExhausted, ProxyError)
 
 
@@ -39,6 +42,21 @@ def meets(condition: Condition, outcome: Response | Exception) -> bool:
     if isinstance(condition, tuple) or (isinstance(condition, type) and issubclass(condition, BaseException)):
         return isinstance(outcome, condition)
     return bool(condition(outcome))
+
+
+def is_condition(value: object) -> bool:
+    """Whether a value is a Condition, or None."""
+    if isinstance(value, tuple):
+        return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in value)
+    return value is None or callable(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _is_of_the_wire(error: Exception) -> bool:
+    return isinstance(error, BackendError) or not isinstance(error, ParallelRequestsError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +97,29 @@ class RetryPolicy:
             )
         for name in ("backoff_factor", "backoff_max", "retry_after_max"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            if not _is_number(value):
                 raise ConfigurationError(f"{name} must be seconds of at least 0, not {value!r}.", name)
-        if not 0 <= self.backoff_jitter <= 1:
+        if not _is_number(self.backoff_jitter) or not self.backoff_jitter <= 1:
             raise ConfigurationError(
                 f"backoff_jitter must be between 0 and 1, not {self.backoff_jitter!r}.", "backoff_jitter"
             )
         for name, item_type in (("status_forcelist", int), ("allowed_methods", str)):
             values = getattr(self, name)
-            if isinstance(values, str) or not all(isinstance(value, item_type) for value in values):
+            if (
+                isinstance(values, str | bytes)
+                or not isinstance(values, Collection)
+                or not all(isinstance(value, item_type) for value in values)
+            ):
                 raise ConfigurationError(f"{name} must be a collection of {item_type.__name__}.", name)
             object.__setattr__(self, name, frozenset(values))
+        object.__setattr__(self, "allowed_methods", frozenset(method.upper() for method in self.allowed_methods))
+        for name in ("retry_on", "dont_retry_on"):
+            if not is_condition(getattr(self, name)):
+                raise ConfigurationError(
+                    f"{name} must be an exception type, a tuple of them, a predicate or None, "
+                    f"not {getattr(self, name)!r}.",
+                    name,
+                )
 
     def delay(self, retry: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
         """Return the seconds to wait before the n-th retry, counted from 1.
@@ -104,13 +134,15 @@ class RetryPolicy:
         """Whether an outcome is to be tried again after ``retries`` retries so far."""
         if retries >= self.max_retries:
             return False
+        if isinstance(outcome, DeadlineExceededError | RunStoppedError):
+            return False
         if self.dont_retry_on is not None and meets(self.dont_retry_on, outcome):
             return False
         if self.retry_on is not None and meets(self.retry_on, outcome):
             return True
         if isinstance(outcome, Response):
             return outcome.status_code in self.status_forcelist and method in self.allowed_methods
-        if isinstance(outcome, _NEVER_RETRIED):
+        if isinstance(outcome, _NEVER_RETRIED) or not _is_of_the_wire(outcome):
             return False
         if isinstance(outcome, DNSError):
             return retries == 0

@@ -19,6 +19,8 @@ ARRIVAL_JITTER = 0.02
 """Seconds by which the refill of a full bucket starts late, see `TokenBucket`."""
 
 _DIGITS = re.compile(r"\d{1,10}(?:\.\d{1,6})?")
+_REMAINING = re.compile(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*(\d{1,10})")
+_RESET = re.compile(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})")
 _OVERLOAD = frozenset({429, 503})
 
 
@@ -43,11 +45,15 @@ def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> floa
         return float(value)
     if not 16 <= len(value) <= 40:
         return None
+    from datetime import UTC
     from email.utils import parsedate_to_datetime
 
     try:
-        delay = parsedate_to_datetime(value).timestamp() - wall_clock()
-    except (ValueError, OverflowError, OSError):
+        date = parsedate_to_datetime(value)
+        if date.tzinfo is None:  # an HTTP-date is in GMT, also where it does not say so
+            date = date.replace(tzinfo=UTC)
+        delay = date.timestamp() - wall_clock()
+    except (ValueError, OverflowError, OSError, IndexError, TypeError):
         return None
     return delay if delay > 0 else None
 
@@ -59,11 +65,15 @@ def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -
     ``RateLimit-Remaining`` / ``RateLimit-Reset``, and ``X-RateLimit-Remaining`` /
     ``X-RateLimit-Reset`` (seconds, or a Unix time as GitHub sends it).
     """
+    longest: float | None = None
     structured = headers.get("ratelimit", "")
-    remaining = re.search(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*(\d{1,10})", structured)
-    reset = re.search(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})", structured)
-    if remaining and reset:
-        return float(reset[1]) if int(remaining[1]) == 0 else None
+    # The draft has one member for each quota; before, it had one quota in three members.
+    for member in structured.split(",") if ";" in structured else [structured]:
+        remaining, reset = _REMAINING.search(member), _RESET.search(member)
+        if remaining and reset and int(remaining[1]) == 0:
+            longest = max(longest or 0.0, float(reset[1]))
+    if structured:
+        return longest
     for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-"):
         if headers.get(prefix + "remaining", "").strip() != "0":
             continue
@@ -118,7 +128,7 @@ class Pacer:
             clock: Monotonic seconds.
             wall_clock: Unix seconds, for the dates servers send.
         """
-        rates = dict(rate_limit) if isinstance(rate_limit, Mapping) else {}
+        rates = {host.lower(): rate for host, rate in rate_limit.items()} if isinstance(rate_limit, Mapping) else {}
         overall = rates.pop(ALL_HOSTS, None) if rates else rate_limit
         self.clock = clock
         self.wall_clock = wall_clock
@@ -164,6 +174,12 @@ class Pacer:
                 host.bucket.try_acquire()
             host.in_flight += 1
             return None
+
+    def has_place(self, origin: str) -> bool:
+        """Whether one more attempt to a host may be in flight."""
+        with self._lock:
+            host = self._host(origin)
+            return host.in_flight < max(1, int(host.limit))
 
     def leave(self, origin: str, reply: Response | Exception, elapsed: float) -> None:
         """Give the attempt's place back and learn from what came."""

@@ -1,0 +1,243 @@
+"""The asyncio shim: the same API as coroutines. It delegates to the session's engine and never blocks the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from parallel_requests.batch import Batch, InOrder
+from parallel_requests.collecting import Call, collect, merge_retried
+from parallel_requests.exceptions import PartialFailureError
+from parallel_requests.models import Result, ReturnType
+from parallel_requests.options import Options, RequestOptions, documents_options
+from parallel_requests.planning import Item
+from parallel_requests.session import ParallelSession
+from parallel_requests.stats import RunStats
+
+
+class _Listener:
+    """Wakes a coroutine when a run, on whatever thread, has news."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        batch.run.listen(self._call_from_thread)
+
+    def _call_from_thread(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def call(self) -> None:
+        """Have everybody who waits look again."""
+        self._news.set()
+
+    async def wait(self, until: Callable[[], bool]) -> None:
+        """Wait until a condition holds; it is looked at whenever something has changed."""
+        while True:
+            self._news.clear()
+            if until():
+                return
+            await self._news.wait()
+
+
+async def _feed(
+    batch: Batch, urls: AsyncIterable[Item], keys: Iterable[Any] | None, listener: _Listener
+) -> None:
+    """Bring an asynchronous input in, no further than there is room for."""
+    names = itertools.repeat(None) if keys is None else iter(keys)
+    try:
+        index = 0
+        async for item in urls:
+            batch.feed(batch.plan_item(item, index, next(names, None)))
+            index += 1
+            await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_done())
+    except Exception as error:
+        batch.end_input(error)
+    else:
+        batch.end_input()
+
+
+class ParallelRequests:
+    """The asynchronous client: a `ParallelSession` whose methods are coroutines.
+
+    ::
+
+        async with ParallelRequests(concurrency=50) as client:
+            users = await client.request(urls)
+
+    It takes the options of `ParallelSession`, serves several batches at once, and any number of
+    event loops. Entered with plain ``with`` it hands out the ParallelSession itself.
+    """
+
+    @documents_options(session=True)
+    def __init__(self, **options: Unpack[Options]) -> None:
+        """Open the client; nothing is sent yet.
+
+        Raises:
+            ConfigurationError: An option is wrong, or the backend is not installed.
+            TypeError: An option does not exist; the message names the closest one.
+        """
+        self._session = ParallelSession(**options)
+
+    @property
+    def last_run(self) -> RunStats:
+        """The figures of the latest run that ended."""
+        return self._session.last_run
+
+    async def request(
+        self,
+        urls: str | Iterable[Item] | AsyncIterable[Item],
+        *,
+        keys: Iterable[Any] | None = None,
+        return_type: ReturnType | str = ReturnType.JSON,
+        parse_func: Callable[[Any], Any] | None = None,
+        return_none_on_failure: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Any:
+        """Do what `ParallelSession.request` does; cancelling it stops the work."""
+        call = Call(
+            is_single=isinstance(urls, str),
+            is_keyed=keys is not None,
+            none_on_failure=return_none_on_failure,
+            return_type=return_type,
+            parse_func=parse_func,
+            options=options,
+        )
+        batch = self._session.plan(_for_session(urls), _keys_for_session(urls, keys), call)
+        async with self._running(batch, urls, keys) as listener:
+            while not batch.run.is_done():
+                batch.feed_what_fits()
+                await listener.wait(batch.needs_attention)
+            return collect(batch.finish(), call)
+
+    async def iter_results(
+        self,
+        urls: Iterable[Item] | AsyncIterable[Item],
+        *,
+        keys: Iterable[Any] | None = None,
+        return_type: ReturnType | str = ReturnType.JSON,
+        parse_func: Callable[[Any], Any] | None = None,
+        ordered: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> AsyncIterator[Result[Any]]:
+        """Do what `ParallelSession.iter_results` does; the input may also be an async generator."""
+        call = Call(return_type=return_type, parse_func=parse_func, options=options)
+        batch = self._session.plan(
+            _for_session(urls), _keys_for_session(urls, keys), call, holds_back=True
+        )
+        arrange = InOrder() if ordered else list
+        async with self._running(batch, urls, keys) as listener:
+            is_last = False
+            while not is_last:
+                batch.feed_what_fits()
+                await listener.wait(batch.needs_attention_or_has_results)
+                is_last = batch.run.is_done()
+                for result in arrange(batch.take(is_last=is_last)):
+                    batch.run.release(1)
+                    yield result
+                batch.engine.wake()
+                listener.call()
+            batch.raise_input_error()
+
+    async def retry_failed(self, error: PartialFailureError) -> Any:
+        """Do what `ParallelSession.retry_failed` does."""
+        batch, call = self._session.plan_retry(error)
+        async with self._running(batch, (), None) as listener:
+            await listener.wait(batch.run.is_done)
+            return collect(merge_retried(error.results, batch.finish()), call)
+
+    def set_cookies(self, cookies: Mapping[str, str]) -> None:
+        """Do what `ParallelSession.set_cookies` does."""
+        self._session.set_cookies(cookies)
+
+    def reset_cookies(self) -> None:
+        """Do what `ParallelSession.reset_cookies` does."""
+        self._session.reset_cookies()
+
+    async def close(self) -> None:
+        """Do what `ParallelSession.close` does, on a thread: it may have to wait for sockets."""
+        with ThreadPoolExecutor(1, "parallel-requests-close") as executor:
+            await asyncio.get_running_loop().run_in_executor(executor, self._session.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> ParallelSession:
+        return self._session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_session"):
+            self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def _running(
+        self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item], keys: Iterable[Any] | None
+    ) -> AsyncIterator[_Listener]:
+        """Run a batch for as long as the block lasts; leaving it early breaks the batch off."""
+        listener = _Listener(batch)
+        feeder = (
+            asyncio.ensure_future(_feed(batch, urls, keys, listener)) if isinstance(urls, AsyncIterable) else None
+        )
+        try:
+            batch.start()
+            yield listener
+        finally:
+            batch.stop()
+            self._session.note(batch)
+            if feeder is not None:
+                feeder.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await feeder
+
+
+@documents_options(session=True)
+async def parallel_requests_async(
+    urls: str | Iterable[Item] | AsyncIterable[Item],
+    *,
+    keys: Iterable[Any] | None = None,
+    return_type: ReturnType | str = ReturnType.JSON,
+    parse_func: Callable[[Any], Any] | None = None,
+    return_none_on_failure: bool = False,
+    **options: Unpack[Options],
+) -> Any:
+    """Do what `parallel_requests.parallel_requests` does, without blocking the event loop."""
+    async with ParallelRequests(**options) as client:
+        return await client.request(
+            urls,
+            keys=keys,
+            return_type=return_type,
+            parse_func=parse_func,
+            return_none_on_failure=return_none_on_failure,
+        )
+
+
+FastRequests = ParallelRequests
+fastreq_async = parallel_requests_async
+
+
+def _for_session(urls: str | Iterable[Item] | AsyncIterable[Item]) -> Iterable[Item] | None:
+    """Return what a session plans by itself: everything but asynchronous inputs."""
+    if isinstance(urls, str):
+        return [urls]
+    return None if isinstance(urls, AsyncIterable) else urls
+
+
+def _keys_for_session(
+    urls: str | Iterable[Item] | AsyncIterable[Item], keys: Iterable[Any] | None
+) -> Iterable[Any] | None:
+    return None if isinstance(urls, AsyncIterable) else keys

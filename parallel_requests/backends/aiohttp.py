@@ -1,0 +1,264 @@
+"""aiohttp: connections on an event loop, HTTP/1.1."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakSet
+
+import aiohttp
+from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, TransferEncodingError
+from yarl import URL
+
+from parallel_requests.backends.base import AsyncBackend, Capabilities, TransportSettings, chain_of
+from parallel_requests.backends.body import Body
+from parallel_requests.backends.tls import ssl_context
+from parallel_requests.exceptions import (
+    BackendError,
+    DNSError,
+    ParallelRequestsError,
+    ProtocolError,
+    ProxyError,
+    TLSError,
+    TruncatedBody,
+)
+from parallel_requests.exchange import Send
+from parallel_requests.models import Headers, Request, Response
+from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    import ssl
+
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.tracing import Trace
+
+_LONGEST_HEADER = 1 << 18
+_MOST_HEADERS = 1_000
+_READ_AHEAD = 1 << 18
+_PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
+_AUTOMATIC_HEADERS = _PLANNED_HEADERS | {"Content-Type"}
+"""What aiohttp adds to a request that comes without."""
+
+
+class AiohttpBackend(AsyncBackend):
+    """One ``ClientSession`` on the engine's loop."""
+
+    name: ClassVar[str] = "aiohttp"
+    capabilities: ClassVar[Capabilities] = Capabilities(streaming=True, async_native=True)
+    extra: ClassVar[str] = "aiohttp"
+
+    def __init__(self) -> None:
+        self._contexts: dict[bool | str, ssl.SSLContext] = {}
+        self._connector: _Connector | None = None
+
+    @classmethod
+    def version(cls) -> str:
+        return aiohttp.__version__
+
+    @property
+    def connections_opened(self) -> int:
+        return 0 if self._connector is None else self._connector.opened
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._connector = _Connector()
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            loop=loop,
+            response_class=_Answer,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=_LONGEST_HEADER,
+            max_field_size=_LONGEST_HEADER,
+            max_headers=_MOST_HEADERS,
+            read_bufsize=_READ_AHEAD,
+            middlewares=(self._send_once,),
+        )
+
+    async def aclose(self) -> None:
+        await self._session.close()
+        if self._connector is not None:
+            await self._connector.abort()
+
+    async def send(self, send: Send) -> Response:
+        request = send.request
+        if request.proxy is not None and request.proxy.startswith("socks"):
+            raise _refusal(request, "aiohttp does not speak SOCKS; another backend does")
+        is_plain = request.content is None and request.headers.keys() >= _PLANNED_HEADERS
+        answer = await self._session.request(
+            request.method,
+            URL(request.url, encoded=True),
+            data=request.content,
+            headers=request.headers,
+            skip_auto_headers=None if is_plain else _AUTOMATIC_HEADERS,
+            allow_redirects=False,
+            proxy=request.proxy,
+            ssl=self._context(request.verify) if request.url.startswith("https") else True,
+            timeout=_timeout(request.connect_timeout),
+        )
+        try:
+            return await _read(send, answer)
+        except BaseException:
+            answer.close()
+            raise
+
+    def _context(self, verify: bool | str) -> ssl.SSLContext:
+        context = self._contexts.get(verify)
+        if context is None:
+            context = self._contexts[verify] = ssl_context(verify)
+        return context
+
+    async def _send_once(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Keep from aiohttp the errors after which it would send an idempotent request again by itself."""
+        try:
+            return await handler(request)
+        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+            raise
+        except aiohttp.ClientConnectionError as error:
+            is_stale = self._connector is not None and request not in self._connector.fresh
+            raise _ConnectionLostError(is_stale=is_stale) from error
+
+    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
+        for cause in chain_of(error):
+            if isinstance(cause, _ConnectionLostError):
+                return self.failure(TruncatedBody, request, cause, stale=cause.is_stale)
+            if isinstance(cause, aiohttp.ClientHttpProxyError):
+                return _refusal(request, f"{cause.status} {cause.message}")
+            if isinstance(cause, aiohttp.ClientProxyConnectionError):
+                return _refusal(request, str(cause.os_error))
+            for kind, ours in _ERRORS:
+                if isinstance(cause, kind):
+                    return self.failure(ours, request, _without_bytes(cause))
+        return super().translate(error, request)
+
+
+_ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
+    (aiohttp.ClientConnectorDNSError, DNSError),
+    (aiohttp.ClientSSLError, TLSError),
+    (ContentLengthError, TruncatedBody),
+    (TransferEncodingError, TruncatedBody),
+    (aiohttp.ClientResponseError, ProtocolError),
+    (HttpProcessingError, ProtocolError),
+)
+"""What aiohttp's exceptions mean; an exception may be of several kinds, the first counts."""
+
+
+class _ConnectionLostError(Exception):
+    """A connection ended before the head of its answer had come."""
+
+    def __init__(self, *, is_stale: bool) -> None:
+        super().__init__("before its head had come")
+        self.is_stale = is_stale
+
+
+class _Answer(aiohttp.ClientResponse):
+    """Is given up at once: a TLS connection would wait half a minute for the peer's goodbye."""
+
+    def close(self) -> None:
+        connection = self.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.abort()
+        super().close()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Opens connections without a limit of its own, as the engine has one, and knows those it opened.
+
+    Attributes:
+        opened: How many.
+        fresh: The requests for which one was opened.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=0)
+        self.opened = 0
+        self.fresh: WeakSet[aiohttp.ClientRequest] = WeakSet()
+        self._transports: dict[asyncio.Future[None], asyncio.Transport] = {}
+
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> ResponseHandler:
+        protocol = await super()._create_connection(req, traces, timeout)
+        self.opened += 1
+        self.fresh.add(req)
+        closed, transport = protocol.closed, protocol.transport
+        if closed is not None and transport is not None:
+            self._transports[closed] = transport
+            closed.add_done_callback(self._forget)
+        return protocol
+
+    def _forget(self, closed: asyncio.Future[None]) -> None:
+        closed.exception()  # looked at, so that asyncio does not report it as overlooked
+        del self._transports[closed]
+
+    async def abort(self) -> None:
+        """End the connections that still wait for their peer's goodbye."""
+        for transport in self._transports.values():
+            transport.abort()
+        if self._transports:
+            await asyncio.wait(self._transports)
+
+
+async def _read(send: Send, answer: aiohttp.ClientResponse) -> Response:
+    headers = Headers(answer.headers.items())
+    body = Body(send, answer.status, headers)
+    if not answer.content.is_eof():
+        _watch(answer)
+    if send.policy.deliver is None and send.policy.max_response_size is None:
+        body.feed(await answer.content.read())
+    else:
+        async for chunk in answer.content.iter_any():
+            body.feed(chunk)
+    return Response(
+        answer.status,
+        headers,
+        body.finish(),
+        send.request,
+        reason=answer.reason or "",
+        http_version="HTTP/1.0" if answer.version == aiohttp.HttpVersion10 else "HTTP/1.1",
+    )
+
+
+def _watch(answer: aiohttp.ClientResponse) -> None:
+    """Have the reader of a body told that it is malformed; aiohttp tells it only that it is cut."""
+    content, connection = answer.content, answer.connection
+    protocol = connection.protocol if connection is not None else None
+    closed = protocol.closed if protocol is not None else None
+    if protocol is None or closed is None:
+        return
+
+    def tell(_: object) -> None:
+        error = protocol.exception()
+        if isinstance(error, HttpProcessingError) and not content.is_eof():
+            content.set_exception(error)
+
+    closed.add_done_callback(tell)
+    content.on_eof(lambda: closed.remove_done_callback(tell))
+
+
+@lru_cache(maxsize=64)
+def _timeout(connect: float | None) -> aiohttp.ClientTimeout:
+    """Bound connecting and the TLS handshake; the whole attempt is the engine's to bound."""
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect, ceil_threshold=float("inf"))
+
+
+def _without_bytes(error: BaseException) -> BaseException:
+    """Leave off the bytes of the answer that a parser's message quotes: a cookie may be among them."""
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        return ValueError(error.message.partition(":")[0].strip())
+    return error
+
+
+def _refusal(request: Request, reason: str) -> ProxyError:
+    proxy = request.proxy or ""
+    return ProxyError(
+        f"The proxy {redact(proxy)} did not let {redact(request.url)} through ({redact(reason)}).",
+        AiohttpBackend.name,
+        request.url,
+        proxy_url=proxy,
+    )

@@ -1,0 +1,99 @@
+"""The connection pools of urllib3 and its kin."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from parallel_requests.backends.base import TransportSettings
+from parallel_requests.backends.connections import Wire
+from parallel_requests.backends.tls import ssl_context
+from parallel_requests.exceptions import ProxyError
+
+_HOSTS = 256
+"""Hosts whose connections are kept, at least."""
+
+
+class Pools:
+    """One pool manager for each proxy and way of checking certificates, made when first asked for.
+
+    Connections made under one setting are thus never used under another.
+    """
+
+    def __init__(self, library: Any, wire: Wire, settings: TransportSettings, **options: Any) -> None:
+        """Set up; nothing is opened yet.
+
+        Args:
+            library: ``urllib3`` or ``urllib3_future``.
+            wire: Told of every connection.
+            settings: What the backend was opened with.
+            options: Further options of the pool managers.
+        """
+        self._library = library
+        self._wire = wire
+        self._size = settings.concurrency
+        self._options = options
+        self._managers: dict[tuple[str | None, bool | str | None], Any] = {}
+        self._lock = threading.Lock()  # guards _managers
+        if hasattr(library, "HttpVersion"):
+            # urllib3-future would speak HTTP/2 unasked, and start a thread for each host.
+            versions = library.HttpVersion
+            self._options.setdefault("disabled_svn", {versions.h2, versions.h3})
+            self._options.setdefault("background_watch_delay", None)
+
+    def manager_for(self, url: str, proxy: str | None, verify: bool | str) -> Any:
+        """Return the pool manager to send with."""
+        needs_tls = url.startswith("https:") or (proxy or "").startswith("https:")
+        key = (proxy, verify if needs_tls else None)
+        manager = self._managers.get(key)
+        if manager is None:
+            with self._lock:
+                manager = self._managers.get(key)
+                if manager is None:
+                    manager = self._managers[key] = self._new_manager(*key)
+        return manager
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            managers = list(self._managers.values())
+            self._managers.clear()
+        for manager in managers:
+            manager.clear()
+
+    def _new_manager(self, proxy: str | None, verify: bool | str | None) -> Any:
+        options: dict[str, Any] = {
+            "num_pools": max(_HOSTS, 2 * self._size),
+            "maxsize": self._size,
+            "block": False,
+            **self._options,
+        }
+        if verify is not None:
+            options["ssl_context"] = ssl_context(verify, self._wire.uses)
+            options["cert_reqs"] = "CERT_REQUIRED" if verify else "CERT_NONE"
+        manager = self._library.PoolManager(**options) if proxy is None else self._proxied(proxy, options)
+        manager.pool_classes_by_scheme = {
+            scheme: type(pool.__name__, (pool,), {"ConnectionCls": self._wire.watch(pool.ConnectionCls)})
+            for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
+        return manager
+
+    def _proxied(self, proxy: str, options: dict[str, Any]) -> Any:
+        parts = urlsplit(proxy)
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        if proxy.startswith("socks"):
+            return self._socks(bare, user, password, options)
+        headers = self._library.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
+        return self._library.ProxyManager(
+            bare, proxy_headers=headers, proxy_ssl_context=options.get("ssl_context"), **options
+        )
+
+    def _socks(self, proxy: str, user: str, password: str, options: dict[str, Any]) -> Any:
+        if not any(importlib.util.find_spec(package) for package in ("socks", "python_socks")):
+            raise ProxyError("A SOCKS proxy needs the package PySocks: pip install pysocks.", proxy_url=proxy)
+        socks = importlib.import_module(f"{self._library.__name__}.contrib.socks")
+        return socks.SOCKSProxyManager(proxy, username=user or None, password=password or None, **options)

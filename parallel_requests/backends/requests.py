@@ -1,0 +1,126 @@
+"""requests: its adapters and hooks, without its environment look-ups, redirects and cookies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.hooks import default_hooks, dispatch_hook
+from requests.structures import CaseInsensitiveDict
+from urllib3 import exceptions as errors
+
+from parallel_requests.backends.answers import read_answer, timeouts_of, translate
+from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
+from parallel_requests.backends.connections import Wire
+from parallel_requests.backends.pools import Pools
+from parallel_requests.exceptions import ParallelRequestsError
+from parallel_requests.exchange import Send
+from parallel_requests.models import Request, Response
+
+if TYPE_CHECKING:
+    from requests.adapters import BaseAdapter
+
+
+class _PooledAdapter(HTTPAdapter):
+    """An adapter whose connections come from our pools."""
+
+    pools: Pools
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make no pool manager: ours are used."""
+
+    def get_connection_with_tls_context(
+        self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        proxy = proxies["all"] if proxies else None
+        return self.pools.manager_for(request.url, proxy, verify).connection_from_url(request.url)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Leave the connection alone: its pool has a TLS context."""
+
+    def build_response(self, req: Any, resp: Any) -> requests.Response:
+        """Build no more than what is looked at, where no hook looks."""
+        if any(req.hooks.values()):
+            return super().build_response(req, resp)
+        response = requests.Response()
+        response.raw = resp
+        return response
+
+    def close(self) -> None:
+        self.pools.close()
+
+
+class RequestsBackend(BlockingBackend):
+    """Sends through an adapter of requests.
+
+    Args:
+        session: A session whose mounted adapters, hooks and ``auth`` are used. It is never closed.
+    """
+
+    name: ClassVar[str] = "requests"
+    capabilities: ClassVar[Capabilities] = Capabilities(streaming=True)
+    extra: ClassVar[str] = "requests"
+
+    def __init__(self, session: requests.Session | None = None) -> None:
+        self._wire = Wire()
+        self._session = session
+        self._adapter = _PooledAdapter()
+
+    @classmethod
+    def version(cls) -> str:
+        return requests.__version__
+
+    @property
+    def connections_opened(self) -> int:
+        return self._wire.connections_opened
+
+    def open(self, settings: TransportSettings) -> None:
+        self._adapter.pools = Pools(urllib3, self._wire, settings)
+
+    def close(self) -> None:
+        self._adapter.close()
+
+    def send(self, send: Send) -> Response:
+        request = send.request
+        self._wire.begin(send)
+        prepared = self._prepare(request)
+        options: dict[str, Any] = {
+            "stream": True,
+            "timeout": timeouts_of(send),
+            "verify": request.verify,
+            "cert": None,
+            "proxies": {"all": request.proxy} if request.proxy else None,
+        }
+        response = self._adapter_for(request).send(prepared, **options)
+        self._wire.answered()
+        if any(prepared.hooks.values()):
+            response = dispatch_hook("response", prepared.hooks, response, **options)
+        return read_answer(send, response.raw)
+
+    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
+        return translate(self, self._wire, errors, error, request, requests.RequestException)
+
+    def _prepare(self, request: Request) -> requests.PreparedRequest:
+        """Fill in what planning has worked out; ``PreparedRequest.prepare`` would do it all again."""
+        prepared = requests.PreparedRequest()
+        prepared.method = request.method
+        prepared.url = request.url
+        prepared.headers = CaseInsensitiveDict(request.headers)
+        prepared.body = request.content
+        prepared.hooks = default_hooks()
+        if request.content is not None:
+            prepared.headers["Content-Length"] = str(len(request.content))
+        if self._session is not None:
+            prepared.prepare_hooks(self._session.hooks)
+            if "Authorization" not in prepared.headers:
+                prepared.prepare_auth(self._session.auth)
+        return prepared
+
+    def _adapter_for(self, request: Request) -> BaseAdapter:
+        """Return the session's adapter where the user has mounted one, else ours."""
+        if self._session is None:
+            return self._adapter
+        mounted = self._session.get_adapter(request.url)
+        return self._adapter if type(mounted) is HTTPAdapter else mounted

@@ -1,0 +1,250 @@
+"""The engine for async backends: one event loop on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from parallel_requests.engines.base import Run, Scheduler, Task
+from parallel_requests.exceptions import ParallelRequestsError, RequestTimeout, RunStoppedError
+from parallel_requests.exchange import Reply, Send
+from parallel_requests.gates.pacing import Wait
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.base import AsyncBackend
+
+logger = logging.getLogger("parallel_requests")
+
+
+class EventLoopEngine:
+    """Worker coroutines that take from the scheduler, one attempt at a time each.
+
+    A worker lives for as long as it finds something to do, so a busy engine creates no task per
+    call. Everything but the four public methods runs on the loop's thread, and so needs no lock.
+    """
+
+    def __init__(
+        self, backend: AsyncBackend, concurrency: int, clock: Callable[[], float] = monotonic
+    ) -> None:
+        """Set up the engine; its thread starts with the first batch.
+
+        Args:
+            backend: What sends.
+            concurrency: Attempts in flight at most.
+            clock: The clock of the pacer.
+        """
+        self._backend = backend
+        self._clock = clock
+        self._scheduler = Scheduler(concurrency)
+        self._workers: set[_Worker] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = float("inf")
+        self._is_called = False
+        self._closing = asyncio.Event()
+        self._lock = threading.Lock()  # guards all below
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, run: Run) -> None:
+        """Start a batch."""
+        with self._lock:
+            if self._closed:
+                raise RunStoppedError("The session is closed.")
+            loop = self._loop or self._start()
+            loop.call_soon_threadsafe(self._add, run)
+
+    def wake(self) -> None:
+        """Look at the runs again: one was fed, or has room."""
+        if not self._is_called:  # the look that is due already will see it
+            self._is_called = True
+            self._call(self._look)
+
+    def stop(self, run: Run, reason: ParallelRequestsError) -> None:
+        """End a batch: nothing of it is sent any more, what is in flight is broken off."""
+        run.policy.stop = reason
+        self._call(self._stop, run)
+
+    def close(self) -> None:
+        """End everything and give back thread and sockets.
+
+        Called on the engine's own thread, from a hook, it does not wait for the end.
+        """
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._call(self._end)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _call(self, function: Callable[..., object], *args: Any) -> None:
+        """Have something done on the loop's thread; nothing, where that is not there (any more)."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, *args)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        bound: Future[None] = Future()
+        self._loop = loop = _new_event_loop()
+        self._thread = threading.Thread(
+            target=self._serve, args=(loop, bound), name="parallel-requests-loop"
+        )
+        self._thread.start()
+        bound.result()
+        return loop
+
+    # On the loop's thread.
+
+    def _serve(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
+        try:
+            loop.run_until_complete(self._live(loop, bound))
+        finally:
+            with self._lock:
+                self._loop = None
+            loop.close()
+
+    async def _live(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
+        try:
+            self._backend.bind(loop)
+        except BaseException as error:  # noqa: BLE001 - raised where the batch is submitted
+            bound.set_exception(error)
+            return
+        bound.set_result(None)
+        await self._closing.wait()
+        while self._workers:
+            await asyncio.wait([worker.task for worker in self._workers])
+        await self._backend.aclose()
+
+    def _add(self, run: Run) -> None:
+        self._scheduler.add(run)
+        self._look()
+
+    def _stop(self, run: Run) -> None:
+        self._scheduler.hurry(run)
+        for worker in self._workers:
+            if worker.sends_for is run:
+                worker.cut()
+        self._look()
+
+    def _end(self) -> None:
+        for run in self._scheduler.unfinished():
+            run.policy.stop = RunStoppedError("The session was closed before this item was done.")
+            self._stop(run)
+        self._closing.set()
+
+    def _look(self) -> None:
+        """Start a worker for every free slot that has something to do, and set the timer."""
+        self._is_called = False
+        while (task := self._scheduler.take(self._clock())) is not None:
+            worker = _Worker()
+            self._workers.add(worker)
+            worker.task = asyncio.create_task(self._work(worker, task))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        when = self._scheduler.next_timer()
+        if when is None or when >= self._rings_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = when
+        delay = max(0.0, when - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._rings_at = float("inf")
+        self._look()
+
+    async def _work(self, worker: _Worker, task: Task | None) -> None:
+        try:
+            while task is not None:
+                was_sent = await self._advance(worker, task)
+                if not was_sent:
+                    await asyncio.sleep(0)  # a million bad URLs must not hold up the loop
+                # A cancelled task may still have a cancellation coming: it sends nothing more.
+                task = None if worker.is_cut else self._scheduler.take(self._clock())
+                if self._scheduler.has_work():
+                    self._look()
+        except BaseException:
+            logger.critical("a worker died; this is a bug in parallel_requests", exc_info=True)
+            raise
+        finally:
+            self._workers.discard(worker)
+            self._look()
+
+    async def _advance(self, worker: _Worker, task: Task) -> bool:
+        """Drive an exchange until it is parked or done; True where it was on the wire."""
+        reply: Reply | None = None
+        origin = ""
+        try:
+            while True:
+                effect = task.exchange.send(reply)
+                if origin:
+                    self._scheduler.left(origin)
+                if isinstance(effect, Wait):
+                    self._scheduler.park(task, effect, self._clock())
+                    self._set_timer()
+                    return bool(origin)
+                if task.lane is not None:
+                    self._scheduler.passed(task)
+                    self._look()
+                origin = effect.request.origin
+                reply = await self._send(worker, effect, task.run)
+        except StopIteration as end:
+            result = end.value
+        if origin:
+            self._scheduler.left(origin)
+        self._scheduler.finish(task)
+        task.run.complete(result)
+        return bool(origin)
+
+    async def _send(self, worker: _Worker, send: Send, run: Run) -> Reply:
+        timer = None
+        if send.timeout is not None:
+            timer = asyncio.get_running_loop().call_later(send.timeout, worker.cut)
+        worker.sends_for = run
+        try:
+            return await self._backend.send(send)
+        except asyncio.CancelledError as error:
+            if not worker.is_cut:
+                return self._backend.translate(error, send.request)
+            limit = TimeoutError("broken off" if send.timeout is None else f"{send.timeout:g} s")
+            return self._backend.failure(RequestTimeout, send.request, limit)
+        except Exception as error:  # noqa: BLE001 - whatever it is becomes an error of the item
+            return self._backend.translate(error, send.request)
+        finally:
+            worker.sends_for = None
+            if timer is not None:
+                timer.cancel()
+
+
+class _Worker:
+    """A coroutine under way, and whose attempt it is making."""
+
+    __slots__ = ("is_cut", "sends_for", "task")
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.sends_for: Run | None = None
+        self.is_cut = False
+
+    def cut(self) -> None:
+        """End its attempt now."""
+        self.is_cut = True
+        self.task.cancel()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
