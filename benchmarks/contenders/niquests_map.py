@@ -1,0 +1,36 @@
+"""`niquests.Session` shared by the threads of an executor, its pool sized to the concurrency."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import niquests
+
+from benchmarks.contenders.worker import serve
+
+if TYPE_CHECKING:
+    from benchmarks.scenes import Reading
+
+
+class NiquestsMap:
+    def __init__(self, concurrency: int) -> None:
+        self._session = niquests.Session(pool_connections=concurrency, pool_maxsize=concurrency)
+        self._executor = ThreadPoolExecutor(concurrency)
+
+    def fetch(self, urls: list[str], reading: Reading) -> list[object]:
+        return list(self._executor.map(self._json if reading == "json" else self._content, urls))
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._session.close()
+
+    def _json(self, url: str) -> object:
+        return self._session.get(url, timeout=30).json()
+
+    def _content(self, url: str) -> object:
+        return self._session.get(url, timeout=30).content
+
+
+if __name__ == "__main__":
+    serve(NiquestsMap)

@@ -1,0 +1,1 @@
+"""The test suite: real servers on loopback, judged by their own counts."""

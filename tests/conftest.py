@@ -1,0 +1,120 @@
+"""Fixtures every test may use: servers, certificates, a clean environment, a leak check."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.leaks import Census
+from tests.server.control import Server
+from tests.server.faults import FaultServer
+from tests.server.proxy import Proxy
+from tests.server.tls import Certificates, issue_certificates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MANY_HOSTS = tuple(f"127.0.0.{number}" for number in range(2, 32))
+SERVER_FIXTURES = frozenset({"server", "tls_server", "h2_server", "many_hosts"})
+ENVIRONMENT_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NETRC",
+)
+
+
+# -- around every test
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread or a child process behind."""
+    before = Census.take()
+    yield
+    leftovers = before.leftovers()
+    assert not leftovers, f"left behind: {', '.join(leftovers)}"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's proxies and CA bundles out of the tests; a test may set its own."""
+    for name in ENVIRONMENT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def fresh_counts(request: pytest.FixtureRequest) -> None:
+    """Let every test begin with counts of zero on the servers it uses."""
+    for name in SERVER_FIXTURES.intersection(request.fixturenames):
+        request.getfixturevalue(name).reset()
+
+
+# -- servers in processes of their own, one of each kind a session
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority of our own, with good and bad certificates."""
+    return issue_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Plain HTTP/1.1."""
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tls_server(certificates: Certificates) -> Iterator[Server]:
+    """HTTP/1.1 over TLS; trust its ``ca_file``."""
+    with Server(identity=certificates.good, ca_file=certificates.ca_file) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def h2_server(certificates: Certificates) -> Iterator[Server]:
+    """HTTP/2 over TLS, and HTTP/1.1 for who asks for it; trust its ``ca_file``."""
+    with Server("tests.server.h2", identity=certificates.good, ca_file=certificates.ca_file) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def many_hosts() -> Iterator[Server]:
+    """Plain HTTP/1.1 on 30 addresses, one base URL each in ``urls``."""
+    with Server(addresses=MANY_HOSTS) as running:
+        yield running
+
+
+# -- servers in threads, one a call, ended with the test
+
+
+@pytest.fixture
+def fault_server() -> Iterator[Callable[..., FaultServer]]:
+    """``fault_server(script, ...)`` starts a FaultServer."""
+    with contextlib.ExitStack() as running:
+
+        def start(*scripts: Any, **options: Any) -> FaultServer:
+            return running.enter_context(FaultServer(*scripts, **options))
+
+        yield start
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[..., Proxy]]:
+    """``proxy(credentials=..., resolve=...)`` starts a forward proxy."""
+    with contextlib.ExitStack() as running:
+
+        def start(**options: Any) -> Proxy:
+            return running.enter_context(Proxy(**options))
+
+        yield start

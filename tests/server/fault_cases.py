@@ -1,0 +1,430 @@
+"""The table of wire faults: what is played, and what is promised for it.
+
+Rows are those of the promises about faults; row 0 is the rule over them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import brotli  # type: ignore[import-untyped]
+import zstandard
+
+from tests.server.content import content
+from tests.server.faults import (
+    FaultServer,
+    Script,
+    Step,
+    close,
+    read_request,
+    redirect,
+    repeat,
+    response,
+    rst,
+    send,
+    stall,
+    trickle,
+)
+from tests.server.scenarios import gzip_of_zeros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.server.tls import Certificates
+
+FAULTLESS = b'{"ok": true}'
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class FaultCase:
+    """One fault and its promise.
+
+    Attributes:
+        row: The row of the table of promises.
+        name: What the test is called.
+        scripts: What the server plays, by connection (see ``FaultServer``).
+        error: Name of the error's class (or of a base of it); None where the call succeeds.
+        retried: Whether an idempotent call is sent again, retries allowed.
+        timeout: The timeout to call with, in seconds.
+        method: The method to call with.
+        options: Further options to call with.
+        body: The final body where the call succeeds.
+        warm_up: Calls made before, on the same session; they succeed.
+        identity: Attribute of ``Certificates`` to serve TLS with; None is plain TCP.
+        scheme: The scheme of the URL to call.
+        as_proxy: The server is the caller's HTTP proxy, not its target.
+        coding: Content coding that a backend must have announced for the case to apply.
+    """
+
+    row: int
+    name: str
+    scripts: tuple[Script, ...]
+    error: str | None
+    retried: bool
+    timeout: float = 5.0
+    method: str = "GET"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    body: bytes | None = None
+    warm_up: int = 0
+    identity: str | None = None
+    scheme: str = "http"
+    as_proxy: bool = False
+    coding: str | None = None
+
+    def __str__(self) -> str:
+        return f"row{self.row}-{self.name}"
+
+    @contextlib.contextmanager
+    def server(self, certificates: Certificates) -> Iterator[FaultServer]:
+        """Play this case."""
+        tls = getattr(certificates, self.identity).server_context() if self.identity else None
+        with FaultServer(*self.scripts, tls=tls) as server:
+            yield server
+
+    def url(self, server: FaultServer) -> str:
+        """The URL to call: the server's, or a public-looking one behind the server as a proxy."""
+        if self.as_proxy:
+            return f"{self.scheme}://target.example/"
+        return f"{self.scheme}://127.0.0.1:{server.port}/"
+
+
+def _once(*steps: Step) -> tuple[Script, ...]:
+    """Every connection: one request, then these steps."""
+    return ((read_request(), *steps),)
+
+
+def _always(data: bytes) -> tuple[Script, ...]:
+    """Every request of every connection gets the same bytes."""
+    return ((repeat(read_request(), send(data)),),)
+
+
+def _first_then_good(data: bytes) -> tuple[Script, ...]:
+    """The first request gets these bytes, all others a flawless answer."""
+    good = repeat(read_request(), send(response(FAULTLESS)))
+    return ((read_request(), send(data), good), (good,))
+
+
+def _head(*headers: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode("latin-1")
+
+
+def _truncated() -> list[FaultCase]:
+    half = send(_head("Content-Length: 100") + b"x" * 50)
+    chunked = _head("Transfer-Encoding: chunked")
+    played: dict[tuple[int, str], tuple[Step, ...]] = {
+        (1, "body_shorter_than_content_length"): (half, close()),
+        (1, "no_body_where_one_was_promised"): (send(_head("Content-Length: 100")), close()),
+        (2, "chunk_cut"): (send(chunked + b"40\r\n" + b"x" * 10), close()),
+        (2, "last_chunk_missing"): (send(chunked + b"4\r\nabcd\r\n"), close()),
+        (11, "reset_in_body"): (half, rst()),
+        (11, "reset_in_chunk"): (send(chunked + b"40\r\n" + b"x" * 10), rst()),
+    }
+    return [
+        FaultCase(row, name, _once(*steps), "TruncatedBody", retried=True)
+        for (row, name), steps in played.items()
+    ]
+
+
+def _truncated_codings() -> list[FaultCase]:
+    plain = content(3_000)
+    encoded = {
+        "gzip": gzip.compress(plain, mtime=0),
+        "deflate": zlib.compress(plain),
+        "br": brotli.compress(plain),
+        "zstd": zstandard.compress(plain),
+    }
+    return [
+        FaultCase(
+            3,
+            f"{coding}_stream_cut",
+            _always(response(body[: len(body) // 3], f"Content-Encoding: {coding}")),
+            "TruncatedBody",
+            retried=True,
+            coding=coding,
+        )
+        for coding, body in encoded.items()
+    ]
+
+
+def _malformed() -> list[FaultCase]:
+    chunked = _head("Transfer-Encoding: chunked")
+    played = {
+        (0, "not_http_at_all"): b"SSH-2.0-OpenSSH_9.6\r\n",
+        (2, "bad_chunk_size"): chunked + b"zz\r\nabcd\r\n0\r\n\r\n",
+        (2, "negative_chunk_size"): chunked + b"-4\r\nabcd\r\n0\r\n\r\n",
+        (6, "negative_content_length"): _head("Content-Length: -5") + b"abcde",
+        (6, "content_length_no_number"): _head("Content-Length: five") + b"abcde",
+        (6, "conflicting_content_lengths"): _head("Content-Length: 5", "Content-Length: 6") + b"abcde",
+        (6, "list_of_content_lengths"): _head("Content-Length: 5, 6") + b"abcde",
+    }
+    return [
+        FaultCase(row, name, _once(send(data), close()), "ProtocolError", retried=False)
+        for (row, name), data in played.items()
+    ]
+
+
+def _informational() -> list[FaultCase]:
+    hints = _head("Link: </style.css>; rel=preload", status="103 Early Hints")
+    final = response(b"second")
+    played = {
+        "early_hints": hints,
+        "early_hints_twice": hints + hints,
+        "continue_nobody_asked_for": _head(status="100 Continue"),
+    }
+    return [
+        FaultCase(
+            5,
+            name,
+            (
+                (
+                    read_request(),
+                    send(interim + response(b"first")),
+                    repeat(read_request(), send(interim + final)),
+                ),
+            ),
+            None,
+            retried=False,
+            body=b"second",
+            warm_up=1,
+        )
+        for name, interim in played.items()
+    ]
+
+
+def _slow() -> list[FaultCase]:
+    whole = response(b"x" * 100)
+    head = _head("Content-Length: 100")
+    played: dict[tuple[int, str], tuple[Step, ...]] = {
+        (7, "headers_trickled"): (trickle(whole, 0.1),),
+        (7, "body_trickled"): (send(head), trickle(b"x" * 100, 0.1)),
+        (8, "stall_before_headers"): (stall(),),
+        (8, "stall_in_headers"): (send(head[:20]), stall()),
+        (8, "stall_in_body"): (send(head + b"x" * 50), stall()),
+    }
+    cases = [
+        FaultCase(row, name, _once(*steps), "RequestTimeout", retried=True, timeout=0.5)
+        for (row, name), steps in played.items()
+    ]
+    silent = FaultCase(
+        14,
+        "silent_where_tls_is_due",
+        ((stall(),),),
+        "RequestTimeout",
+        retried=True,
+        timeout=0.5,
+        scheme="https",
+    )
+    return [*cases, silent]
+
+
+def _tls() -> list[FaultCase]:
+    return [
+        FaultCase(
+            13,
+            f"certificate_{identity}",
+            _always(response(FAULTLESS)),
+            "TLSError",
+            retried=False,
+            identity=identity,
+            scheme="https",
+        )
+        for identity in ("unknown_ca", "wrong_host", "expired")
+    ]
+
+
+def _retry_after() -> list[FaultCase]:
+    busy = "503 Service Unavailable"
+    too_long = [
+        FaultCase(
+            9,
+            f"retry_after_beyond_the_cap_{status[:3]}",
+            _always(response(b"", "Retry-After: 3600", status=status)),
+            "RateLimitExceededError",
+            retried=False,
+        )
+        for status in ("429 Too Many Requests", busy)
+    ]
+    nonsense = {
+        "word": "abc",
+        "negative": "-1",
+        "nan": "nan",
+        "inf": "inf",
+        "empty": "",
+        "5000_digits": "9" * 5_000,
+        "date_of_1999": "Fri, 31 Dec 1999 23:59:59 GMT",
+        "date_that_is_none": "Fri, 99 Dec 2999 99:99:99 GMT",
+    }
+    ignored = [
+        FaultCase(
+            28,
+            f"retry_after_{name}",
+            _first_then_good(response(b"", f"Retry-After: {value}", status=busy)),
+            None,
+            retried=True,
+            body=FAULTLESS,
+        )
+        for name, value in nonsense.items()
+    ]
+    return [*too_long, *ignored]
+
+
+def _lost_connections() -> list[FaultCase]:
+    good = send(response(FAULTLESS))
+    used_once: Script = (read_request(), good, read_request(), close())
+    healthy: Script = (repeat(read_request(), good),)
+    return [
+        FaultCase(
+            10,
+            "kept_connection_closed_under_a_get",
+            (used_once, healthy),
+            None,
+            retried=True,
+            body=FAULTLESS,
+            warm_up=1,
+        ),
+        FaultCase(
+            10,
+            "kept_connection_closed_under_a_post",
+            (used_once, healthy),
+            "BackendError",
+            retried=False,
+            method="POST",
+            warm_up=1,
+        ),
+        FaultCase(
+            37, "answer_lost_under_a_post", _once(close()), "BackendError", retried=False, method="POST"
+        ),
+        FaultCase(37, "reset_under_a_post", _once(rst()), "BackendError", retried=False, method="POST"),
+        FaultCase(0, "no_answer_at_all", _once(close()), "BackendError", retried=True),
+        FaultCase(0, "reset_before_the_answer", _once(rst()), "BackendError", retried=True),
+    ]
+
+
+def _redirects() -> list[FaultCase]:
+    refused = {
+        (18, "redirect_loop"): "/",
+        (21, "redirect_to_file"): "file:///etc/hostname",
+        (21, "redirect_to_ftp"): "ftp://127.0.0.1/file",
+        (21, "redirect_to_nowhere"): "http://",
+    }
+    errors = [
+        FaultCase(
+            row,
+            name,
+            ((repeat(read_request(), redirect(location)),),),
+            "RedirectError",
+            retried=False,
+        )
+        for (row, name), location in refused.items()
+    ]
+    # Another host name is another origin, on the same port.
+    elsewhere: Script = (repeat(read_request(), redirect("http://localhost:{port}/landed")),)
+    landed: Script = (repeat(read_request(), send(response(FAULTLESS))),)
+    leak = FaultCase(
+        20,
+        "redirect_to_another_origin",
+        (elsewhere, landed),
+        None,
+        retried=False,
+        body=FAULTLESS,
+        options={"headers": {"Authorization": "Bearer secret-token", "Cookie": "session=secret-cookie"}},
+    )
+    return [*errors, leak]
+
+
+def _proxy_faults() -> list[FaultCase]:
+    answers = {
+        "proxy_wants_credentials": _head(
+            'Proxy-Authenticate: Basic realm="proxy"',
+            "Content-Length: 0",
+            status="407 Proxy Authentication Required",
+        ),
+        "proxy_forbids": _head("Content-Length: 0", status="403 Forbidden"),
+    }
+    tunnels = [
+        FaultCase(
+            25,
+            f"{name}_tunnel",
+            _once(send(answer), close()),
+            "ProxyError",
+            retried=False,
+            scheme="https",
+            as_proxy=True,
+        )
+        for name, answer in answers.items()
+    ]
+    forwarded = FaultCase(
+        25,
+        "proxy_wants_credentials_forwarding",
+        _always(answers["proxy_wants_credentials"]),
+        "ProxyError",
+        retried=False,
+        as_proxy=True,
+    )
+    return [*tunnels, forwarded]
+
+
+def _bombs() -> list[FaultCase]:
+    bomb = gzip_of_zeros(64)
+    coded = "Content-Encoding: gzip"
+    played = {
+        "inflates_beyond_the_limit": response(bomb, coded),
+        "redirect_body_inflates_beyond_the_limit": response(
+            bomb, coded, "Location: /landed", status="302 Found"
+        ),
+        "longer_than_the_limit": response(bytes(2 * _MIB)),
+        "announces_more_than_the_limit": _head("Content-Length: 1099511627776"),
+    }
+    return [
+        FaultCase(
+            29,
+            name,
+            _always(data),
+            "BodyTooLarge",
+            retried=False,
+            options={"max_response_size": _MIB},
+            timeout=10.0,
+        )
+        for name, data in played.items()
+    ]
+
+
+def _undecodable() -> list[FaultCase]:
+    bodies = {
+        "json_100000_levels_deep": b"[" * 100_000 + b"]" * 100_000,
+        "json_number_of_5000_digits": b"1" * 5_000,
+        "json_not_utf8": json.dumps({"name": "Grüße"}, ensure_ascii=False).encode("latin-1"),
+        "json_cut": b'{"ok": tr',
+    }
+    return [
+        FaultCase(
+            30,
+            name,
+            _always(response(body, "Content-Type: application/json")),
+            "DecodeError",
+            retried=False,
+        )
+        for name, body in bodies.items()
+    ]
+
+
+FAULT_CASES: tuple[FaultCase, ...] = (
+    *_truncated(),
+    *_truncated_codings(),
+    *_malformed(),
+    *_informational(),
+    *_slow(),
+    *_tls(),
+    *_retry_after(),
+    *_lost_connections(),
+    *_redirects(),
+    *_proxy_faults(),
+    *_bombs(),
+    *_undecodable(),
+)
