@@ -9,7 +9,7 @@ from parallel_requests.options import VERB_ARGUMENTS, Options, Settings, documen
 from parallel_requests.session import ParallelSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from parallel_requests.planning import Item
     from parallel_requests.signatures import OneCallVerb
@@ -67,7 +67,7 @@ def iter_results(
     parse_func: Callable[[Any], Any] | None = None,
     ordered: bool = False,
     **options: Unpack[Options],
-) -> Iterator[Result[Any]]:
+) -> Generator[Result[Any]]:
     """Yield a Result for each item as it completes; failures are Results too, nothing is raised for them.
 
     The input may be endless, and the session lives as long as the loop; see `ParallelSession.iter_results`.
@@ -86,7 +86,7 @@ def iter_results(
     reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS)
     Settings.of(options, "iter_results")  # a wrong option fails here, not where the loop begins
 
-    def results() -> Iterator[Result[Any]]:
+    def results() -> Generator[Result[Any]]:
         with ParallelSession(**options) as session:
             yield from session.iter_results(
                 urls, keys=keys, return_type=return_type, parse_func=parse_func, ordered=ordered

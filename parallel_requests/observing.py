@@ -43,6 +43,12 @@ def observers(settings: Settings, total: int | None) -> Callable[[Result[Any]], 
     return observe
 
 
+def in_context(hook: Callable[..., object]) -> Callable[..., object]:
+    """Return a hook that runs in a copy of the context of this call."""
+    context = contextvars.copy_context()
+    return lambda *args: context.copy().run(hook, *args)
+
+
 def _progress(
     progress: bool | Callable[[int, int | None], object], total: int | None
 ) -> Callable[[Result[Any]], object] | None:

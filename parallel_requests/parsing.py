@@ -44,7 +44,7 @@ class InPlaceParser:
             result.value = value
         except DecodeError as error:
             result.error = error
-        except Exception as error:
+        except BaseException as error:  # noqa: BLE001 - a SystemExit here must not take the item along
             result.error = parse_failure(response, error)
         deliver(result)
 

@@ -28,7 +28,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PROXY = re.compile(r"(?:https?|socks[45]h?a?)://[^\s/]+/?")
 _CONNECT_TIMEOUT = 10.0
-_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
 
 
 class RequestItem(TypedDict, total=False):
@@ -96,19 +95,17 @@ class Planner:
         if settings.verify_ssl is True and environment.ca_bundle:
             self._verify = environment.ca_bundle
         self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
-        self._columns = {
-            name: value
-            for name, value in self._common.items()
-            if isinstance(value, list)
-        }
-        if isinstance(settings.json, list):
-            self._columns["json"] = settings.json
+        self._columns = {name: value for name, value in self._common.items() if isinstance(value, list)}
+        self._template = self._build_template()
+
+    def _build_template(self) -> Request | None:
+        """Build what the plain items have in common; None where it is wrong, which each item then says."""
         try:
-            self._template = self._build("http://template", self._row_of_all(), "", None)
+            return self._build("http://template", self._row_of_all(), "")
         except ValidationError as error:
+            if error.field_name not in ("proxy", "timeout"):
+                return None
             wrong = ConfigurationError(str(error), error.field_name)
-        else:
-            return
         raise wrong
 
     def _row_of_all(self) -> dict[str, Any]:
@@ -138,15 +135,17 @@ class Planner:
                     f"{name} has {len(column)} entries for {count} URLs; give one value for all, or one per URL.",
                     name,
                 )
+        if keys is not None and (not isinstance(keys, Iterable) or isinstance(keys, str | bytes)):
+            raise ConfigurationError(f"keys must be an iterable with one name per URL, not {keys!r}.", "keys")
         return self._planned(urls, keys)
 
     def _planned(self, urls: Iterable[Item], keys: Iterable[Any] | None) -> Iterator[Request]:
         template = self._template
         names = iter(keys) if keys is not None else itertools.repeat(None)
-        plain = not self._columns and not self._varies
+        plain = template is not None and not self._columns and not self._varies
         for index, item in enumerate(urls):
             key = next(names, None)
-            if plain and type(item) is str:
+            if plain and template is not None and type(item) is str:
                 try:
                     url, origin = check_url(item)
                 except ValidationError as error:
@@ -202,28 +201,29 @@ class Planner:
                 row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
                 address, key, meta = item.get("url"), item.get("key", key), item.get("meta")
             url, origin = check_url(address)
-            request = self._build(url, row, origin, item)
+            request = self._build(url, row, origin)
         except ValidationError as error:
-            shown = address if isinstance(address, str) else str(address)
-            return Request(shown, key=key, index=index, problem=error)
+            return Request(address if isinstance(address, str) else repr(address), key=key, index=index, problem=error)
         request.key, request.meta, request.index = key, meta, index
         return request
 
     def _complete(self, item: Request, index: int, key: Any) -> Request:
         """Fill in what a caller's own Request leaves open."""
+        if item.problem is not None:
+            raise item.problem
         url, origin = check_url(item.url)
         row = {**self._row_of_all(), "method": item.method, "headers": item.headers, "proxy": item.proxy}
-        row.update(json=None, data=item.content)
+        row.update(json=None, data=item.content, params=None)
         if item.timeout is not None:
             row["timeout"] = (item.connect_timeout, item.timeout)
-        request = self._build(url, row, origin, item)
+        request = self._build(url, row, origin)
         if item.verify is not True:
             request.verify = item.verify
         request.index, request.meta = index, item.meta
         request.key = item.key if item.key is not None else key
         return request
 
-    def _build(self, url: str, row: Mapping[str, Any], origin: str, item: object) -> Request:
+    def _build(self, url: str, row: Mapping[str, Any], origin: str) -> Request:
         method = _check_method(row["method"])
         headers = dict(self._base_headers)
         common_headers = self._common["headers"]
@@ -258,7 +258,7 @@ class Planner:
         if credentials is None and self._netrc is not None:
             credentials = self._netrc.credentials_for(urlsplit(url).hostname or "")
         if credentials is not None:
-            pair = ":".join(credentials).encode("utf-8")
+            pair = _to_utf8(":".join(credentials), "auth")
             headers["Authorization"] = f"Basic {b64encode(pair).decode('ascii')}"
 
     def _proxy_for(self, url: str, proxy: object) -> str | None:
@@ -298,7 +298,7 @@ def _merge(headers: dict[str, str], given: object) -> None:
     if given is None:
         return
     if not isinstance(given, Mapping):
-        raise ValidationError(f"headers must be a mapping of names to values, not {given!r}.", "headers")
+        raise ValidationError(f"headers must be a mapping of names to values, not a {type(given).__name__}.", "headers")
     for name, value in given.items():
         if isinstance(name, bytes):
             name = name.decode("latin-1")
@@ -328,18 +328,11 @@ def _add_params(url: str, params: object) -> str:
     if not params:
         return url
     if isinstance(params, str):
-        query = quote(params.lstrip("?"), safe="!$%&'()*+,/:;=?@[]~")
-    elif isinstance(params, Mapping | tuple):
-        pairs = params.items() if isinstance(params, Mapping) else params
-        try:
-            query = urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
-        except (TypeError, ValueError):
-            query = ""
-            pairs = None
-        if pairs is None:
-            raise ValidationError(f"params {params!r} cannot be encoded as a query.", "params")
+        query = quote(_to_utf8(params.lstrip("?"), "params"), safe="!$%&'()*+,/:;=?@[]~")
+    elif isinstance(params, Mapping | tuple | list):
+        query = _encode_pairs(params, "params")
     else:
-        raise ValidationError(f"params must be a mapping, pairs or text, not {params!r}.", "params")
+        raise ValidationError(f"params must be a mapping, pairs or text, not a {type(params).__name__}.", "params")
     separator = "&" if "?" in url else "?"
     return f"{url}{separator}{query}" if query else url
 
@@ -354,10 +347,9 @@ def _encode_body(json: object, data: object, headers: dict[str, str]) -> bytes |
     elif isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
     elif isinstance(data, str):
-        content, content_type = data.encode("utf-8"), "text/plain; charset=utf-8"
-    elif isinstance(data, Mapping | tuple):
-        pairs = data.items() if isinstance(data, Mapping) else data
-        content, content_type = _encode_form(pairs), "application/x-www-form-urlencoded"
+        content, content_type = _to_utf8(data, "data"), "text/plain; charset=utf-8"
+    elif isinstance(data, Mapping | tuple | list):
+        content, content_type = _encode_pairs(data, "data").encode("ascii"), "application/x-www-form-urlencoded"
     else:
         raise ValidationError(f"data must be bytes, text, a mapping or pairs, not {type(data).__name__}.", "data")
     if _find(headers, "content-type") is None:
@@ -373,31 +365,45 @@ def _encode_json(json: object) -> bytes:
     raise ValidationError(f"json cannot be encoded: {reason}.", "json")
 
 
-def _encode_form(pairs: Iterable[tuple[str, Any]]) -> bytes:
+def _encode_pairs(given: Mapping[str, Any] | Iterable[tuple[str, Any]], field_name: str) -> str:
+    """Return names and values as in a query or a form; a value of None leaves its name out."""
     try:
-        return urlencode(list(pairs), doseq=True).encode("ascii")
-    except (TypeError, ValueError) as error:
-        reason = str(error)
-    raise ValidationError(f"data cannot be encoded as a form: {reason}.", "data")
+        pairs = given.items() if isinstance(given, Mapping) else given
+        return urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
+    except (TypeError, ValueError):
+        wrong = ValidationError(f"{field_name} cannot be encoded as pairs of names and values.", field_name)
+    raise wrong
+
+
+def _to_utf8(text: str, field_name: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        wrong = ValidationError(f"{field_name} has half of a surrogate pair, which UTF-8 cannot express.", field_name)
+    raise wrong
 
 
 def _check_cookies(cookies: object) -> dict[str, str]:
     if cookies is None:
         return {}
     if not isinstance(cookies, Mapping):
-        raise ValidationError(f"cookies must be a mapping of names to values, not {cookies!r}.", "cookies")
+        raise ValidationError(
+            f"cookies must be a mapping of names to values, not a {type(cookies).__name__}.", "cookies"
+        )
     return {str(name): str(value) for name, value in cookies.items()}
 
 
 def _add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
-    if not cookies:
-        return
+    """Put cookies beside those of the caller's own header, which win."""
     for name, value in cookies.items():
         if not _TOKEN.fullmatch(name) or not re.fullmatch(r"[\x21-\x3a\x3c-\x7e\x20]*", value):
             raise ValidationError(f"cookie {name!r} is not valid in HTTP.", "cookies")
     standing = _find(headers, "cookie")
-    pairs = [headers.pop(standing)] if standing is not None else []
-    headers["Cookie"] = "; ".join([*pairs, *(f"{name}={value}" for name, value in cookies.items())])
+    pairs = headers.pop(standing).split("; ") if standing is not None else []
+    names = {pair.partition("=")[0] for pair in pairs}
+    pairs += [f"{name}={value}" for name, value in cookies.items() if name not in names]
+    if pairs:
+        headers["Cookie"] = "; ".join(pairs)
 
 
 def _timeouts(timeout: object) -> tuple[float | None, float | None]:

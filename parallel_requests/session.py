@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -25,7 +25,7 @@ from parallel_requests.exchange import Policy
 from parallel_requests.gates.pacing import Pacer
 from parallel_requests.logs import set_level
 from parallel_requests.models import Result, ReturnType
-from parallel_requests.observing import chunk_receiver, observers
+from parallel_requests.observing import chunk_receiver, in_context, observers
 from parallel_requests.options import PER_URL_NAMES, Options, RequestOptions, Settings, documents_options
 from parallel_requests.parsing import InPlaceParser, ThreadParser
 from parallel_requests.planning import Item, Planner
@@ -172,7 +172,7 @@ class ParallelSession:
         parse_func: Callable[[Any], Any] | None = None,
         ordered: bool = False,
         **options: Unpack[RequestOptions],
-    ) -> Iterator[Result[Any]]:
+    ) -> Generator[Result[Any]]:
         """Yield a Result for each item as it completes; failures are Results too, nothing is raised for them.
 
         The input may be endless: it is advanced in the calling thread, and only as slots come free.
@@ -283,13 +283,15 @@ class ParallelSession:
             raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
         if call.parse_func is not None and not callable(call.parse_func):
             raise ConfigurationError(f"parse_func must be callable, not {call.parse_func!r}.", "parse_func")
+        if call.is_keyed:
+            _check_names(keys)
         settings = self._settings.override(call.options, "request")
         kind = _checked_return_type(call.return_type, settings)
         planner = Planner(
             settings, self._environment, accept_encoding=ACCEPT_ENCODING, cookies=self._own_cookies
         )
         requests = planner.plan(iter(()) if urls is None else urls, keys)
-        is_list = isinstance(urls, Sized)
+        is_list = isinstance(urls, list | tuple)  # what else has a length may still belong to this thread
         run = Run(
             self._policy(settings, kind, planner),
             self._parser(kind, call.parse_func),
@@ -326,7 +328,7 @@ class ParallelSession:
             restart=getattr(callback, "restart", None),
             chunk_size=settings.chunk_size,
             proxies=planner.proxies,
-            on_attempt=settings.on_attempt,
+            on_attempt=None if settings.on_attempt is None else in_context(settings.on_attempt),
         )
 
     def _parser(self, kind: ReturnType, parse_func: Callable[[Any], Any] | None) -> Parse:
@@ -344,7 +346,7 @@ class ParallelSession:
         finally:
             self.note(batch)
 
-    def _stream(self, batch: Batch, *, ordered: bool) -> Iterator[Result[Any]]:
+    def _stream(self, batch: Batch, *, ordered: bool) -> Generator[Result[Any]]:
         try:
             yield from batch.stream(ordered=ordered)
         finally:
@@ -382,6 +384,20 @@ def _new_engine(backend: Backend, settings: Settings) -> Engine:
 
         return CurlMultiEngine(backend, settings.concurrency)
     return ThreadsEngine(backend, settings.concurrency, settings.executor)
+
+
+def _check_names(keys: Iterable[Any] | None) -> None:
+    """Refuse names that would make answers take one another's place in a dict."""
+    if not isinstance(keys, Collection):
+        return
+    try:
+        if len(set(keys)) == len(keys):
+            return
+    except TypeError:
+        wrong = ConfigurationError("keys must be hashable, as names in a dict are.", "keys")
+    else:
+        wrong = ConfigurationError("keys must differ from one another, or answers would be lost.", "keys")
+    raise wrong
 
 
 def _checked_return_type(return_type: ReturnType | str, settings: Settings) -> ReturnType:

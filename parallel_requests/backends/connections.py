@@ -89,11 +89,16 @@ class Wire:
         """Whether this thread's attempt died before its connection, TLS included, was there."""
         return bool(self._local.is_connecting)
 
-    def uses(self, sock: Any) -> None:
-        """Note which socket this thread's attempt is on."""
+    def uses(self, means: Any) -> None:
+        """Note which socket this thread's attempt is on, or what else ends it."""
         flight = getattr(self._local, "flight", None)
         if flight is not None:
-            flight.uses(sock)
+            flight.uses(means)
+
+    def is_cut(self) -> bool:
+        """Whether this thread's attempt has been ended from outside."""
+        flight = getattr(self._local, "flight", None)
+        return flight is not None and bool(flight.is_cut)
 
     def opened(self, sock: Any) -> None:
         """Note a new connection."""
@@ -121,11 +126,11 @@ class Wire:
 
             def connect(self) -> Any:
                 answer = super().connect()
-                wire.connected(self.sock)
+                wire.connected(None if self._is_shared() else self.sock)
                 return answer
 
             def request(self, *args: Any, **kwargs: Any) -> Any:
-                wire.uses(self.sock)
+                wire.uses(None if self._is_shared() else self.sock)
                 return super().request(*args, **kwargs)
 
             def getresponse(self, *args: Any, **kwargs: Any) -> Any:
@@ -136,6 +141,10 @@ class Wire:
                     if _is_not_http(protocol):
                         raise http.client.BadStatusLine("it is not HTTP") from error
                     raise
+
+            def _is_shared(self) -> bool:
+                """Whether other attempts are on the socket too, so that it must not be shut down for one."""
+                return getattr(self, "is_multiplexed", False)
 
         WatchedConnection.__name__ = connection_class.__name__
         return WatchedConnection

@@ -220,6 +220,10 @@ class Transfer:
         )
         return self._backend.failure(kind, request, OSError(message), stale=stale)
 
+    def carries(self, run: Any) -> bool:
+        """Whether it is on the wire for a run."""
+        return self.task is not None and self.task.run is run
+
     def clear(self) -> None:
         """Forget what was carried."""
         self.task = self.send = self._body = self._error = None

@@ -76,10 +76,13 @@ class Pools:
             options["cert_reqs"] = "CERT_REQUIRED" if verify else "CERT_NONE"
         manager = self._library.PoolManager(**options) if proxy is None else self._proxied(proxy, options)
         manager.pool_classes_by_scheme = {
-            scheme: type(pool.__name__, (pool,), {"ConnectionCls": self._wire.watch(pool.ConnectionCls)})
-            for scheme, pool in manager.pool_classes_by_scheme.items()
+            scheme: self._pool_class(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
         }
         return manager
+
+    def _pool_class(self, base: Any) -> Any:
+        """Return a class of pools whose connections are watched."""
+        return type(base.__name__, (base,), {"ConnectionCls": self._wire.watch(base.ConnectionCls)})
 
     def _proxied(self, proxy: str, options: dict[str, Any]) -> Any:
         parts = urlsplit(proxy)

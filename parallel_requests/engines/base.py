@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ from typing import Any, Protocol, TypeAlias
 from weakref import WeakSet
 
 from parallel_requests.exceptions import ParallelRequestsError
-from parallel_requests.exchange import Exchange, Policy, exchange
+from parallel_requests.exchange import Exchange, Policy, Reply, Send, exchange
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
 from parallel_requests.models import Request, Result
 
 _LONGEST_WAIT = 1_000_000.0
 """Seconds; what waits longer asks again then. Beyond some 292 years, clocks and locks overflow."""
+
+logger = logging.getLogger("parallel_requests")
 
 Deliver: TypeAlias = Callable[[Result[Any]], None]
 Parse: TypeAlias = Callable[[Result[Any], Deliver], None]
@@ -199,12 +202,28 @@ class Run:
 class Task:
     """One exchange on its way, and the run it belongs to."""
 
-    __slots__ = ("exchange", "lane", "run")
+    __slots__ = ("_exchange", "_request", "lane", "run")
 
     def __init__(self, run: Run, request: Request) -> None:
         self.run = run
-        self.exchange: Exchange = exchange(request, run.policy)
+        self._request = request
+        self._exchange: Exchange = exchange(request, run.policy)
         self.lane: str | None = None
+
+    def advance(self, reply: Reply | None) -> Wait | Send | Result[Any]:
+        """Give the exchange what came of its last effect, and return its next one or its Result.
+
+        A bug of ours costs this one item, not the run.
+        """
+        try:
+            return self._exchange.send(reply)
+        except StopIteration as end:
+            result: Result[Any] = end.value
+            return result
+        except Exception as error:
+            logger.exception("an exchange failed; this is a bug in parallel_requests")
+            failure = ParallelRequestsError(f"{self._request!r} failed by a bug in parallel_requests: {error!r}")
+            return Result(self._request, error=failure)
 
 
 class _Lane:

@@ -17,10 +17,12 @@ from parallel_requests.backends.curl import CurlBackend, Transfer
 from parallel_requests.engines.base import Run, Scheduler, Task
 from parallel_requests.exceptions import BackendError, ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
+from parallel_requests.gates.pacing import Wait
 
 logger = logging.getLogger("parallel_requests")
 
 _LONGEST_REST = 60.0
+_LONGEST_ROW = 256
 _SELECT_MAX_CONCURRENCY = 256
 """Up to here ``perform`` and ``select`` cost less a call than ``socket_action`` and ``epoll``
 (16 against 19 microseconds at 20 in flight); with more, and with file descriptors that ``select``
@@ -60,8 +62,8 @@ class CurlMultiEngine:
             if concurrency <= _SELECT_MAX_CONCURRENCY or not hasattr(select, "epoll")
             else _EpollDriver(self._multi, self._ear, clock)
         )
+        self._transfers: list[Transfer] = []
         self._spare: list[Transfer] = []
-        self._in_flight: set[Transfer] = set()
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
@@ -117,38 +119,46 @@ class CurlMultiEngine:
             self._shut_down()
 
     def _fill(self) -> None:
-        """Start as many exchanges as there are slots."""
+        """Start exchanges in the free slots; a long row of items that end at once in several goes."""
         take, clock = self._scheduler.take, self._clock
-        while (task := take(clock())) is not None:
+        for _ in range(max(_LONGEST_ROW, self._scheduler.concurrency)):
+            task = take(clock())
+            if task is None:
+                return
             self._advance(task, None)
 
     def _advance(self, task: Task, reply: Reply | None) -> None:
         """Drive an exchange until it is on the wire, parked or done."""
-        try:
-            effect = task.exchange.send(reply)
-        except StopIteration as end:
-            self._scheduler.finish(task)
-            task.run.complete(end.value)
-            return
+        effect = task.advance(reply)
         if type(effect) is Send:
             if task.lane is not None:
                 self._scheduler.passed(task)
             self._begin(task, effect)
-        else:
+        elif type(effect) is Wait:
             self._scheduler.park(task, effect, self._clock())
+        else:
+            self._scheduler.finish(task)
+            task.run.complete(effect)  # type: ignore[arg-type]
 
     def _begin(self, task: Task, send: Send) -> None:
-        transfer = self._spare.pop() if self._spare else Transfer(self._backend)
+        transfer = self._spare.pop() if self._spare else self._new_transfer()
         transfer.task = task
         try:
             transfer.prepare(send)
             self._multi.add_handle(transfer.easy)
         except pycurl.error as error:
-            transfer.clear()
-            transfer.easy.close()
+            self._discard(transfer)
             self._advance(task, self._backend.failure(BackendError, send.request, error))
-            return
-        self._in_flight.add(transfer)
+
+    def _new_transfer(self) -> Transfer:
+        transfer = Transfer(self._backend)
+        self._transfers.append(transfer)
+        return transfer
+
+    def _discard(self, transfer: Transfer) -> None:
+        self._transfers.remove(transfer)
+        transfer.clear()
+        transfer.easy.close()
 
     def _harvest(self) -> bool:
         """Take the transfers that have ended; False where there was none."""
@@ -175,7 +185,6 @@ class CurlMultiEngine:
         task, send = transfer.task, transfer.send
         assert send is not None
         self._multi.remove_handle(transfer.easy)
-        self._in_flight.discard(transfer)
         transfer.clear()
         self._spare.append(transfer)
         self._advance(task, reply)
@@ -183,7 +192,7 @@ class CurlMultiEngine:
 
     def _break_off(self, run: Run, reason: ParallelRequestsError) -> None:
         self._scheduler.hurry(run)
-        for transfer in [transfer for transfer in self._in_flight if transfer.task.run is run]:
+        for transfer in [transfer for transfer in self._transfers if transfer.carries(run)]:
             self._end(transfer, reason)
 
     def _rest(self) -> None:
@@ -193,7 +202,7 @@ class CurlMultiEngine:
         self._resting = True
         if self._wanted or self._scheduler.has_work():
             seconds = 0.0
-        self._driver.wait(min(seconds, _LONGEST_REST), len(self._in_flight))
+        self._driver.wait(min(seconds, _LONGEST_REST), self._scheduler.in_flight)
         self._resting = False
 
     def _shut_down(self) -> None:
@@ -201,8 +210,9 @@ class CurlMultiEngine:
             reason = RunStoppedError("The session was closed before this item was done.")
             run.policy.stop = reason
             self._break_off(run, reason)
-        self._fill()
-        for transfer in self._spare:
+        while self._scheduler.has_work():
+            self._fill()
+        for transfer in self._transfers:
             transfer.easy.close()
         self._driver.close()
         self._multi.close()

@@ -182,26 +182,23 @@ class EventLoopEngine:
         """Drive an exchange until it is parked or done; True where it was on the wire."""
         reply: Reply | None = None
         origin = ""
-        try:
-            while True:
-                effect = task.exchange.send(reply)
-                if origin:
-                    self._scheduler.left(origin)
-                if isinstance(effect, Wait):
-                    self._scheduler.park(task, effect, self._clock())
-                    self._set_timer()
-                    return bool(origin)
-                if task.lane is not None:
-                    self._scheduler.passed(task)
-                    self._look()
-                origin = effect.request.origin
-                reply = await self._send(worker, effect, task.run)
-        except StopIteration as end:
-            result = end.value
-        if origin:
-            self._scheduler.left(origin)
-        self._scheduler.finish(task)
-        task.run.complete(result)
+        while True:
+            effect = task.advance(reply)
+            if origin:
+                self._scheduler.left(origin)
+            if not isinstance(effect, Send):
+                break
+            if task.lane is not None:
+                self._scheduler.passed(task)
+                self._look()
+            origin = effect.request.origin
+            reply = await self._send(worker, effect, task.run)
+        if isinstance(effect, Wait):
+            self._scheduler.park(task, effect, self._clock())
+            self._set_timer()
+        else:
+            self._scheduler.finish(task)
+            task.run.complete(effect)
         return bool(origin)
 
     async def _send(self, worker: _Worker, send: Send, run: Run) -> Reply:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -17,8 +16,6 @@ from parallel_requests.gates.pacing import Wait
 
 if TYPE_CHECKING:
     from parallel_requests.backends.base import BlockingBackend
-
-logger = logging.getLogger("parallel_requests")
 
 
 class ThreadsEngine:
@@ -109,11 +106,7 @@ class ThreadsEngine:
 
     def _work(self) -> None:
         while (task := self._next_task()) is not None:
-            try:
-                self._advance(task)
-            except BaseException:
-                logger.critical("a worker loop died; this is a bug in parallel_requests", exc_info=True)
-                raise
+            self._advance(task)
 
     def _next_task(self) -> Task | None:
         with self._changed:
@@ -147,30 +140,26 @@ class ThreadsEngine:
         """Drive an exchange until it is parked or done."""
         reply: Reply | None = None
         origin = ""
-        try:
-            while True:
-                effect = task.exchange.send(reply)
-                if origin:
-                    with self._changed:
-                        self._scheduler.left(origin)
-                if isinstance(effect, Wait):
-                    with self._changed:
-                        self._scheduler.park(task, effect, self._clock())
-                    return
-                if task.lane is not None:
-                    with self._changed:
-                        self._scheduler.passed(task)
-                        self._call_for_work()
-                origin = effect.request.origin
-                reply = self._send(effect, task.run)
-        except StopIteration as end:
-            result = end.value
-        with self._changed:
+        while True:
+            effect = task.advance(reply)
             if origin:
-                self._scheduler.left(origin)
+                with self._changed:
+                    self._scheduler.left(origin)
+            if not isinstance(effect, Send):
+                break
+            if task.lane is not None:
+                with self._changed:
+                    self._scheduler.passed(task)
+                    self._call_for_work()
+            origin = effect.request.origin
+            reply = self._send(effect, task.run)
+        with self._changed:
+            if isinstance(effect, Wait):
+                self._scheduler.park(task, effect, self._clock())
+                return
             self._scheduler.finish(task)
             self._call_for_work()
-        task.run.complete(result)
+        task.run.complete(effect)
 
     def _send(self, send: Send, run: Run) -> Reply:
         send.flight = flight = self._watchdog.watch(run, send.timeout)

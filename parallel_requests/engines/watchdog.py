@@ -17,7 +17,7 @@ from typing import Any
 class Flight:
     """One blocking attempt under way."""
 
-    __slots__ = ("_lock", "_socket", "deadline", "is_cut", "owner")
+    __slots__ = ("_lock", "_means", "deadline", "is_cut", "owner")
 
     def __init__(self, owner: Any, deadline: float | None) -> None:
         """Begin an attempt.
@@ -29,27 +29,32 @@ class Flight:
         self.owner = owner
         self.deadline = deadline
         self.is_cut = False
-        self._socket: socket.socket | None = None
-        self._lock = threading.Lock()  # guards _socket and is_cut
+        self._means: socket.socket | Callable[[], object] | None = None
+        self._lock = threading.Lock()  # guards _means and is_cut
 
-    def uses(self, sock: socket.socket | None) -> None:
-        """Tell which socket the attempt is on; called by the backend whenever that changes."""
+    def uses(self, means: socket.socket | Callable[[], object] | None) -> None:
+        """Tell how to end the attempt: which socket it is on, or what to call where it shares one.
+
+        Called by the backend whenever that changes.
+        """
         with self._lock:
-            self._socket = sock
+            self._means = means
             if self.is_cut:
-                self._shut_down()
+                self._end()
 
     def cut(self) -> None:
         """End the attempt now."""
         with self._lock:
             self.is_cut = True
-            self._shut_down()
+            self._end()
 
-    def _shut_down(self) -> None:
-        if isinstance(self._socket, socket.socket):
+    def _end(self) -> None:
+        if isinstance(self._means, socket.socket):
             # The base class's method: that of SSLSocket would take the TLS layer from under a reader.
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._means, socket.SHUT_RDWR)
+        elif callable(self._means):
+            self._means()
 
 
 class Watchdog:

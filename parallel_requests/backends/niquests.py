@@ -1,0 +1,107 @@
+"""niquests: HTTP/2 where the server speaks it, many attempts to a connection."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import niquests
+from niquests.adapters import HTTPAdapter
+from niquests.packages import urllib3
+
+from parallel_requests.backends.answers import read_answer, timeouts_of, translate
+from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
+from parallel_requests.backends.connections import Wire
+from parallel_requests.backends.multiplexing import SharingPools, StreamedAnswer
+from parallel_requests.exceptions import ParallelRequestsError
+from parallel_requests.exchange import Send
+from parallel_requests.models import Request, Response
+
+
+class _PooledAdapter(HTTPAdapter):  # type: ignore[misc]
+    """An adapter over one of our pool managers, which hands over what urllib3-future returns."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        self.poolmanager = self._manager
+
+    def get_connection(self, url: str, proxies: Any = None) -> Any:
+        return self._manager.connection_from_url(url)
+
+    def request_url(self, request: Any, proxies: Any) -> str:
+        is_forwarded = self._manager.proxy is not None and request.url.startswith("http:")
+        return str(request.url if is_forwarded else request.path_url)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Leave the connection alone: its pool has a TLS context."""
+
+    def build_response(self, req: Any, resp: Any) -> Any:
+        return resp
+
+
+class NiquestsBackend(BlockingBackend):
+    """Sends through adapters of niquests.
+
+    HTTP/3 is left off: it would be spoken on some later connection, whose datagrams no timeout of
+    ours can cut off.
+    """
+
+    name: ClassVar[str] = "niquests"
+    capabilities: ClassVar[Capabilities] = Capabilities(http2=True, streaming=True, multiplexing=True)
+    extra: ClassVar[str] = "niquests"
+
+    def __init__(self) -> None:
+        self._wire = Wire()
+        self._pools: SharingPools
+        self._adapters: dict[Any, _PooledAdapter] = {}
+
+    @classmethod
+    def version(cls) -> str:
+        return str(niquests.__version__)
+
+    @property
+    def connections_opened(self) -> int:
+        return self._wire.connections_opened
+
+    def open(self, settings: TransportSettings) -> None:
+        versions = urllib3.HttpVersion
+        disabled = {versions.h3} if settings.http2 is not False else {versions.h2, versions.h3}
+        self._pools = SharingPools(urllib3, self._wire, settings, disabled_svn=disabled)
+
+    def close(self) -> None:
+        self._pools.close()
+
+    def send(self, send: Send) -> Response:
+        request = send.request
+        self._wire.begin(send)
+        timeouts = timeouts_of(send)
+        answer = self._adapter_for(request).send(_prepare(request), timeout=timeouts, multiplexed=True)
+        if isinstance(answer, urllib3.ResponsePromise):
+            answer = StreamedAnswer(self._wire, answer, send.timeout)
+        self._wire.answered()
+        return read_answer(send, answer)
+
+    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
+        wrapper = niquests.exceptions.RequestException
+        return translate(self, self._wire, urllib3.exceptions, error, request, wrapper)
+
+    def _adapter_for(self, request: Request) -> _PooledAdapter:
+        manager = self._pools.manager_for(request.url, request.proxy, request.verify)
+        adapter = self._adapters.get(manager)
+        if adapter is None:
+            adapter = self._adapters.setdefault(manager, _PooledAdapter(manager))
+        return adapter
+
+
+def _prepare(request: Request) -> niquests.PreparedRequest:
+    """Fill in what planning has worked out; ``PreparedRequest.prepare`` would do it all again."""
+    prepared = niquests.PreparedRequest()
+    prepared.method = request.method
+    prepared.url = request.url
+    prepared.headers = dict(request.headers)
+    prepared.body = request.content
+    if request.content is not None:
+        prepared.headers["Content-Length"] = str(len(request.content))
+    return prepared
