@@ -8,16 +8,29 @@ import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from parallel_requests.batch import Batch, InOrder
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.exceptions import PartialFailureError
 from parallel_requests.models import Result, ReturnType
-from parallel_requests.options import Options, RequestOptions, documents_options
+from parallel_requests.options import (
+    VERB_ARGUMENTS,
+    Options,
+    RequestOptions,
+    documents_options,
+    reject_unknown,
+)
 from parallel_requests.planning import Item
-from parallel_requests.session import ParallelSession
+from parallel_requests.session import ParallelSession, http_verb
 from parallel_requests.stats import RunStats
+
+if TYPE_CHECKING:
+    from parallel_requests.signatures import AsyncHeadVerb, AsyncOneCallVerb, AsyncRequestVerb
+
+# What turns the functions below into verbs with a type for every combination of arguments.
+_request_verb: Callable[[Callable[..., Any]], AsyncRequestVerb] = documents_options(session=False)
+_one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_options(session=True)
 
 
 class _Listener:
@@ -89,6 +102,7 @@ class ParallelRequests:
         """The figures of the latest run that ended."""
         return self._session.last_run
 
+    @_request_verb
     async def request(
         self,
         urls: str | Iterable[Item] | AsyncIterable[Item],
@@ -115,6 +129,15 @@ class ParallelRequests:
                 await listener.wait(batch.needs_attention)
             return collect(batch.finish(), call)
 
+    get: AsyncRequestVerb = http_verb("GET")
+    post: AsyncRequestVerb = http_verb("POST")
+    put: AsyncRequestVerb = http_verb("PUT")
+    patch: AsyncRequestVerb = http_verb("PATCH")
+    delete: AsyncRequestVerb = http_verb("DELETE")
+    head: AsyncHeadVerb = http_verb("HEAD", ReturnType.RESPONSE)
+    options: AsyncHeadVerb = http_verb("OPTIONS", ReturnType.RESPONSE)
+
+    @documents_options(session=False)
     async def iter_results(
         self,
         urls: Iterable[Item] | AsyncIterable[Item],
@@ -205,7 +228,7 @@ class ParallelRequests:
                     await feeder
 
 
-@documents_options(session=True)
+@_one_call_verb
 async def parallel_requests_async(
     urls: str | Iterable[Item] | AsyncIterable[Item],
     *,
@@ -216,8 +239,10 @@ async def parallel_requests_async(
     **options: Unpack[Options],
 ) -> Any:
     """Do what `parallel_requests.parallel_requests` does, without blocking the event loop."""
+    reject_unknown(options, "parallel_requests_async", beside=VERB_ARGUMENTS)
     async with ParallelRequests(**options) as client:
-        return await client.request(
+        request: Callable[..., Any] = client.request
+        return await request(
             urls,
             keys=keys,
             return_type=return_type,

@@ -48,6 +48,7 @@ class Send:
         timeout: Seconds it may take, from connecting to the last byte; None for no bound.
         policy: The terms of the batch: size limits, and where a streamed body goes.
         delivered: Whether a part of the body has reached the caller.
+        replays: How often the library sent it again by itself, where it cannot be kept from that.
         flight: Where a blocking engine learns which socket is used, so as to end the attempt.
     """
 
@@ -55,6 +56,7 @@ class Send:
     timeout: float | None
     policy: Policy
     delivered: bool = False
+    replays: int = 0
     flight: Any = None
 
 
@@ -210,7 +212,17 @@ class _Life:
         elif (stop := self.policy.reason_to_stop()) is not None:
             reply = stop
         pacer.leave(target.origin, reply, elapsed)
+        if self.send is not None and self.send.replays:
+            self._count_replays(self.send.replays)
         return reply
+
+    def _count_replays(self, replays: int) -> None:
+        """Count, and pay for, what the library sent again by itself."""
+        for _ in range(replays):
+            closed = BackendError("The server closed the kept-alive connection just as it was used.", stale=True)
+            self.earlier = (*self.earlier, Attempt(self.attempts, None, closed, 0.0, self.target.url))
+            self.attempts += 1
+            self.policy.pacer.charge(self.target.origin)
 
     def _learn(self, response: Response) -> None:
         headers = response.headers

@@ -44,8 +44,13 @@ _LOOK_AHEAD = 10_000
 _request_verb: Callable[[Callable[..., Any]], RequestVerb] = documents_options(session=False)
 
 
-def _verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
-    """Return the method of a session that calls `ParallelSession.request` with one HTTP method."""
+def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
+    """Return a method that calls ``request`` with one HTTP method, for a session or an asynchronous client.
+
+    Args:
+        method: The HTTP method.
+        default: The ``return_type`` where none is given.
+    """
 
     def verb(
         self: Any,
@@ -67,8 +72,7 @@ def _verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., A
             **options,
         )
 
-    verb.__name__ = method.lower()
-    verb.__qualname__ = f"ParallelSession.{verb.__name__}"
+    verb.__name__ = verb.__qualname__ = method.lower()
     verb.__doc__ = f"Call `request` with method {method}; return_type is {default.value!r} unless given."
     return documents_options(session=False, without=["method"])(verb)
 
@@ -219,13 +223,13 @@ class ParallelSession:
         requests = [result.request for result in error.results if not result.ok]
         return self.plan(requests, None, dataclasses.replace(call, options=options)), call
 
-    get: RequestVerb = _verb("GET")
-    post: RequestVerb = _verb("POST")
-    put: RequestVerb = _verb("PUT")
-    patch: RequestVerb = _verb("PATCH")
-    delete: RequestVerb = _verb("DELETE")
-    head: HeadVerb = _verb("HEAD", ReturnType.RESPONSE)
-    options: HeadVerb = _verb("OPTIONS", ReturnType.RESPONSE)
+    get: RequestVerb = http_verb("GET")
+    post: RequestVerb = http_verb("POST")
+    put: RequestVerb = http_verb("PUT")
+    patch: RequestVerb = http_verb("PATCH")
+    delete: RequestVerb = http_verb("DELETE")
+    head: HeadVerb = http_verb("HEAD", ReturnType.RESPONSE)
+    options: HeadVerb = http_verb("OPTIONS", ReturnType.RESPONSE)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Send these cookies with every request from now on, beside those set before."""

@@ -73,7 +73,19 @@ _UNANSWERED = frozenset(
 class Transfer:
     """An easy handle that is used over and over, and what it carries now."""
 
-    __slots__ = ("_backend", "_body", "_content", "_error", "_head", "_request", "_timeout", "easy", "send", "task")
+    __slots__ = (
+        "_backend",
+        "_body",
+        "_content",
+        "_error",
+        "_head",
+        "_known_connections",
+        "_request",
+        "_timeout",
+        "easy",
+        "send",
+        "task",
+    )
 
     def __init__(self, backend: CurlBackend) -> None:
         self._backend = backend
@@ -87,6 +99,7 @@ class Transfer:
         self._error: Exception | None = None
         self._request: Request | None = None
         self._timeout: float | None = None
+        self._known_connections = 0
 
     def prepare(self, send: Send) -> None:
         """Set the handle up for an attempt; what stays as it was is left alone."""
@@ -110,6 +123,7 @@ class Transfer:
             easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(send.timeout))
         easy.setopt(pycurl.URL, request.url)
         self._request = request
+        self._known_connections = self._backend.connections_opened
 
     def _configure(self, send: Send) -> None:
         """Set every option anew."""
@@ -178,6 +192,8 @@ class Transfer:
         head, send = self._head.getvalue(), self.send
         assert send is not None
         status, reason, version, headers = _parse_head(head)
+        if self._known_connections != self._backend.connections_opened:
+            send.replays = self._count_replays(version)
         if self._body is not None or send.policy.deliver is not None or headers.has_odd_framing():
             body = self._body or Body(send, status, headers)
             if send.policy.deliver is None:
@@ -187,6 +203,18 @@ class Transfer:
             content = self._content.getvalue()
         return Response(status, headers, content, send.request, reason=reason, http_version=version)
 
+    def _count_replays(self, version: str) -> int:
+        """Return how often libcurl sent the request again by itself.
+
+        It does so where a kept-alive connection is closed unanswered, and there is no option
+        against it; only the bytes it sent tell.
+        """
+        assert self.send is not None
+        if not version.startswith("HTTP/1"):
+            return 0
+        once = _bytes_on_the_wire(self.send.request)
+        return max(0, round(self.easy.getinfo(pycurl.REQUEST_SIZE) / once) - 1)
+
     def failure(self, code: int, message: str) -> ParallelRequestsError:
         """Say in our words why a transfer has failed."""
         send = self.send
@@ -195,6 +223,8 @@ class Transfer:
         if self._error is not None:
             return self._backend.translate(self._error, request)
         kind = _MEANING.get(code, BackendError)
+        if kind is TruncatedBody and "chunk hex" in message:
+            kind = ProtocolError
         if request.proxy and (
             self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 400
             or kind is ProxyError
@@ -294,6 +324,15 @@ def _header_lines(request: Request) -> list[bytes]:
         if name not in given:
             lines.append(f"{name}:".encode())  # keeps libcurl from adding its own
     return lines
+
+
+def _bytes_on_the_wire(request: Request) -> int:
+    """Return about how many bytes a request has, as HTTP/1.1."""
+    _, _, rest = request.url.partition("://")
+    target = rest[len(request.origin) :] or "/"
+    start_line = len(f"{request.method} {target} HTTP/1.1\r\nHost: {request.origin}\r\n")
+    lines = [line for line in _header_lines(request) if not line.endswith(b":")]
+    return start_line + sum(len(line) + 2 for line in lines) + 2 + len(request.content or b"")
 
 
 def _parse_head(block: bytes) -> tuple[int, str, str, Headers]:

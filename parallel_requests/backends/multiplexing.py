@@ -13,6 +13,8 @@ import queue
 import threading
 from typing import Any
 
+from niquests.packages.urllib3.util.wait import wait_for_read
+
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.pools import Pools
 
@@ -20,24 +22,29 @@ _LOOK_EVERY = 0.05
 """Seconds after which the thread that watches the socket looks whether its own attempt was ended."""
 
 
-class _Waiter:
-    """A thread that waits for news of its stream."""
+class _Stream:
+    """One stream, and the life of the connection it belongs to.
 
-    def __init__(self) -> None:
+    A connection that was lost is connected again, and then counts its streams from the beginning.
+    """
+
+    def __init__(self, promise: Any) -> None:
+        self.number: int = promise.stream_id
+        self.protocol: Any = promise.get_parameter("protocol")
         self.has_news = False
         self.wake = threading.Event()
 
 
 class SharedConnection:
-    """Mixed into a connection: waiting without holding it."""
+    """Mixed into a connection: threads wait for their streams without holding it."""
 
     sock: Any
-    timeout: Any
+    _protocol: Any
     on_connected: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiters: dict[int, _Waiter] = {}
+        self._waiting: dict[_Stream, None] = {}
         self._turn = threading.Lock()  # held by the thread that watches the socket
 
     def connect(self) -> None:
@@ -45,24 +52,30 @@ class SharedConnection:
         if self.on_connected is not None:
             self.on_connected(self)
 
-    def wait_for_news(self, wire: Wire, police: Any, owner: Any, stream_id: int) -> None:
-        """Block until there is something to read from a stream.
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        promise = super().request(*args, **kwargs)  # type: ignore[misc]
+        promise.set_parameter("protocol", self._protocol)
+        return promise
+
+    def wait_for_news(self, wire: Wire, police: Any, owner: Any, stream: _Stream) -> None:
+        """Block until there is something to read from a stream, or its connection is lost.
 
         Args:
             wire: Knows whether the attempt has been ended.
             police: The pool's scheduler, which lends the connection out.
-            owner: The promise or response through which it is borrowed.
-            stream_id: The stream.
+            owner: The promise or response by which it does so.
+            stream: The stream.
 
         Raises:
             TimeoutError: The attempt was ended from outside.
         """
-        waiter = self._waiters[stream_id] = _Waiter()
-        wire.uses(waiter.wake.set)
+        stream.has_news = False
+        self._waiting[stream] = None
+        wire.uses(stream.wake.set)
         try:
             with police.borrow(owner):
-                waiter.has_news = self._has_news(stream_id)
-            while not waiter.has_news:
+                stream.has_news = self._has_news(stream)
+            while not stream.has_news:
                 if wire.is_cut():
                     raise TimeoutError("the attempt was ended")
                 if self._turn.acquire(blocking=False):
@@ -71,54 +84,50 @@ class SharedConnection:
                     finally:
                         self._turn.release()
                 else:
-                    waiter.wake.wait()
-                    waiter.wake.clear()
+                    stream.wake.wait()
+                    stream.wake.clear()
         finally:
             wire.uses(None)
-            del self._waiters[stream_id]
+            del self._waiting[stream]
             self._pass_turn()
+
+    def lost(self, stream: _Stream) -> bool:
+        """Whether the connection a stream began on has ended."""
+        return self._protocol is None or self._protocol is not stream.protocol
+
+    def give_up(self, promise: Any) -> None:
+        """Cancel a stream whose answer has not begun; the connection must be borrowed."""
+        self._promises.pop(promise.uid, None)  # type: ignore[attr-defined]
+        self._promises_per_stream.pop(promise.stream_id, None)  # type: ignore[attr-defined]
+        self._protocol.submit_stream_reset(stream_id=promise.stream_id)
+        while data := self._protocol.bytes_to_send():
+            self.sock.sendall(data)
 
     def _take_in(self, police: Any, owner: Any) -> None:
         """Read what has come, for every stream; wait a little where nothing has."""
         with police.borrow(owner):
             came = self.peek_and_react()  # type: ignore[attr-defined]
-            for stream_id, waiter in list(self._waiters.items()):
-                if self._has_news(stream_id):
-                    waiter.has_news = True
-                    waiter.wake.set()
-        if not came:
-            self._watch()
-
-    def _watch(self) -> None:
-        from niquests.packages.urllib3.util.wait import wait_for_read
-
+            for stream in list(self._waiting):
+                if self._has_news(stream):
+                    stream.has_news = True
+                    stream.wake.set()
         sock = self.sock
-        if sock is not None:
+        if not came and sock is not None:
             try:
                 wait_for_read(sock, _LOOK_EVERY)
             except (OSError, ValueError):
-                return  # closed by another thread, which is news
+                return  # closed by another thread: the next look tells
 
-    def _has_news(self, stream_id: int) -> bool:
-        protocol: Any = self._protocol  # type: ignore[attr-defined]
-        return protocol is None or protocol.has_expired() or protocol.has_pending_event(stream_id=stream_id)
+    def _has_news(self, stream: _Stream) -> bool:
+        if self.lost(stream) or self._protocol.has_expired():
+            return True
+        return bool(self._protocol.has_pending_event(stream_id=stream.number))
 
     def _pass_turn(self) -> None:
-        """Wake one of those who wait: nobody may be watching the socket now."""
-        for waiter in list(self._waiters.values()):
-            waiter.wake.set()
+        """Wake one of those who wait, as nobody may be watching the socket now."""
+        for stream in list(self._waiting):
+            stream.wake.set()
             return
-
-    def give_up(self, promise: Any) -> None:
-        """Cancel a stream whose answer has not begun; the connection must be borrowed."""
-        protocol: Any = self._protocol  # type: ignore[attr-defined]
-        self._promises.pop(promise.uid, None)  # type: ignore[attr-defined]
-        self._promises_per_stream.pop(promise.stream_id, None)  # type: ignore[attr-defined]
-        if protocol is None or self.sock is None:
-            return
-        protocol.submit_stream_reset(stream_id=promise.stream_id)
-        while data := protocol.bytes_to_send():
-            self.sock.sendall(data)
 
 
 class OriginPool:
@@ -185,23 +194,27 @@ class SharingPools(Pools):
 
 
 class StreamedAnswer:
-    """The answer to a promise of urllib3-future, read like any other of its responses."""
+    """The answer to a promise of urllib3-future, read as any other of its responses is."""
 
     def __init__(self, wire: Wire, promise: Any, read_timeout: float | None) -> None:
         """Wait for the head.
 
         Raises:
             TimeoutError: The attempt was ended from outside.
+            ConnectionError: The connection was lost.
         """
         self._wire = wire
         self._police: Any = promise.get_parameter("police_officer")
         self._connection: Any = promise._conn
-        self._stream_id: int = promise.stream_id
+        self._stream = _Stream(promise)
         try:
-            self._connection.wait_for_news(wire, self._police, promise, self._stream_id)
+            self._await(promise)
             with self._police.borrow(promise) as connection:
+                self._check(connection)
                 connection.timeout = read_timeout
                 self._raw = connection.getresponse(promise=promise, police_officer=self._police)
+        except queue.Empty as error:
+            raise ConnectionResetError("the shared connection was lost") from error
         except BaseException:
             self._give_up(promise)
             raise
@@ -215,16 +228,21 @@ class StreamedAnswer:
     def read(self, amt: int | None = None, *, decode_content: bool = False) -> bytes:
         """Return what has come of the body or, without ``amt``, all of it; b"" at its end."""
         if amt is not None:
-            return self.read1(amt, decode_content=decode_content)
+            return self.read1(decode_content=decode_content)
         return b"".join(iter(self.read1, b""))
 
     def read1(self, amt: int = -1, *, decode_content: bool = False) -> bytes:  # noqa: ARG002
-        """Return what has come of the body: all of it, as only then nothing is left behind unnoticed."""
-        while not self._raw.closed:
-            self._connection.wait_for_news(self._wire, self._police, self._raw, self._stream_id)
-            data: bytes = self._raw.read1(decode_content=False)
-            if data:
-                return data
+        """Return what has come of the body, whatever its size: what is left behind brings no news."""
+        try:
+            while not self._raw.closed:
+                self._await(self._raw)
+                with self._police.borrow(self._raw) as connection:
+                    self._check(connection)
+                    data: bytes = self._raw.read1(decode_content=False)
+                if data:
+                    return data
+        except queue.Empty as error:
+            raise ConnectionResetError("the shared connection was lost") from error
         return b""
 
     def close(self) -> None:
@@ -234,9 +252,17 @@ class StreamedAnswer:
     def release_conn(self) -> None:
         """Do nothing: it is held by nobody."""
 
+    def _await(self, owner: Any) -> None:
+        self._connection.wait_for_news(self._wire, self._police, owner, self._stream)
+
+    def _check(self, connection: Any) -> None:
+        if connection.lost(self._stream):
+            raise ConnectionResetError("the shared connection was lost")
+
     def _give_up(self, promise: Any) -> None:
         try:
             with self._police.borrow(promise) as connection:
-                connection.give_up(promise)
+                if not connection.lost(self._stream):
+                    connection.give_up(promise)
         except (OSError, queue.Empty):
             return  # the connection is gone, and the stream with it

@@ -76,8 +76,11 @@ class NiquestsBackend(BlockingBackend):
     def send(self, send: Send) -> Response:
         request = send.request
         self._wire.begin(send)
-        timeouts = timeouts_of(send)
-        answer = self._adapter_for(request).send(_prepare(request), timeout=timeouts, multiplexed=True)
+        # Asked for where it cannot be, niquests would have this thread read the others' answers first.
+        can_be_http2 = request.url.startswith("https:")
+        answer = self._adapter_for(request).send(
+            _prepare(request), timeout=timeouts_of(send), multiplexed=can_be_http2
+        )
         if isinstance(answer, urllib3.ResponsePromise):
             answer = StreamedAnswer(self._wire, answer, send.timeout)
         self._wire.answered()

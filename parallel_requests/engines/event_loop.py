@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,14 +10,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.engines.base import Run, Scheduler, Task
-from parallel_requests.exceptions import ParallelRequestsError, RequestTimeout, RunStoppedError
+from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 
 if TYPE_CHECKING:
     from parallel_requests.backends.base import AsyncBackend
-
-logger = logging.getLogger("parallel_requests")
 
 
 class EventLoopEngine:
@@ -166,14 +163,11 @@ class EventLoopEngine:
             while task is not None:
                 was_sent = await self._advance(worker, task)
                 if not was_sent:
-                    await asyncio.sleep(0)  # a million bad URLs must not hold up the loop
-                # A cancelled task may still have a cancellation coming: it sends nothing more.
+                    await asyncio.sleep(0)  # a long row of items that end at once must not hold up the loop
+                # A cancelled task may have a second cancellation coming: it sends nothing more.
                 task = None if worker.is_cut else self._scheduler.take(self._clock())
                 if self._scheduler.has_work():
                     self._look()
-        except BaseException:
-            logger.critical("a worker died; this is a bug in parallel_requests", exc_info=True)
-            raise
         finally:
             self._workers.discard(worker)
             self._look()
@@ -208,12 +202,9 @@ class EventLoopEngine:
         worker.sends_for = run
         try:
             return await self._backend.send(send)
-        except asyncio.CancelledError as error:
-            if not worker.is_cut:
-                return self._backend.translate(error, send.request)
-            limit = TimeoutError("broken off" if send.timeout is None else f"{send.timeout:g} s")
-            return self._backend.failure(RequestTimeout, send.request, limit)
-        except Exception as error:  # noqa: BLE001 - whatever it is becomes an error of the item
+        except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
+            if worker.is_cut and isinstance(error, asyncio.CancelledError):
+                error = TimeoutError("it was broken off" if send.timeout is None else f"{send.timeout:g} s")
             return self._backend.translate(error, send.request)
         finally:
             worker.sends_for = None

@@ -202,6 +202,15 @@ class Pacer:
         elif isinstance(reply, Response):
             host.limit = min(self._ceiling, host.limit + 1.0 / host.limit)
 
+    def charge(self, origin: str) -> None:
+        """Take the tokens of an attempt that was made without asking."""
+        with self._lock:
+            host = self._hosts.get(origin)
+            if host is not None and host.bucket is not None:
+                host.bucket.reserve()
+            if self._bucket is not None:
+                self._bucket.reserve()
+
     def pause(self, origin: str, seconds: float) -> None:
         """Let nothing more start to a host for some seconds."""
         with self._lock:
