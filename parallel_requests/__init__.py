@@ -13,8 +13,9 @@ from parallel_requests._version import __version__
 
 if TYPE_CHECKING:
     from parallel_requests.aio import FastRequests, ParallelRequests, fastreq_async, parallel_requests_async
-    from parallel_requests.api import iter_results, parallel_requests
+    from parallel_requests.api import download, iter_results, parallel_requests
     from parallel_requests.api import parallel_requests as fastreq
+    from parallel_requests.downloading import Download
     from parallel_requests.exceptions import (
         BackendError,
         BodyTooLarge,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         DeadlineExceededError,
         DecodeError,
         DNSError,
+        DownloadError,
         FailureDetails,
         HTTPStatusError,
         ParallelRequestsError,
@@ -58,6 +60,8 @@ __all__ = [
     "DNSError",
     "DeadlineExceededError",
     "DecodeError",
+    "Download",
+    "DownloadError",
     "FailureDetails",
     "FastRequests",
     "FastRequestsError",
@@ -90,6 +94,7 @@ __all__ = [
     "ValidationError",
     "__version__",
     "backoff",
+    "download",
     "fastreq",
     "fastreq_async",
     "iter_results",
@@ -105,6 +110,7 @@ _HOMES = (
     "gates.token_bucket",
     "options",
     "stats",
+    "downloading",
     "session",
     "api",
     "aio",

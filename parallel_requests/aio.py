@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from parallel_requests.batch import Batch, InOrder
+from parallel_requests.batch import Batch, Outbox
 from parallel_requests.collecting import Call, collect, merge_retried
+from parallel_requests.downloading import Checksums, Existing, Target
 from parallel_requests.exceptions import PartialFailureError
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
@@ -22,14 +24,22 @@ from parallel_requests.options import (
     reject_unknown,
 )
 from parallel_requests.planning import Item
-from parallel_requests.session import ParallelSession, http_verb
+from parallel_requests.session import NOT_FOR_DOWNLOADS, ParallelSession, http_verb
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
-    from parallel_requests.signatures import AsyncHeadVerb, AsyncOneCallVerb, AsyncRequestVerb
+    from parallel_requests.signatures import (
+        AsyncDownloadVerb,
+        AsyncHeadVerb,
+        AsyncOneCallVerb,
+        AsyncRequestVerb,
+    )
 
 # What turns the functions below into verbs with a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], AsyncRequestVerb] = documents_options(session=False)
+_download_verb: Callable[[Callable[..., Any]], AsyncDownloadVerb] = documents_options(
+    session=False, without=NOT_FOR_DOWNLOADS
+)
 _one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_options(session=True)
 
 
@@ -153,19 +163,53 @@ class ParallelRequests:
         batch = self._session.plan(
             _for_session(urls), _keys_for_session(urls, keys), call, holds_back=True
         )
-        arrange = InOrder() if ordered else list
+        batch.outbox = Outbox(ordered=ordered)
         async with self._running(batch, urls, keys) as listener:
-            is_last = False
-            while not is_last:
+            while not batch.is_over:
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention_or_has_results)
-                is_last = batch.run.is_done()
-                for result in arrange(batch.take(is_last=is_last)):
+                batch.collect_news()
+                for result in batch.outbox:
                     batch.run.release(1)
                     yield result
                 batch.engine.wake()
                 listener.call()
             batch.raise_input_error()
+
+    @_download_verb
+    async def download(
+        self,
+        urls: str | Iterable[Item],
+        to: Target,
+        *,
+        sha256: Checksums = None,
+        existing: Existing = "skip",
+        keys: Iterable[Any] | None = None,
+        return_none_on_failure: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Any:
+        """Do what `ParallelSession.download` does, on a thread; cancelling it stops the work."""
+        call = Call(
+            is_single=isinstance(urls, str),
+            is_keyed=keys is not None,
+            none_on_failure=return_none_on_failure,
+            options=options,
+        )
+        batch, downloads = self._session.plan_download(urls, keys, call, to, sha256, existing)
+        executor = ThreadPoolExecutor(1, "parallel-requests-download")
+        work = asyncio.get_running_loop().run_in_executor(
+            executor, contextvars.copy_context().run, self._session.carry_out, batch, downloads, call
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            batch.stop()
+            await asyncio.wait([work])
+            if not work.cancelled():
+                work.exception()  # looked at: what a stopped batch raises is nobody's any more
+            raise
+        finally:
+            executor.shutdown(wait=False)
 
     async def retry_failed(self, error: PartialFailureError) -> Any:
         """Do what `ParallelSession.retry_failed` does."""

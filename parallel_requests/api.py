@@ -6,16 +6,22 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import VERB_ARGUMENTS, Options, Settings, documents_options, reject_unknown
-from parallel_requests.session import ParallelSession
+from parallel_requests.session import NOT_FOR_DOWNLOADS, ParallelSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
+    from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.planning import Item
-    from parallel_requests.signatures import OneCallVerb
+    from parallel_requests.signatures import OneCallDownloadVerb, OneCallVerb
 
 # What turns the function below into a verb with a type for every combination of arguments.
 _one_call_verb: Callable[[Callable[..., Any]], OneCallVerb] = documents_options(session=True)
+
+
+_download_verb: Callable[[Callable[..., Any]], OneCallDownloadVerb] = documents_options(
+    session=True, without=NOT_FOR_DOWNLOADS
+)
 
 
 @_one_call_verb
@@ -93,3 +99,45 @@ def iter_results(
             )
 
     return results()
+
+
+@_download_verb
+def download(
+    urls: str | Iterable[Item],
+    to: Target,
+    *,
+    sha256: Checksums = None,
+    existing: Existing = "skip",
+    keys: Iterable[Any] | None = None,
+    return_none_on_failure: bool = False,
+    **options: Unpack[Options],
+) -> Any:
+    """Fetch one URL or many into files, and return one `Download` or many; see `ParallelSession.download`.
+
+    Args:
+        urls: As for `parallel_requests`.
+        to: The folder, or a list with one path per URL. Folders are created.
+        sha256: The checksum in hex: one for all, a list with one per URL, or a dict by URL. True has
+            it worked out and not compared.
+        existing: What is done where a file of that name is there: ``"skip"`` it, unless it lacks the
+            given checksum; ``"replace"`` it; ``"keep"`` both, by numbering the new one.
+        keys: One name per URL; the answer is a dict by them.
+        return_none_on_failure: Put None in place of what failed instead of raising.
+
+    Raises:
+        ConfigurationError: An option is wrong; nothing was sent.
+        TypeError: An option does not exist; the message names the closest one.
+        ParallelRequestsError: The single URL failed; this is its own error.
+        PartialFailureError: Items of a list failed; every Result is in ``.results``.
+    """
+    reject_unknown(options, "download", beside=VERB_ARGUMENTS)
+    with ParallelSession(**options) as session:
+        fetch: Callable[..., Any] = session.download
+        return fetch(
+            urls,
+            to,
+            sha256=sha256,
+            existing=existing,
+            keys=keys,
+            return_none_on_failure=return_none_on_failure,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
@@ -13,6 +14,8 @@ from parallel_requests.stats import RunStats
 
 _STOP_PATIENCE = 0.8
 """Seconds a stopped run may take to let go of what is in flight."""
+_LONGEST_FEED = 0.005
+"""Seconds a slow input is advanced while there are Results."""
 
 
 class Batch:
@@ -29,6 +32,8 @@ class Batch:
         run: Run,
         inputs: Iterator[Request] | None,
         plan_item: Callable[[Any, int, Any], Request],
+        *,
+        connections_before: int | None = None,
     ) -> None:
         """Set a batch up; `results` and `stream` start it.
 
@@ -38,17 +43,22 @@ class Batch:
             inputs: The planned Requests to feed; None where the engine pulls them itself, or where
                 `feed` is called from outside.
             plan_item: Plans one item (by its index and key) for who feeds from outside.
+            connections_before: Connections the backend had opened by then, where it tells.
         """
         self.plan_item = plan_item
         self.engine = engine
         self.run = run
         self.inputs = inputs
-        self._began = 0.0
+        self.connections_before = connections_before
+        self.outbox = Outbox(ordered=False)
+        self.is_over = False
         self.stats = RunStats()
+        self._began = 0.0
 
     def start(self) -> None:
         """Hand the run to the engine."""
         self._began = perf_counter()
+        self.run.on_room = self.engine.wake
         self.engine.submit(self.run)
 
     def results(self) -> list[Result[Any]]:
@@ -86,16 +96,14 @@ class Batch:
 
     def stream(self, *, ordered: bool) -> Iterator[Result[Any]]:
         """Yield Results as they come, or in input order; leaving the loop stops the run."""
-        arrange = InOrder() if ordered else list
+        self.outbox = Outbox(ordered=ordered)
         try:
             self.start()
-            is_last = False
-            while not is_last:
+            while not self.is_over:
                 self.feed_what_fits()
                 self.run.wait(self.needs_attention_or_has_results)
-                is_last = self.run.is_done()
-                results = self.take(is_last=is_last)
-                for result in arrange(results):
+                self.collect_news()
+                for result in self.outbox:
                     self.run.release(1)
                     yield result
                 self.engine.wake()
@@ -104,13 +112,14 @@ class Batch:
             raise
         self.raise_input_error()
 
-    def take(self, *, is_last: bool) -> list[Result[Any]]:
-        """Return the Results that are there; the last time, also those of what was left out."""
+    def collect_news(self) -> None:
+        """Bring the Results that are there to the outbox; at the end, also those of what was left out."""
+        self.is_over = self.run.is_done()
         results = self.run.take()
-        if is_last:
+        if self.is_over:
             results += self.left_out()
         self.account(results)
-        return results
+        self.outbox.put(results)
 
     def stop(self) -> None:
         """Break the run off, without waiting for it."""
@@ -118,12 +127,12 @@ class Batch:
             self.engine.stop(self.run, RunStoppedError("The run was stopped before this item was done."))
 
     def abandon(self) -> list[Result[Any]]:
-        """Stop the run and return the Results that were done, in input order."""
+        """Stop the run and return the Results that were done and not handed over, in input order."""
         self.stop()
         self.run.wait(self.run.is_done, _STOP_PATIENCE)
-        finished = [result for result in self.run.take() if not isinstance(result.error, RunStoppedError)]
-        finished.sort(key=_index)
-        self.account(finished)
+        late = [result for result in self.run.take() if not isinstance(result.error, RunStoppedError)]
+        self.account(late)
+        finished = sorted([*self.outbox.rest(), *late], key=_index)
         self.stats.results = tuple(finished)
         return finished
 
@@ -138,10 +147,11 @@ class Batch:
         self.engine.wake()
 
     def feed_what_fits(self) -> None:
-        """Advance the input as far as there is room."""
+        """Advance the input as far as there is room; not for long where Results wait to be handed over."""
         if self.inputs is None:
             return
-        while self.run.room() > 0:
+        until = perf_counter() + _LONGEST_FEED
+        while self.run.room() > 0 and not (self.run.has_results() and perf_counter() > until):
             try:
                 request = next(self.inputs, None)
             except Exception as error:
@@ -173,19 +183,32 @@ class Batch:
             raise self.run.input_error
 
 
-class InOrder:
-    """Puts Results into input order, keeping those that came early."""
+class Outbox:
+    """The Results on their way to the consumer, in the order they came or in input order."""
 
-    def __init__(self) -> None:
-        self._early: dict[int, Result[Any]] = {}
+    def __init__(self, *, ordered: bool) -> None:
+        self._arrived: deque[Result[Any]] = deque()
+        self._early: dict[int, Result[Any]] | None = {} if ordered else None
         self._next = 0
 
-    def __call__(self, results: list[Result[Any]]) -> Iterator[Result[Any]]:
+    def put(self, results: list[Result[Any]]) -> None:
+        """Take Results in; those that come before their turn are kept."""
+        if self._early is None:
+            self._arrived.extend(results)
+            return
         for result in results:
             self._early[result.index] = result
         while self._next in self._early:
-            yield self._early.pop(self._next)
+            self._arrived.append(self._early.pop(self._next))
             self._next += 1
+
+    def __iter__(self) -> Iterator[Result[Any]]:
+        while self._arrived:
+            yield self._arrived.popleft()
+
+    def rest(self) -> list[Result[Any]]:
+        """Return what has not been handed over."""
+        return [*self._arrived, *(self._early or {}).values()]
 
 
 def _index(result: Result[Any]) -> int:

@@ -1,4 +1,4 @@
-"""The command line: ``parallel-requests fetch`` and ``parallel-requests backends``.
+"""The command line: ``parallel-requests fetch``, ``download`` and ``backends``.
 
 A subcommand is a function of the parsed arguments that returns the exit status.
 """
@@ -15,6 +15,7 @@ import sys
 import warnings
 from dataclasses import fields
 from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TextIO, TypeAlias
 
 from parallel_requests._version import __version__
@@ -25,6 +26,7 @@ from parallel_requests.backends.base import (
     backend_class,
     is_installed,
 )
+from parallel_requests.downloading import Download
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.models import Response, Result, ReturnType
 from parallel_requests.options import OPTION_NAMES, Settings
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_fetch(commands)
+    _add_download(commands)
     _add_backends(commands)
     return parser
 
@@ -206,6 +209,18 @@ class _Commands(Protocol):
     def add_parser(self, name: str, **kwargs: Any) -> argparse.ArgumentParser: ...
 
 
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("urls", nargs="*", metavar="URL", help="a URL, or - for those on stdin")
+    parser.add_argument(
+        "-i",
+        "--input",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="take URLs from a file, one a line, or from stdin (-); empty lines and # comments are skipped",
+    )
+
+
 def _add_fetch(commands: _Commands) -> None:
     parser = commands.add_parser(
         "fetch",
@@ -216,15 +231,7 @@ def _add_fetch(commands: _Commands) -> None:
         ),
         epilog="Exit status: 0, 1 where a call failed, 2 for wrong usage, 130 after Ctrl-C.",
     )
-    parser.add_argument("urls", nargs="*", metavar="URL", help="a URL, or - for those on stdin")
-    parser.add_argument(
-        "-i",
-        "--input",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="take URLs from a file, one a line, or from stdin (-); empty lines and # comments are skipped",
-    )
+    _add_input(parser)
     parser.add_argument("--ordered", action="store_true", help="keep the order of the input")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
     parser.add_argument(
@@ -419,6 +426,8 @@ def _line(result: Result[Any]) -> tuple[str, bool]:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Download):
+        return {"path": str(value.path), "size": value.size, "sha256": value.sha256, "status": value.status}
     if isinstance(value, Response):
         return {
             "url": redact(value.url),
@@ -428,6 +437,96 @@ def _plain(value: Any) -> Any:
             "text": value.text,
         }
     return value
+
+
+# -- download
+
+
+def _add_download(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "download",
+        help="download URLs into files, one line of JSON for each",
+        description=(
+            "Download URLs in parallel, each into a file of its own. What broke off is resumed, by this call "
+            "or the next. Each file is one line of JSON on stdout, as soon as it is there: index, url, "
+            "status, attempts, elapsed, and value (path, size, sha256, status) or error."
+        ),
+        epilog="Exit status: 0, 1 where a file failed, 2 for wrong usage, 130 after Ctrl-C.",
+    )
+    _add_input(parser)
+    parser.add_argument("--to", default=".", metavar="FOLDER", help="where the files go; default: here")
+    parser.add_argument(
+        "--sha256",
+        action="append",
+        default=[],
+        metavar="HEX",
+        help="the checksum of the file; given several times, of one URL after the other",
+    )
+    parser.add_argument(
+        "--existing",
+        choices=["skip", "replace", "keep"],
+        default="skip",
+        help="a file that is there: skip it, replace it, or keep both by numbering the new one; default: skip",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
+    _add_options(parser)
+    parser.set_defaults(run=download)
+
+
+def download(arguments: argparse.Namespace) -> int:
+    """Download URLs and print a line for each file.
+
+    Raises:
+        ConfigurationError: There is no input, it cannot be read, or an option is wrong.
+        BrokenPipeError: Nobody reads stdout any more.
+    """
+    checksums: list[str] = arguments.sha256
+    with contextlib.ExitStack() as resources:
+        urls = list(itertools.chain.from_iterable(_sources(arguments, resources)))
+        session = resources.enter_context(_session(_options(arguments)))
+        lines = _FileLines()
+        try:
+            session.download(
+                urls,
+                arguments.to,
+                sha256=checksums[0] if len(checksums) == 1 else checksums or None,
+                existing=arguments.existing,
+                return_none_on_failure=True,
+                on_result=lines.show,
+                progress=not arguments.quiet and sys.stderr.isatty() and find_spec("tqdm") is not None,
+            )
+        except KeyboardInterrupt:
+            _say("interrupted")
+            return _INTERRUPTED
+        finally:
+            if not arguments.quiet:
+                _say(str(session.last_run))
+    if lines.is_reader_gone:
+        raise BrokenPipeError
+    return _SOME_FAILED if lines.failed else _FINE
+
+
+class _FileLines:
+    """A line on stdout for each file.
+
+    Attributes:
+        failed: How many were failures.
+        is_reader_gone: Whether nobody reads stdout any more; the files are fetched all the same.
+    """
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.is_reader_gone = False
+
+    def show(self, result: Result[Any]) -> None:
+        """Print a result."""
+        line, is_fine = _line(result)
+        self.failed += not is_fine
+        if not self.is_reader_gone:
+            try:
+                print(line, flush=True)
+            except BrokenPipeError:
+                self.is_reader_gone = True
 
 
 # -- backends

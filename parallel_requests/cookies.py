@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, cast
 
-from parallel_requests.models import Headers
-
 if TYPE_CHECKING:
     from email.message import Message
     from http.client import HTTPResponse
     from http.cookiejar import CookieJar
+
+    from parallel_requests.models import Headers
 
 
 class CookieStore:
@@ -35,7 +35,7 @@ class CookieStore:
                 return own
             from urllib.request import Request as UrllibRequest
 
-            carrier = UrllibRequest(url)
+            carrier = UrllibRequest(url)  # noqa: S310 - opens nothing
             self._jar.add_cookie_header(carrier)
         stored = carrier.get_header("Cookie")
         if not own or not stored:
@@ -47,9 +47,10 @@ class CookieStore:
     def absorb(self, url: str, headers: Headers) -> None:
         """Keep what the ``Set-Cookie`` fields of an answer say."""
         from email.message import Message
-        from http.cookiejar import CookieJar
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
         from urllib.request import Request as UrllibRequest
 
+        question = UrllibRequest(url)  # noqa: S310 - opens nothing
         message = Message()
         for value in headers.get_all("set-cookie"):
             message.add_header("Set-Cookie", value)
@@ -57,8 +58,10 @@ class CookieStore:
             return
         with self._lock:
             if self._jar is None:
-                self._jar = CookieJar()
-            self._jar.extract_cookies(cast("HTTPResponse", _Answer(message)), UrllibRequest(url))
+                # A cookie that names no domain goes back to its host alone (RFC 6265, 5.3).
+                policy = DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
+                self._jar = CookieJar(policy)
+            self._jar.extract_cookies(cast("HTTPResponse", _Answer(message)), question)
 
     def clear(self) -> None:
         """Forget every cookie."""

@@ -20,6 +20,7 @@
     ├ HTTPStatusError                      the server answered with a status >= 400
     ├ DecodeError                          the body is not what ``return_type`` says
     ├ ParseError                           ``parse_func`` raised
+    ├ DownloadError                        the file cannot be written, or is not what its checksum says
     ├ RetryExhaustedError                  every allowed attempt failed
     ├ RateLimitExceededError               the server asks for a longer wait than allowed
     ├ RunStoppedError                      the run was stopped before this item was done
@@ -32,13 +33,14 @@ from __future__ import annotations
 
 import builtins
 import pickle
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from parallel_requests.collecting import Call
     from parallel_requests.models import Response, Result
 
@@ -70,7 +72,10 @@ def _picklable(error: BaseException | None) -> BaseException | None:
 
 
 def _rebuild(
-    cls: type[ParallelRequestsError], args: tuple[Any, ...], state: dict[str, Any], cause: BaseException | None
+    cls: type[ParallelRequestsError],
+    args: tuple[Any, ...],
+    state: dict[str, Any],
+    cause: BaseException | None,
 ) -> ParallelRequestsError:
     error = cls.__new__(cls, *args)
     error.args = args
@@ -222,6 +227,18 @@ class ParseError(ParallelRequestsError):
         self.response = response
 
 
+class DownloadError(ParallelRequestsError):
+    """A file could not be written, or is not what its checksum says.
+
+    Attributes:
+        path: Where it was to be.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class RetryExhaustedError(ParallelRequestsError):
     """Every attempt that was allowed has failed; raised from the last error.
 
@@ -287,15 +304,20 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
 
     results: tuple[Result[Any], ...]
     call: Call | None = None
+
     def __new__(
         cls, message: str, exceptions: Sequence[Exception], results: Sequence[Result[Any]] = ()
-    ) -> PartialFailureError:
+    ) -> Self:
+        """Make the group; an ExceptionGroup takes what it is made of here."""
         self = super().__new__(cls, message, exceptions)
         self.results = tuple(results)
         return self
 
     def __init__(
-        self, message: str, exceptions: Sequence[Exception], results: Sequence[Result[Any]] = ()
+        self,
+        message: str,
+        exceptions: Sequence[Exception],
+        results: Sequence[Result[Any]] = (),  # noqa: ARG002 - taken by __new__
     ) -> None:
         ExceptionGroup.__init__(self, message, exceptions)
 

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 from parallel_requests.cookies import CookieStore
 from parallel_requests.exceptions import (
@@ -22,15 +22,16 @@ from parallel_requests.exceptions import (
     ProxyError,
     RateLimitExceededError,
     RedirectError,
-    RequestTimeout,
     RetryExhaustedError,
 )
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.gates.pacing import Pacer, Wait, parse_delay, parse_quota
-from parallel_requests.gates.rotation import Rotation
-from parallel_requests.models import Attempt, Request, Response, Result
+from parallel_requests.models import Attempt, Headers, Request, Response, Result
 from parallel_requests.redaction import redact
 from parallel_requests.redirects import REDIRECT_STATUSES, RedirectRules, next_hop
+
+if TYPE_CHECKING:
+    from parallel_requests.gates.rotation import Rotation
 
 logger = logging.getLogger("parallel_requests")
 
@@ -60,6 +61,23 @@ class Send:
     flight: Any = None
 
 
+class Resumption(Protocol):
+    """Lets an attempt go on where an earlier one broke off."""
+
+    def prepare(self, request: Request) -> Request:
+        """Have the last word on what is sent, before each attempt: ask for the rest alone."""
+
+    def begin(self, request: Request, status_code: int, headers: Headers) -> int:
+        """Get ready for the body to be delivered, and return how many bytes of it are there.
+
+        Raises:
+            ParallelRequestsError: What comes does not fit.
+        """
+
+    def starts_over(self, request: Request, reply: Reply) -> bool:
+        """Whether the rest was not to be had, and the whole is to be asked for at once."""
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Policy:
     """The terms one batch is carried out on.
@@ -75,9 +93,11 @@ class Policy:
         deliver: Takes the chunks of a streamed body, and the request.
         chunk_size: Bytes of such a chunk at most.
         restart: Says whether a stream that broke off may begin anew.
+        resume: Goes on with one that broke off, instead.
         proxies: The proxies to fall back on.
         on_attempt: The caller's hook.
         stop: Set by an engine to end the batch: what its unfinished items die of.
+        on_stop: Called by an engine when it ends the batch; must not block.
     """
 
     pacer: Pacer = field(default_factory=Pacer)
@@ -90,9 +110,11 @@ class Policy:
     deliver: Callable[[bytes, Request], object] | None = None
     chunk_size: int = 65_536
     restart: Callable[[Request], bool] | None = None
+    resume: Resumption | None = None
     proxies: Rotation | None = None
     on_attempt: Callable[[Request, Attempt], object] | None = None
     stop: ParallelRequestsError | None = None
+    on_stop: Callable[[], None] | None = None
 
     def reason_to_stop(self) -> ParallelRequestsError | None:
         """Return what an item that is not done dies of, once the batch has to end."""
@@ -119,33 +141,14 @@ def exchange(request: Request, policy: Policy) -> Exchange:
         # The wire.
         reply = life.take((yield life.next_attempt()))
 
-        # The verdict.
+        # The verdict: the end, at once again (a redirect, say), or another try after a wait.
         if life.is_plain_success(reply):
             return life.succeed(reply)
-        life.record(reply)
-        try:
-            if life.moves_on(reply):
-                continue
-            is_retried = life.wants_retry(reply)
-        except RedirectError as error:
-            return life.end(error, reply)
-        except Exception as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
-            return life.end(_callback_failure(error), reply)
-        if not is_retried:
-            return life.conclude(reply)
-        if (stop := policy.reason_to_stop()) is not None:
-            return life.end(stop, reply)
-        refusal = life.refuse_pause(reply)
-        if refusal is not None:
-            return life.end(refusal, reply)
-
-        # The wait for another try. A spent budget costs tries too, so this ends.
-        yield life.next_wait()
-        while not life.may_retry(reply):
-            if life.has_no_tries_left():
-                life.is_exhausted = True
-                return life.conclude(reply)
-            yield life.next_wait()
+        result = life.judge(reply)
+        if result is None and life.is_to_wait:
+            result = yield from life.back_off(reply)
+        if result is not None:
+            return result
 
 
 class _Life:
@@ -155,6 +158,7 @@ class _Life:
         "attempts",
         "earlier",
         "is_exhausted",
+        "is_to_wait",
         "pause",
         "policy",
         "redirects",
@@ -173,7 +177,7 @@ class _Life:
         self.target = request
         self.attempts = 0
         self.retries = 0
-        self.replayed = self.is_exhausted = False
+        self.replayed = self.is_exhausted = self.is_to_wait = False
         self.pause: float | None = None
         self.earlier: tuple[Attempt, ...] = ()
         self.redirects: tuple[Response, ...] = ()
@@ -195,6 +199,8 @@ class _Life:
         if policy.deadline is not None:
             left = max(0.0, policy.deadline - now)
             timeout = left if timeout is None else min(timeout, left)
+        if policy.resume is not None:
+            target = policy.resume.prepare(target)
         self.send = send = Send(target, timeout, policy)
         return send
 
@@ -219,7 +225,9 @@ class _Life:
     def _count_replays(self, replays: int) -> None:
         """Count, and pay for, what the library sent again by itself."""
         for _ in range(replays):
-            closed = BackendError("The server closed the kept-alive connection just as it was used.", stale=True)
+            closed = BackendError(
+                "The server closed the kept-alive connection just as it was used.", stale=True
+            )
             self.earlier = (*self.earlier, Attempt(self.attempts, None, closed, 0.0, self.target.url))
             self.attempts += 1
             self.policy.pacer.charge(self.target.origin)
@@ -238,7 +246,7 @@ class _Life:
             seconds = max(self.pause or 0.0, quota or 0.0)
             pacer.pause(self.target.origin, min(seconds, retry.retry_after_max))
 
-    def is_plain_success(self, reply: Reply) -> bool:
+    def is_plain_success(self, reply: Reply) -> TypeGuard[Response]:
         """Whether there is nothing to judge: no redirect, no failure, no predicate that may differ."""
         return type(reply) is Response and reply.status_code < 300 and self.policy.retry.retry_on is None
 
@@ -263,12 +271,14 @@ class _Life:
     def moves_on(self, reply: Reply) -> bool:
         """Set the next target where one is due at once.
 
-        That is so after a redirect, and once where the server closed a kept-alive connection just
-        as it was used: the request is then replayed on another one.
+        That is so after a redirect, where what broke off cannot be resumed, and once where the server
+        closed a kept-alive connection just as it was used: the request is then replayed on another one.
 
         Raises:
             RedirectError: The redirect must not be followed.
         """
+        if self.policy.resume is not None and self.policy.resume.starts_over(self.request, reply):
+            return True
         if isinstance(reply, Response):
             rules = self.policy.redirects
             if rules is None or reply.status_code not in REDIRECT_STATUSES:
@@ -283,19 +293,44 @@ class _Life:
         self.replayed = self.target.method in self.policy.retry.allowed_methods
         return self.replayed
 
+    def judge(self, reply: Reply) -> Result[Any] | None:
+        """Return the Result where this reply is the last; else None, and `is_to_wait` is set."""
+        self.record(reply)
+        self.is_to_wait = False
+        try:
+            if self.moves_on(reply):
+                return None
+            self.is_to_wait = self.wants_retry(reply)
+        except RedirectError as error:
+            return self.end(error, reply)
+        except Exception as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
+            return self.end(_callback_failure(error), reply)
+        if not self.is_to_wait:
+            return self.conclude(reply)
+        refusal = self.policy.reason_to_stop() or self.refuse_pause(reply)
+        return None if refusal is None else self.end(refusal, reply)
+
+    def back_off(self, reply: Reply) -> Generator[Wait, Any, Result[Any] | None]:
+        """Wait for another try; return a Result where none is left, as a spent budget costs tries too."""
+        yield self.next_wait()
+        while not self.may_retry(reply):
+            if self.retries >= self.policy.retry.max_retries:
+                self.is_exhausted = True
+                return self.conclude(reply)
+            yield self.next_wait()
+        return None
+
     def wants_retry(self, reply: Reply) -> bool:
         """Whether another attempt may follow this one."""
-        if self._is_spoilt():
-            return False
         method, retry = self.target.method, self.policy.retry
         if retry.wants_retry(method, reply, self.retries):
-            return True
+            return not self._is_spoilt()
         self.is_exhausted = self.retries > 0 and retry.wants_retry(method, reply, 0)
         return False
 
     def _is_spoilt(self) -> bool:
         """Whether the caller has seen bytes of a stream that broke off, and cannot start anew."""
-        if self.send is None or not self.send.delivered:
+        if self.send is None or not self.send.delivered or self.policy.resume is not None:
             return False
         return self.policy.restart is None or not self.policy.restart(self.request)
 
@@ -314,10 +349,6 @@ class _Life:
             self.pause,
             reply,
         )
-
-    def has_no_tries_left(self) -> bool:
-        """Whether every retry is spent."""
-        return self.retries >= self.policy.retry.max_retries
 
     def next_wait(self) -> Wait:
         """Count a retry and return the wait before it."""

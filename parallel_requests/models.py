@@ -103,8 +103,9 @@ class Headers(Mapping[str, str]):
 class Request:
     """One planned call.
 
-    A Request may also be handed in as an item of ``urls``; what it leaves at its default is
-    taken from the options of the call.
+    A Request may also be handed in as an item of ``urls``: method, URL with its query, and body are
+    its own then; headers and cookies of the call come beside its own, and a timeout or proxy it
+    leaves at its default is that of the call.
 
     Attributes:
         url: Absolute ``http`` or ``https`` URL, query included.

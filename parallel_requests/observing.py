@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.models import Request, Result
@@ -17,6 +17,8 @@ logger = logging.getLogger("parallel_requests")
 
 
 class _Bar(Protocol):
+    total: float | None
+
     def update(self, n: int) -> object: ...
     def close(self) -> object: ...
 
@@ -71,7 +73,47 @@ def _progress(
     return count
 
 
-def _new_bar(total: int | None) -> _Bar:
+class ByteProgress:
+    """Tells how many bytes have come, in a bar or to a callback (completed, total).
+
+    The total grows as answers announce their sizes; it is None while none has.
+    """
+
+    def __init__(self, progress: Literal[True] | Callable[[int, int | None], object]) -> None:
+        """Set up.
+
+        Args:
+            progress: True for a bar.
+
+        Raises:
+            ConfigurationError: There is nothing to draw a bar with.
+        """
+        self._bar = _new_bar(None, unit="B", unit_scale=True) if progress is True else None
+        self._callback = None if progress is True else in_context(progress)
+        self._lock = threading.Lock()  # one call at a time
+        self._completed = self._total = 0
+
+    def advance(self, completed: int, total: int) -> None:
+        """Count bytes that have come, and bytes announced; where a file begins anew, less than none."""
+        with self._lock:
+            self._completed += completed
+            self._total += total
+            if self._bar is not None:
+                self._bar.total = self._total or None
+                self._bar.update(completed)
+            elif self._callback is not None:
+                try:
+                    self._callback(self._completed, self._total or None)
+                except Exception:
+                    logger.exception("progress raised; the run goes on")
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _new_bar(total: int | None, **options: Any) -> _Bar:
     try:
         from tqdm import tqdm
     except ImportError:
@@ -80,7 +122,9 @@ def _new_bar(total: int | None) -> _Bar:
             "progress",
         )
     else:
-        return cast("_Bar", tqdm(total=total, unit="call"))
+        # Without the thread that tqdm would start, to outlive the bar.
+        quiet = type("tqdm", (tqdm,), {"monitor_interval": 0})
+        return cast("_Bar", quiet(**{"total": total, "unit": "call", **options}))
     raise missing
 
 

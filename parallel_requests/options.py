@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 from parallel_requests.exceptions import ConfigurationError
@@ -48,7 +49,7 @@ class RequestOptions(TypedDict, total=False):
     timeout: Timeout | list[Timeout]
     proxy: PerUrl[str | Literal[False] | None]
     auth: tuple[str, str] | Literal["netrc"] | None
-    verify_ssl: bool | str
+    verify_ssl: bool | str | os.PathLike[str]
     follow_redirects: bool
     max_redirects: int
     raise_for_status: bool | None
@@ -151,9 +152,13 @@ class Settings:
     auth: tuple[str, str] | Literal["netrc"] | None = _option(
         None, "(user, password) for Basic authentication, or 'netrc'."
     )
-    verify_ssl: bool | str = _option(True, "Check certificates; a path names the CA bundle to trust.")
+    verify_ssl: bool | str | os.PathLike[str] = _option(
+        True, "Check certificates; a path names the CA bundle to trust."
+    )
     trust_env: bool = _option(
-        True, "Honour the proxy and CA variables of the environment, read when the session opens.", per_call=False
+        True,
+        "Honour the proxy and CA variables of the environment, read when the session opens.",
+        per_call=False,
     )
     follow_redirects: bool = _option(True, "Follow redirects.")
     max_redirects: int = _option(20, "Redirects followed at most.")
@@ -272,7 +277,9 @@ def is_timeout(value: object) -> bool:
 
 def _is_rate(value: object) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(host, str) and "/" not in host and _is_number(rate) for host, rate in value.items())
+        return all(
+            isinstance(host, str) and "/" not in host and _is_number(rate) for host, rate in value.items()
+        )
     return value is None or _is_number(value)
 
 
@@ -293,7 +300,7 @@ def _is_backend(value: object) -> bool:
 
 
 def _is_verify(value: object) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str | os.PathLike) and os.path.exists(value))
+    return isinstance(value, bool) or (isinstance(value, str | os.PathLike) and Path(value).exists())
 
 
 def _is_process_pool(value: object) -> bool:
@@ -348,7 +355,11 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a mapping, a tuple of pairs, text or None, or a list with one of these per URL",
     ),
     "data": (
-        _per_url(lambda value: _is_mapping(value) or isinstance(value, tuple | str | bytes | bytearray | memoryview)),
+        _per_url(
+            lambda value: (
+                _is_mapping(value) or isinstance(value, tuple | str | bytes | bytearray | memoryview)
+            )
+        ),
         "bytes, text, a mapping, a tuple of pairs or None, or a list with one of these per URL",
     ),
     "headers": (_per_url(_is_mapping), "a mapping or None, or a list with one of these per URL"),
@@ -443,15 +454,16 @@ def documents_options(*, session: bool, without: Collection[str] = ()) -> Callab
         names = [n for n in _FIELDS if n not in taken and (session or n in CALL_OPTION_NAMES)]
         shown += [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=_FIELDS[name].default, annotation=_FIELDS[name].type
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_FIELDS[name].default,
+                annotation=_FIELDS[name].type,
             )
             for name in names
         ]
         function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
         lines = [f"    {name}: {_FIELDS[name].metadata['doc']}" for name in names]
-        function.__doc__ = "\n".join(
-            [inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines]
-        )
+        function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
         return function
 
     return decorate
@@ -460,7 +472,9 @@ def documents_options(*, session: bool, without: Collection[str] = ()) -> Callab
 def options_table() -> str:
     """Return the Markdown table of all options, as it stands in the documentation."""
     rows = ["| option | default | meaning |", "| --- | --- | --- |"]
-    rows += [f"| `{name}` | `{field.default!r}` | {field.metadata['doc']} |" for name, field in _FIELDS.items()]
+    rows += [
+        f"| `{name}` | `{field.default!r}` | {field.metadata['doc']} |" for name, field in _FIELDS.items()
+    ]
     return "\n".join(rows)
 
 

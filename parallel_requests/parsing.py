@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from parallel_requests.decoding import decode
 from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.models import Response, Result, ReturnType
 from parallel_requests.redaction import redact
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 logger = logging.getLogger("parallel_requests")
 
 Deliver: TypeAlias = Callable[[Result[Any]], None]
+Parse: TypeAlias = Callable[[Result[Any], Deliver], None]
 ParseFunc: TypeAlias = Callable[[Any], Any]
 
 
@@ -52,7 +55,7 @@ class InPlaceParser:
 class ThreadParser:
     """Parses on a thread of its own, so that a slow ``parse_func`` does not hold up an event-driven engine."""
 
-    def __init__(self, parser: InPlaceParser, executor: Executor) -> None:
+    def __init__(self, parser: Parse, executor: Executor) -> None:
         self._parser = parser
         self._executor = executor
 
@@ -64,9 +67,16 @@ class ThreadParser:
 def parse_failure(response: Response, error: BaseException) -> ParallelRequestsError:
     """Return the error of an item whose ``parse_func`` raised."""
     failure = ParseError(
-        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {error} "
+        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {_text(error)} "
         "The answer is kept in .response.",
         response,
     )
     failure.__cause__ = error
     return failure
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exception of the caller's may be broken itself
+        return "(it has no readable text)"

@@ -6,12 +6,12 @@ that cannot be sent becomes a Request with a ``problem`` instead of stopping the
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json as jsonlib
+import os
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, TypeAlias, TypedDict
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -76,27 +76,25 @@ class Planner:
         self._environment = environment
         self._session_cookies = dict(cookies or {})
         self._netrc = Netrc() if settings.auth == "netrc" else None
-        self.proxies = (
-            Rotation([_check_proxy(proxy) for proxy in settings.proxies], at_random=settings.random_proxy)
-            if settings.proxies
-            else None
-        )
-        if settings.random_proxy and not settings.proxies:
-            raise ConfigurationError("random_proxy needs proxies to choose from.", "proxies")
+        self.proxies: Rotation | None = None
         if settings.random_user_agent and not settings.user_agents:
             raise ConfigurationError("random_user_agent needs user_agents to choose from.", "user_agents")
-        self._user_agents = Rotation(settings.user_agents, at_random=True) if settings.random_user_agent else None
+        self._user_agents = (
+            Rotation(settings.user_agents, at_random=True) if settings.random_user_agent else None
+        )
         self._base_headers = {
             "User-Agent": USER_AGENT,
             "Accept": "*/*",
             "Accept-Encoding": accept_encoding,
         }
-        self._verify: bool | str = settings.verify_ssl
+        verify = settings.verify_ssl
+        self._verify: bool | str = verify if isinstance(verify, bool) else os.fspath(verify)
         if settings.verify_ssl is True and environment.ca_bundle:
             self._verify = environment.ca_bundle
         self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
         self._columns = {name: value for name, value in self._common.items() if isinstance(value, list)}
         self._template = self._build_template()
+        self.proxies = _rotation_of(settings)  # only now: the template takes no turn
 
     def _build_template(self) -> Request | None:
         """Build what the plain items have in common; None where it is wrong, which each item then says."""
@@ -135,7 +133,7 @@ class Planner:
                     f"{name} has {len(column)} entries for {count} URLs; give one value for all, or one per URL.",
                     name,
                 )
-        if keys is not None and (not isinstance(keys, Iterable) or isinstance(keys, str | bytes)):
+        if not _are_names(keys):
             raise ConfigurationError(f"keys must be an iterable with one name per URL, not {keys!r}.", "keys")
         return self._planned(urls, keys)
 
@@ -194,16 +192,15 @@ class Planner:
             if isinstance(item, Mapping):
                 unknown = set(item) - _ITEM_KEYS
                 if unknown:
-                    raise ValidationError(
-                        f"item {index} has the unknown keys {sorted(unknown)}; known are {sorted(_ITEM_KEYS)}.",
-                        str(sorted(unknown)[0]),
-                    )
+                    raise _unknown_keys(index, unknown)
                 row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
                 address, key, meta = item.get("url"), item.get("key", key), item.get("meta")
             url, origin = check_url(address)
             request = self._build(url, row, origin)
         except ValidationError as error:
-            return Request(address if isinstance(address, str) else repr(address), key=key, index=index, problem=error)
+            return Request(
+                address if isinstance(address, str) else repr(address), key=key, index=index, problem=error
+            )
         request.key, request.meta, request.index = key, meta, index
         return request
 
@@ -212,8 +209,10 @@ class Planner:
         if item.problem is not None:
             raise item.problem
         url, origin = check_url(item.url)
-        row = {**self._row_of_all(), "method": item.method, "headers": item.headers, "proxy": item.proxy}
+        row = {**self._row_of_all(), "method": item.method, "headers": item.headers}
         row.update(json=None, data=item.content, params=None)
+        if item.proxy is not None:
+            row["proxy"] = item.proxy
         if item.timeout is not None:
             row["timeout"] = (item.connect_timeout, item.timeout)
         request = self._build(url, row, origin)
@@ -271,6 +270,32 @@ class Planner:
         return self._environment.proxy_for(url)
 
 
+def _unknown_keys(index: int, unknown: Iterable[object]) -> ValidationError:
+    names = sorted(map(str, unknown))
+    known = ", ".join(sorted(_ITEM_KEYS))
+    return ValidationError(
+        f"item {index} has the unknown keys {', '.join(names)}; known are {known}.", names[0]
+    )
+
+
+def _are_names(keys: object) -> bool:
+    return keys is None or (isinstance(keys, Iterable) and not isinstance(keys, str | bytes))
+
+
+def _rotation_of(settings: Settings) -> Rotation | None:
+    if not settings.proxies:
+        if settings.random_proxy:
+            raise ConfigurationError("random_proxy needs proxies to choose from.", "proxies")
+        return None
+    try:
+        proxies = [_check_proxy(proxy) for proxy in settings.proxies]
+    except ValidationError as error:
+        wrong = ConfigurationError(str(error), "proxies")
+    else:
+        return Rotation(proxies, at_random=settings.random_proxy)
+    raise wrong
+
+
 def _check_method(method: object) -> str:
     if not isinstance(method, str) or not _TOKEN.fullmatch(method):
         raise ValidationError(f"method must be an HTTP method such as 'GET', not {method!r}.", "method")
@@ -298,10 +323,11 @@ def _merge(headers: dict[str, str], given: object) -> None:
     if given is None:
         return
     if not isinstance(given, Mapping):
-        raise ValidationError(f"headers must be a mapping of names to values, not a {type(given).__name__}.", "headers")
-    for name, value in given.items():
-        if isinstance(name, bytes):
-            name = name.decode("latin-1")
+        raise ValidationError(
+            f"headers must be a mapping of names to values, not a {type(given).__name__}.", "headers"
+        )
+    for given_name, value in given.items():
+        name = given_name.decode("latin-1") if isinstance(given_name, bytes) else given_name
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise ValidationError(f"header name {name!r} is not valid in HTTP.", "headers")
         standing = _find(headers, name.lower())
@@ -319,7 +345,8 @@ def _check_field_value(name: str, value: object) -> str:
         raise ValidationError(f"the value of header {name} must be a str.", "headers")
     if not _FIELD_VALUE.fullmatch(text):
         raise ValidationError(
-            f"the value of header {name} has a line break, a control character or text beyond Latin-1.", "headers"
+            f"the value of header {name} has a line break, a control character or text beyond Latin-1.",
+            "headers",
         )
     return text.strip(" \t")
 
@@ -332,7 +359,9 @@ def _add_params(url: str, params: object) -> str:
     elif isinstance(params, Mapping | tuple | list):
         query = _encode_pairs(params, "params")
     else:
-        raise ValidationError(f"params must be a mapping, pairs or text, not a {type(params).__name__}.", "params")
+        raise ValidationError(
+            f"params must be a mapping, pairs or text, not a {type(params).__name__}.", "params"
+        )
     separator = "&" if "?" in url else "?"
     return f"{url}{separator}{query}" if query else url
 
@@ -349,9 +378,14 @@ def _encode_body(json: object, data: object, headers: dict[str, str]) -> bytes |
     elif isinstance(data, str):
         content, content_type = _to_utf8(data, "data"), "text/plain; charset=utf-8"
     elif isinstance(data, Mapping | tuple | list):
-        content, content_type = _encode_pairs(data, "data").encode("ascii"), "application/x-www-form-urlencoded"
+        content, content_type = (
+            _encode_pairs(data, "data").encode("ascii"),
+            "application/x-www-form-urlencoded",
+        )
     else:
-        raise ValidationError(f"data must be bytes, text, a mapping or pairs, not {type(data).__name__}.", "data")
+        raise ValidationError(
+            f"data must be bytes, text, a mapping or pairs, not {type(data).__name__}.", "data"
+        )
     if _find(headers, "content-type") is None:
         headers["Content-Type"] = content_type
     return content
@@ -379,7 +413,9 @@ def _to_utf8(text: str, field_name: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        wrong = ValidationError(f"{field_name} has half of a surrogate pair, which UTF-8 cannot express.", field_name)
+        wrong = ValidationError(
+            f"{field_name} has half of a surrogate pair, which UTF-8 cannot express.", field_name
+        )
     raise wrong
 
 

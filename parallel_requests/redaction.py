@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 REDACTED = "***"
 
 _SECRET_NAME = r"[\w.\-\[\]]*(?:token|secret|pass(?:wd|word|phrase)|pwd|api[_-]?key|signature|credential|auth(?!ors?(?:[=_\-\[]|$)))[\w.\-\[\]]*"
 # The second form is what a password looks like that has a reserved character in it.
-_USERINFO = re.compile(r"(?<=://)(?:[^/?#@\s]*(?:@[^/?#@\s]*)*@|[^/?#@\s:\[\]]*:(?!\d*(?:[/?#\s\"']|$))[^@]*@)")
+_USERINFO = re.compile(
+    r"(?<=://)(?:[^/?#@\s]*(?:@[^/?#@\s]*)*@|[^/?#@\s:\[\]]*:(?!\d*(?:[/?#\s\"']|$))[^@]*@)"
+)
 _SECRET_PAIR = re.compile(
     rf"(?i)(?<=[?&;#])({_SECRET_NAME}|key|sig|code|pass|jwt|session(?:id)?)=[^&;#\s'\"]*",
 )
@@ -33,6 +38,4 @@ def is_secret_header(name: str) -> bool:
 
 def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return a copy of ``headers`` in which credentials are replaced."""
-    return {
-        name: REDACTED if is_secret_header(name) else redact(value) for name, value in headers.items()
-    }
+    return {name: REDACTED if is_secret_header(name) else redact(value) for name, value in headers.items()}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from parallel_requests.exceptions import RedirectError, ValidationError
-from parallel_requests.models import Request, Response
 from parallel_requests.redaction import redact
 from parallel_requests.urls import check_url, is_private, split_user_info
+
+if TYPE_CHECKING:
+    from parallel_requests.models import Request, Response
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
@@ -75,7 +78,9 @@ def _moved(
         response.status_code in (301, 302) and method == "POST"
     ):
         method, content = "GET", None
-    if any(past.url == url and past.request.method == method for past in history) and not _sets_cookie(history):
+    if any(past.url == url and past.request.method == method for past in history) and not _sets_cookie(
+        history
+    ):
         raise _refusal(request, f"a redirect loop at {redact(url)}", history)
     host = urlsplit(url).hostname or ""
     if not rules.allow_private_hosts and is_private(host):

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sized
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -17,6 +17,7 @@ from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.batch import Batch
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.cookies import CookieStore
+from parallel_requests.downloading import CHUNK_SIZE, Checksums, Downloads, Existing, Target
 from parallel_requests.engines.base import Engine, Parse, Run
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.environment import Environment
@@ -24,8 +25,8 @@ from parallel_requests.exceptions import ConfigurationError, PartialFailureError
 from parallel_requests.exchange import Policy
 from parallel_requests.gates.pacing import Pacer
 from parallel_requests.logs import set_level
-from parallel_requests.models import Result, ReturnType
-from parallel_requests.observing import chunk_receiver, in_context, observers
+from parallel_requests.models import Request, Result, ReturnType
+from parallel_requests.observing import ByteProgress, chunk_receiver, in_context, observers
 from parallel_requests.options import PER_URL_NAMES, Options, RequestOptions, Settings, documents_options
 from parallel_requests.parsing import InPlaceParser, ThreadParser
 from parallel_requests.planning import Item, Planner
@@ -33,15 +34,24 @@ from parallel_requests.redirects import RedirectRules
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
-    from parallel_requests.signatures import HeadVerb, RequestVerb
+    from concurrent.futures import ProcessPoolExecutor
+
+    from parallel_requests.parse_processes import ParsePool
+    from parallel_requests.signatures import DownloadVerb, HeadVerb, RequestVerb
 
 logger = logging.getLogger("parallel_requests")
 
 _LOOK_AHEAD = 10_000
 """Items of a list that may be parked at once, so that a paused host does not hold up the others."""
 
-# What turns the function below into a verb with a type for every combination of arguments.
+NOT_FOR_DOWNLOADS = ("stream_callback", "chunk_size", "parse_processes", "raise_for_status")
+"""Options that mean nothing where bodies go into files."""
+
+# What turns the functions below into verbs with a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], RequestVerb] = documents_options(session=False)
+_download_verb: Callable[[Callable[..., Any]], DownloadVerb] = documents_options(
+    session=False, without=NOT_FOR_DOWNLOADS
+)
 
 
 def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
@@ -113,7 +123,8 @@ class ParallelSession:
         self._backend = _new_backend(settings)
         self._engine = _new_engine(self._backend, settings)
         self._parse_thread: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()  # guards _parse_thread and _is_closed
+        self._parse_pools: dict[int | ProcessPoolExecutor, ParsePool] = {}
+        self._lock = threading.Lock()  # guards _parse_thread, _parse_pools and _is_closed
         self._last_run = RunStats()
         self._is_closed = False
         shutdown.close_at_exit(self)
@@ -197,6 +208,53 @@ class ParallelSession:
         batch = self.plan(urls, keys, call, holds_back=True)
         return self._stream(batch, ordered=ordered)
 
+    @_download_verb
+    def download(
+        self,
+        urls: str | Iterable[Item],
+        to: Target,
+        *,
+        sha256: Checksums = None,
+        existing: Existing = "skip",
+        keys: Iterable[Any] | None = None,
+        return_none_on_failure: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Any:
+        """Fetch one URL or many into files, and return one `Download` or many, in input order.
+
+        Bodies go to disk as they arrive, into a hidden file beside the place, which is moved there
+        when it is whole and right. What broke off, in this call or in one that was killed, is resumed
+        where the server can, and begun anew where it cannot.
+
+        In a folder, a file is called what the server calls it (``Content-Disposition``), else what
+        the URL ends with, made safe for every system; several of one name are numbered. ``progress``
+        counts bytes.
+
+        Args:
+            urls: As for `request`.
+            to: The folder, or a list with one path per URL. Folders are created.
+            sha256: The checksum in hex: one for all, a list with one per URL, or a dict by URL. True
+                has it worked out and not compared.
+            existing: What is done where a file of that name is there: ``"skip"`` it, unless it lacks
+                the given checksum; ``"replace"`` it; ``"keep"`` both, by numbering the new one.
+            keys: One name per URL; the answer is a dict by them.
+            return_none_on_failure: Put None in place of what failed instead of raising.
+
+        Raises:
+            ConfigurationError: An option is wrong; nothing was sent.
+            ParallelRequestsError: The single URL failed; this is its own error, a DownloadError where
+                the file cannot be written or is not what its checksum says.
+            PartialFailureError: Items of a list failed; every Result is in ``.results``.
+        """
+        call = Call(
+            is_single=isinstance(urls, str),
+            is_keyed=keys is not None,
+            none_on_failure=return_none_on_failure,
+            options=options,
+        )
+        batch, downloads = self.plan_download(urls, keys, call, to, sha256, existing)
+        return self.carry_out(batch, downloads, call)
+
     def retry_failed(self, error: PartialFailureError) -> Any:
         """Run again what failed of a batch, and return what the whole batch would have.
 
@@ -247,11 +305,15 @@ class ParallelSession:
                 return
             self._is_closed = True
             parse_thread, self._parse_thread = self._parse_thread, None
+            parse_pools = list(self._parse_pools.values())
+            self._parse_pools.clear()
         shutdown.forget(self)
         self._engine.close()
         self._backend.close()
         if parse_thread is not None:
             parse_thread.shutdown()
+        for pool in parse_pools:
+            pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -296,9 +358,10 @@ class ParallelSession:
         )
         requests = planner.plan(iter(()) if urls is None else urls, keys)
         is_list = isinstance(urls, list | tuple)  # what else has a length may still belong to this thread
+        policy = self._policy(settings, kind, planner)
         run = Run(
-            self._policy(settings, kind, planner),
-            self._parser(kind, call.parse_func),
+            policy,
+            self._parser(settings, policy, kind, call.parse_func),
             source=requests if is_list else None,
             window=(
                 max(_LOOK_AHEAD, 2 * self._settings.concurrency)
@@ -309,7 +372,67 @@ class ParallelSession:
             observe=observers(settings, total=len(urls) if isinstance(urls, Sized) else None),
         )
         inputs = None if is_list or urls is None else requests
-        return Batch(self._engine, run, inputs, planner.plan_item)
+        return self._new_batch(run, inputs, planner)
+
+    def plan_download(
+        self,
+        urls: str | Iterable[Item],
+        keys: Iterable[Any] | None,
+        call: Call,
+        to: Target,
+        sha256: Checksums,
+        existing: Existing,
+    ) -> tuple[Batch, Downloads]:
+        """Check everything there is to check, and set up a batch of files; the surfaces call this."""
+        if self._is_closed:
+            raise RunStoppedError("The session is closed; open a new one.")
+        items = [urls] if isinstance(urls, str) else urls
+        if not isinstance(items, Iterable) or isinstance(items, bytes):
+            raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
+        for name in call.options:
+            if name in NOT_FOR_DOWNLOADS:
+                raise ConfigurationError(f"{name} is of no use to download().", name)
+        settings = self._settings.override(call.options, "download")
+        downloads = Downloads(
+            to,
+            sha256=sha256,
+            existing=existing,
+            progress=None if settings.progress is False else ByteProgress(settings.progress),
+        )
+        downloads.check(items)
+        planner = Planner(
+            settings, self._environment, accept_encoding="identity", cookies=self._own_cookies
+        )
+        policy = dataclasses.replace(
+            self._policy(settings, ReturnType.JSON, planner),
+            raise_for_status=True,
+            deliver=downloads.write,
+            resume=downloads,
+            chunk_size=CHUNK_SIZE,
+        )
+        downloads.observe = observers(dataclasses.replace(settings, progress=False), total=None)
+        run = Run(
+            policy,
+            self._off_the_engine(downloads.finish) if downloads.needs_time else downloads.finish,
+            window=2 * self._settings.concurrency,
+            observe=downloads.let_go,
+        )
+        # Fed by the consumer, whose thread has the time to look for files and to check them.
+        inputs = downloads.wanted(planner.plan(items, keys))
+        return self._new_batch(run, inputs, planner), downloads
+
+    def carry_out(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
+        """Wait for a batch of files and return what was asked for; the surfaces call this."""
+        try:
+            results = self._results_of(batch)
+        finally:
+            downloads.close()
+        left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
+        return collect(downloads.merge(results, left_out, batch.run.policy.stop), call)
+
+    def _new_batch(self, run: Run, inputs: Iterator[Request] | None, planner: Planner) -> Batch:
+        opened = self._backend.connections_opened
+        return Batch(self._engine, run, inputs, planner.plan_item, connections_before=opened)
 
     def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
         rules = RedirectRules(
@@ -335,14 +458,42 @@ class ParallelSession:
             on_attempt=None if settings.on_attempt is None else in_context(settings.on_attempt),
         )
 
-    def _parser(self, kind: ReturnType, parse_func: Callable[[Any], Any] | None) -> Parse:
+    def _parser(
+        self, settings: Settings, policy: Policy, kind: ReturnType, parse_func: Callable[[Any], Any] | None
+    ) -> Parse:
+        if settings.parse_processes and (parse_func is not None or kind is ReturnType.JSON):
+            return self._process_parser(settings.parse_processes, policy, kind, parse_func)
         parser = InPlaceParser(kind, parse_func)
-        if parse_func is None or self._backend.engine == "threads":
+        return parser if parse_func is None else self._off_the_engine(parser)
+
+    def _off_the_engine(self, parser: Parse) -> Parse:
+        """Have something slow done elsewhere than on the thread of an event-driven engine."""
+        if self._backend.engine == "threads":
             return parser
         with self._lock:
             if self._parse_thread is None:
                 self._parse_thread = ThreadPoolExecutor(1, "parallel-requests-parse")
             return ThreadParser(parser, self._parse_thread)
+
+    def _process_parser(
+        self,
+        processes: int | ProcessPoolExecutor,
+        policy: Policy,
+        kind: ReturnType,
+        parse_func: Callable[[Any], Any] | None,
+    ) -> Parse:
+        from parallel_requests.parse_processes import ParsePool, ProcessParser
+        from parallel_requests.parse_work import plan_work
+
+        work = plan_work(kind, parse_func)
+        with self._lock:
+            if self._is_closed:
+                raise RunStoppedError("The session is closed; open a new one.")
+            pool = self._parse_pools.get(processes)
+            if pool is None:
+                pool = self._parse_pools[processes] = ParsePool(processes)
+        pool.prepare()
+        return ProcessParser(pool, work, policy)
 
     def _results_of(self, batch: Batch) -> list[Result[Any]]:
         try:
@@ -359,6 +510,8 @@ class ParallelSession:
     def note(self, batch: Batch) -> None:
         """Keep the figures of a batch that has ended."""
         batch.stats.concurrency_levels = self._pacer.limits()
+        opened, before = self._backend.connections_opened, batch.connections_before
+        batch.stats.connections = None if opened is None or before is None else opened - before
         self._last_run = batch.stats
         logger.info("run ended: %s", batch.stats)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parallel_requests.models import Result
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from parallel_requests.models import Result
 
 _BUCKETS_PER_E = 100
 """Latencies are kept in buckets one percent wide, so that a run of any length fits."""
@@ -65,8 +67,8 @@ class RunStats:
         on_wire = sum(latencies)
         self.seconds_on_wire += on_wire
         self.seconds_waited += max(0.0, sum([result.elapsed for result in results]) - on_wire)
-        log = math.log
-        self._latencies.update([int(log(seconds + 1e-9) * _BUCKETS_PER_E) for seconds in latencies])
+        log, floor = math.log, math.floor
+        self._latencies.update([floor(log(seconds + 1e-9) * _BUCKETS_PER_E) for seconds in latencies])
 
     @property
     def retries(self) -> int:

@@ -17,6 +17,7 @@ _PLAIN = re.compile(
 )
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
+_KEPT_IN_USER_INFO = "!$%&'()*+,:;=~"
 _KEPT_IN_PATH = "!#$%&'()*+,/:;=?@[]~"
 
 
@@ -79,6 +80,7 @@ def _normalise(url: str) -> tuple[str, str]:
         raise _invalid(url, "its host name has a character or a length that cannot be there")
     origin = host if port is None else f"{host}:{port}"
     user_info, at, _ = parts.netloc.rpartition("@")
+    user_info = quote(user_info, safe=_KEPT_IN_USER_INFO)
     path = quote(parts.path, safe=_KEPT_IN_PATH)
     query = quote(parts.query, safe=_KEPT_IN_PATH)
     return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{origin}", path, query, "")), origin

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
 import aiohttp
+from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, TransferEncodingError
 from yarl import URL
 
-from parallel_requests.backends.base import AsyncBackend, Capabilities, TransportSettings, chain_of
+from parallel_requests.backends.base import AsyncBackend, Capabilities, chain_of
 from parallel_requests.backends.body import Body
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.exceptions import (
@@ -205,19 +206,22 @@ class _Connector(aiohttp.TCPConnector):
 
 
 async def _read(send: Send, answer: aiohttp.ClientResponse) -> Response:
-    headers = Headers(answer.headers.items())
-    body = Body(send, answer.status, headers)
-    if not answer.content.is_eof():
+    headers = Headers(b"\r\n".join([b"%b: %b" % field for field in answer.raw_headers]))
+    policy, source = send.policy, answer.content
+    if not source.is_eof():
         _watch(answer)
-    if send.policy.deliver is None and send.policy.max_response_size is None:
-        body.feed(await answer.content.read())
+    if policy.deliver is None and policy.max_response_size is None and CONTENT_ENCODING not in answer.headers:
+        # The plain case; that the body is whole, aiohttp has seen to.
+        content = source.read_nowait() if source.is_eof() else await source.read()
     else:
-        async for chunk in answer.content.iter_any():
+        body = Body(send, answer.status, headers)
+        async for chunk in source.iter_any():
             body.feed(chunk)
+        content = body.finish()
     return Response(
         answer.status,
         headers,
-        body.finish(),
+        content,
         send.request,
         reason=answer.reason or "",
         http_version="HTTP/1.0" if answer.version == aiohttp.HttpVersion10 else "HTTP/1.1",

@@ -21,12 +21,13 @@ from parallel_requests.exceptions import (
     TLSError,
     TruncatedBody,
 )
-from parallel_requests.exchange import Send
-from parallel_requests.models import Request, Response
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
     import asyncio
+
+    from parallel_requests.exchange import Send
+    from parallel_requests.models import Request, Response
 
 ENTRY_POINT_GROUP = "parallel_requests.backends"
 
@@ -110,7 +111,9 @@ class Backend:
                 if isinstance(cause, kind):
                     return self.failure(ours, request, cause)
             if isinstance(cause, OSError):
-                return self.failure(ResourceExhausted if is_exhaustion(cause) else ConnectError, request, cause)
+                return self.failure(
+                    ResourceExhausted if is_exhaustion(cause) else ConnectError, request, cause
+                )
         return self.failure(BackendError, request, error)
 
     def failure(
@@ -184,7 +187,9 @@ def chain_of(error: BaseException) -> list[BaseException]:
         if current is None or current in chain or len(chain) > 20:
             continue
         chain.append(current)
-        queue += [arg for arg in (*current.args, getattr(current, "reason", None)) if isinstance(arg, BaseException)]
+        queue += [
+            arg for arg in (*current.args, getattr(current, "reason", None)) if isinstance(arg, BaseException)
+        ]
         queue += [current.__cause__, current.__context__]
     return chain
 

@@ -159,7 +159,9 @@ class Body:
         self._streams = policy.deliver is not None and 200 <= status_code < 300
         codings = [] if bodiless else _codings(headers)
         self._decoders = [_DECODERS[coding]() for coding in reversed(codings) if coding in _DECODERS]
-        if self._limit is not None and not self._decoders and (self._expected or 0) > self._limit:
+        if self._streams and policy.resume is not None:
+            self._decoded = policy.resume.begin(send.request, status_code, headers)
+        if self._limit is not None and not self._decoders and self._decoded + (self._expected or 0) > self._limit:
             raise self._too_large()
 
     @property

@@ -126,6 +126,8 @@ class Wire:
 
             def connect(self) -> Any:
                 answer = super().connect()
+                if getattr(self, "cert_reqs", None) == "CERT_NONE":
+                    self.is_verified = True  # asked for by the caller; urllib3 would warn at each request
                 wire.connected(None if self._is_shared() else self.sock)
                 return answer
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import os
 from io import BytesIO
 from typing import Any, ClassVar
 
@@ -115,6 +117,7 @@ class Transfer:
             or request.proxy != last.proxy
             or request.verify != last.verify
             or request.connect_timeout != last.connect_timeout
+            or _is_https(request) != _is_https(last)
             or send.policy.deliver is not None
         ):
             self._configure(send)
@@ -137,6 +140,8 @@ class Transfer:
         easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
         easy.setopt(pycurl.PROXY, request.proxy or "")
         self._choose_method(request)
+        if _is_https(request):
+            easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
         if send.policy.deliver is None:
             easy.setopt(pycurl.WRITEDATA, self._content)
         else:
@@ -146,8 +151,10 @@ class Transfer:
         if request.verify is False:
             easy.setopt(pycurl.SSL_VERIFYPEER, 0)
             easy.setopt(pycurl.SSL_VERIFYHOST, 0)
+        elif request.verify is True:
+            easy.setopt(pycurl.CAINFO, self._backend.ca_file)
         else:
-            easy.setopt(pycurl.CAINFO, self._backend.ca_file if request.verify is True else request.verify)
+            easy.setopt(pycurl.CAPATH if os.path.isdir(request.verify) else pycurl.CAINFO, request.verify)
 
     def _choose_method(self, request: Request) -> None:
         easy, method, content = self.easy, request.method, request.content
@@ -299,7 +306,6 @@ class CurlBackend(Backend):
             (pycurl.NOSIGNAL, 1),
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.HTTP_VERSION, version),
-            (pycurl.PIPEWAIT, 1),
             (pycurl.BUFFERSIZE, _BUFFER),
             (pycurl.HTTP_CONTENT_DECODING, 0),
             (pycurl.SOCKOPTFUNCTION, self._count_connection),
@@ -310,8 +316,12 @@ class CurlBackend(Backend):
         return int(pycurl.SOCKOPT_OK)
 
 
+def _is_https(request: Request) -> bool:
+    return request.url.startswith("https:")
+
+
 def _milliseconds(seconds: float | None) -> int:
-    return 0 if seconds is None else max(1, int(seconds * 1000))
+    return 0 if seconds is None else max(1, math.ceil(seconds * 1000))  # never before its time
 
 
 def _header_lines(request: Request) -> list[bytes]:

@@ -54,6 +54,10 @@ class Run:
             holds_back: A Request stays open until its Result is released, not only until it is
                 done: a slow consumer then slows the engine down.
             observe: Called with each Result before it is delivered; must not raise.
+
+        Attributes:
+            on_room: Called, from whatever thread, when there is room to pull again after there was none:
+                where parsing lags, the engine has gone to sleep over it.
         """
         self.policy = policy
         self._parse = parse
@@ -68,7 +72,9 @@ class Run:
         self._is_fed_up = source is not None
         self._is_hungry = True
         self._exhausted = False
+        self._is_full = False
         self._listener: Callable[[], None] | None = None
+        self.on_room: Callable[[], None] | None = None
         self.input_error: BaseException | None = None
 
     # The consumer's side.
@@ -81,12 +87,13 @@ class Run:
             return was_hungry
 
     def end_input(self, error: BaseException | None = None) -> None:
-        """Say that nothing more will be fed, and why, if the input raised."""
+        """Say that nothing more will be fed, and why, if the input raised; the engine has to be woken after.
+
+        It is the engine that finds the input exhausted: it may be about to count what it has pulled.
+        """
         with self._changed:
             self.input_error = error
             self._is_fed_up = True
-            self._exhausted = self._exhausted or not self._fed
-            self._notify()
 
     def room(self) -> int:
         """Return how many Requests may be fed now."""
@@ -137,8 +144,12 @@ class Run:
 
     def wants_more(self) -> bool:
         """Whether a Request may be pulled."""
-        if self._exhausted or self._open() >= self._window:
+        if self._exhausted:
             return False
+        if self._open() >= self._window:
+            self._is_full = True  # noted first, then looked at again: a parser may deliver in between
+            if self._open() >= self._window:
+                return False
         if self._source is not None:
             return True
         with self._changed:
@@ -189,6 +200,11 @@ class Run:
             self._finished += 1
             if self._holds_back or self._source is None or self.is_done():
                 self._notify()
+            has_room_again = self._is_full and self._open() <= self._window // 2
+            if has_room_again:
+                self._is_full = False
+        if has_room_again and self.on_room is not None:
+            self.on_room()
 
     def _open(self) -> int:
         return self._pulled - (self._released if self._holds_back else self._finished)
@@ -222,7 +238,9 @@ class Task:
             return result
         except Exception as error:
             logger.exception("an exchange failed; this is a bug in parallel_requests")
-            failure = ParallelRequestsError(f"{self._request!r} failed by a bug in parallel_requests: {error!r}")
+            failure = ParallelRequestsError(
+                f"{self._request!r} failed by a bug in parallel_requests: {error!r}"
+            )
             return Result(self._request, error=failure)
 
 
@@ -364,6 +382,8 @@ class Scheduler:
     def hurry(self, run: Run) -> None:
         """Let every parked task of a run ask again now: its batch has to end."""
         run.stop_pulling()
+        if run.policy.on_stop is not None:
+            run.policy.on_stop()
         parked: list[Task] = []
         timers = self._timers
         self._timers = []

@@ -17,6 +17,8 @@ from parallel_requests.gates.pacing import Wait
 if TYPE_CHECKING:
     from parallel_requests.backends.base import AsyncBackend
 
+_NEVER = float("inf")
+
 
 class EventLoopEngine:
     """Worker coroutines that take from the scheduler, one attempt at a time each.
@@ -39,8 +41,8 @@ class EventLoopEngine:
         self._clock = clock
         self._scheduler = Scheduler(concurrency)
         self._workers: set[_Worker] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = float("inf")
+        self._scheduler_alarm = _Alarm(clock, self._look)
+        self._timeout_alarm = _Alarm(clock, self._cut_overdue)
         self._is_called = False
         self._closing = asyncio.Event()
         self._lock = threading.Lock()  # guards all below
@@ -135,28 +137,25 @@ class EventLoopEngine:
         self._closing.set()
 
     def _look(self) -> None:
-        """Start a worker for every free slot that has something to do, and set the timer."""
+        """Start a worker for every free slot that has something to do, and set the alarm."""
         self._is_called = False
         while (task := self._scheduler.take(self._clock())) is not None:
             worker = _Worker()
             self._workers.add(worker)
             worker.task = asyncio.create_task(self._work(worker, task))
-        self._set_timer()
+        self._set_alarm()
 
-    def _set_timer(self) -> None:
-        when = self._scheduler.next_timer()
-        if when is None or when >= self._rings_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rings_at = when
-        delay = max(0.0, when - self._clock())
-        self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+    def _set_alarm(self) -> None:
+        if (when := self._scheduler.next_timer()) is not None:
+            self._scheduler_alarm.set(when)
 
-    def _ring(self) -> None:
-        self._timer = None
-        self._rings_at = float("inf")
-        self._look()
+    def _cut_overdue(self) -> None:
+        now = self._clock()
+        for worker in self._workers:
+            if worker.deadline <= now:
+                worker.cut()
+            else:
+                self._timeout_alarm.set(worker.deadline)
 
     async def _work(self, worker: _Worker, task: Task | None) -> None:
         try:
@@ -189,17 +188,17 @@ class EventLoopEngine:
             reply = await self._send(worker, effect, task.run)
         if isinstance(effect, Wait):
             self._scheduler.park(task, effect, self._clock())
-            self._set_timer()
+            self._set_alarm()
         else:
             self._scheduler.finish(task)
             task.run.complete(effect)
         return bool(origin)
 
     async def _send(self, worker: _Worker, send: Send, run: Run) -> Reply:
-        timer = None
-        if send.timeout is not None:
-            timer = asyncio.get_running_loop().call_later(send.timeout, worker.cut)
         worker.sends_for = run
+        if send.timeout is not None:
+            worker.deadline = self._clock() + send.timeout
+            self._timeout_alarm.set(worker.deadline)
         try:
             return await self._backend.send(send)
         except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
@@ -208,25 +207,50 @@ class EventLoopEngine:
             return self._backend.translate(error, send.request)
         finally:
             worker.sends_for = None
-            if timer is not None:
-                timer.cancel()
+            worker.deadline = _NEVER
 
 
 class _Worker:
-    """A coroutine under way, and whose attempt it is making."""
+    """A coroutine under way, whose attempt it is making, and until when."""
 
-    __slots__ = ("is_cut", "sends_for", "task")
+    __slots__ = ("deadline", "is_cut", "sends_for", "task")
 
     task: asyncio.Task[None]
 
     def __init__(self) -> None:
         self.sends_for: Run | None = None
+        self.deadline = _NEVER
         self.is_cut = False
 
     def cut(self) -> None:
         """End its attempt now."""
+        self.deadline = _NEVER
         self.is_cut = True
         self.task.cancel()
+
+
+class _Alarm:
+    """One timer of the loop for many deadlines, as a timer for each attempt would cost a tenth of it."""
+
+    def __init__(self, clock: Callable[[], float], call: Callable[[], None]) -> None:
+        self._clock = clock
+        self._call = call
+        self._handle: asyncio.TimerHandle | None = None
+        self._rings_at = _NEVER
+
+    def set(self, when: float) -> None:
+        """Ring then, unless it rings earlier already; who is called sets it again."""
+        if when >= self._rings_at:
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        self._rings_at = when
+        self._handle = asyncio.get_running_loop().call_later(max(0.0, when - self._clock()), self._ring)
+
+    def _ring(self) -> None:
+        self._handle = None
+        self._rings_at = _NEVER
+        self._call()
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,6 +14,8 @@ from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parallel_requests.backends.base import BlockingBackend
 
 
@@ -42,7 +43,9 @@ class ThreadsEngine:
             clock: The clock of the pacer.
         """
         self._backend = backend
-        self._own_executor = ThreadPoolExecutor(concurrency, "parallel-requests") if executor is None else None
+        self._own_executor = (
+            ThreadPoolExecutor(concurrency, "parallel-requests") if executor is None else None
+        )
         self._executor: Executor = executor or self._own_executor  # type: ignore[assignment]
         self._clock = clock
         self._watchdog = Watchdog()

@@ -39,7 +39,7 @@ _NEVER_RECEIVED = (ConnectError, ResourceExhausted, ProxyError)
 
 def meets(condition: Condition, outcome: Response | Exception) -> bool:
     """Whether an outcome is what ``condition`` names: exception types, or a predicate."""
-    if isinstance(condition, tuple) or (isinstance(condition, type) and issubclass(condition, BaseException)):
+    if isinstance(condition, tuple | type):
         return isinstance(outcome, condition)
     return bool(condition(outcome))
 
@@ -49,6 +49,10 @@ def is_condition(value: object) -> bool:
     if isinstance(value, tuple):
         return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in value)
     return value is None or callable(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: object) -> bool:
@@ -91,7 +95,11 @@ class RetryPolicy:
     dont_retry_on: Condition | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
+        if (
+            isinstance(self.max_retries, bool)
+            or not isinstance(self.max_retries, int)
+            or self.max_retries < 0
+        ):
             raise ConfigurationError(
                 f"max_retries must be a whole number of at least 0, not {self.max_retries!r}.", "max_retries"
             )
@@ -112,7 +120,9 @@ class RetryPolicy:
             ):
                 raise ConfigurationError(f"{name} must be a collection of {item_type.__name__}.", name)
             object.__setattr__(self, name, frozenset(values))
-        object.__setattr__(self, "allowed_methods", frozenset(method.upper() for method in self.allowed_methods))
+        object.__setattr__(
+            self, "allowed_methods", frozenset(method.upper() for method in self.allowed_methods)
+        )
         for name in ("retry_on", "dont_retry_on"):
             if not is_condition(getattr(self, name)):
                 raise ConfigurationError(
@@ -132,9 +142,7 @@ class RetryPolicy:
 
     def wants_retry(self, method: str, outcome: Response | Exception, retries: int) -> bool:
         """Whether an outcome is to be tried again after ``retries`` retries so far."""
-        if retries >= self.max_retries:
-            return False
-        if isinstance(outcome, DeadlineExceededError | RunStoppedError):
+        if retries >= self.max_retries or isinstance(outcome, DeadlineExceededError | RunStoppedError):
             return False
         if self.dont_retry_on is not None and meets(self.dont_retry_on, outcome):
             return False
@@ -142,10 +150,9 @@ class RetryPolicy:
             return True
         if isinstance(outcome, Response):
             return outcome.status_code in self.status_forcelist and method in self.allowed_methods
-        if isinstance(outcome, _NEVER_RETRIED) or not _is_of_the_wire(outcome):
+        is_hopeless = isinstance(outcome, _NEVER_RETRIED) or (isinstance(outcome, DNSError) and retries > 0)
+        if is_hopeless or not _is_of_the_wire(outcome):
             return False
-        if isinstance(outcome, DNSError):
-            return retries == 0
         return isinstance(outcome, _NEVER_RECEIVED) or method in self.allowed_methods
 
 
@@ -192,7 +199,7 @@ class RetryBudget:
             self._balance = min(self.RESERVE, self._balance + amount)
 
 
-def backoff(
+def backoff(  # noqa: C901 - the same loop twice, once with await
     retry_on: Condition = Exception,
     *,
     policy: RetryPolicy | None = None,
@@ -236,7 +243,7 @@ def backoff(
                 while True:
                     try:
                         return await function(*args, **kwargs)
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001 - next_wait raises what it does not retry
                         attempts += 1
                         wait = next_wait(error, attempts)
                     await (sleep or asyncio.sleep)(wait)
@@ -249,7 +256,7 @@ def backoff(
             while True:
                 try:
                     return function(*args, **kwargs)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - the same
                     attempts += 1
                     wait = next_wait(error, attempts)
                 (sleep or time.sleep)(wait)

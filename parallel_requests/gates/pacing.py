@@ -128,7 +128,11 @@ class Pacer:
             clock: Monotonic seconds.
             wall_clock: Unix seconds, for the dates servers send.
         """
-        rates = {host.lower(): rate for host, rate in rate_limit.items()} if isinstance(rate_limit, Mapping) else {}
+        rates = (
+            {host.lower(): rate for host, rate in rate_limit.items()}
+            if isinstance(rate_limit, Mapping)
+            else {}
+        )
         overall = rates.pop(ALL_HOSTS, None) if rates else rate_limit
         self.clock = clock
         self.wall_clock = wall_clock

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Rotation:

@@ -7,8 +7,10 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -130,7 +132,7 @@ class TokenBucket:
         late = max(0.0, self._filled_at - self._clock())
         return late + (tokens - self._tokens) / self.rate
 
-    def __enter__(self) -> TokenBucket:
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 
@@ -139,7 +141,7 @@ class TokenBucket:
     ) -> None:
         """Nothing to give back: a token is spent when it is taken."""
 
-    async def __aenter__(self) -> TokenBucket:
+    async def __aenter__(self) -> Self:
         await self.acquire_async()
         return self
 

@@ -1,0 +1,93 @@
+"""What a server or a URL calls a file → a name that stays inside its folder, on every system."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Iterator
+from email.message import Message
+from email.utils import collapse_rfc2231_value
+from urllib.parse import unquote, urlsplit
+
+from parallel_requests.models import Headers
+
+FALLBACK = "download"
+_LONGEST = 180
+"""UTF-8 bytes; file systems allow 255, and a number or the name of a temporary file is added."""
+_LONGEST_SUFFIX = 20
+_FORBIDDEN = frozenset('<>:"|?*')
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{port}{number}" for port in ("com", "lpt") for number in "123456789¹²³"}
+)
+
+
+def name_from_url(url: str) -> str:
+    """Return a safe name for what a URL leads to: the last part of its path."""
+    return safe_name(unquote(urlsplit(url).path.rpartition("/")[2]))
+
+
+def name_from_headers(headers: Headers) -> str | None:
+    """Return a safe name from ``Content-Disposition``; None where it has none."""
+    if not headers.may_have(b"content-disposition"):
+        return None
+    message = Message()
+    message["Content-Disposition"] = headers.get("content-disposition", "")
+    fields = message.get_params([], "content-disposition")
+    names = [value for field, value in fields if field.lower() == "filename" and value]
+    if not names:
+        return None
+    # The extended form, which is the better one (RFC 6266, 4.3), comes last.
+    name = safe_name(_as_utf8(collapse_rfc2231_value(names[-1])))
+    return None if name == FALLBACK else name
+
+
+def _as_utf8(text: str) -> str:
+    """Read header text as UTF-8, which many servers send, where it can be."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def safe_name(name: str) -> str:
+    """Return one path component without anything that has a meaning to a file system.
+
+    No folder, no control character, no device of Windows; not hidden, and not too long.
+    """
+    last = name.replace("\\", "/").rpartition("/")[2]
+    kept = "".join(
+        "_" if character in _FORBIDDEN else character
+        for character in unicodedata.normalize("NFC", last)
+        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    )
+    kept = _shortened(kept.strip(". \t"))
+    if kept.partition(".")[0].rstrip().lower() in _DEVICES:
+        kept = f"_{kept}"
+    return kept or FALLBACK
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield a name, then it with numbers: ``a.txt``, ``a (2).txt``, ``a (3).txt`` …"""
+    yield name
+    stem, suffix = _split(name)
+    for number in itertools.count(2):
+        yield f"{stem} ({number}){suffix}"
+
+
+def _shortened(name: str) -> str:
+    if len(name.encode()) <= _LONGEST:
+        return name
+    stem, suffix = _split(name)
+    room = _LONGEST - len(suffix.encode())
+    return stem.encode()[:room].decode("utf-8", "ignore").rstrip(". ") + suffix
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Cut the suffix off, a double one such as ``.tar.gz`` included."""
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or len(suffix.encode()) >= _LONGEST_SUFFIX:
+        return name, ""
+    if stem.endswith(".tar") and len(stem) > len(".tar"):
+        return stem[:-4], f".tar.{suffix}"
+    return stem, dot + suffix

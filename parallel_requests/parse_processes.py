@@ -1,0 +1,310 @@
+"""Parsing in processes: hands out and collects.
+
+::
+
+    engine ── add ─► waiting ── a chunk ─► worker       one chunk at a time for each
+                        ▲                     │
+                        └── of one that died ─┤
+                  deliver ◄──── outcomes ─────┘
+
+One thread does it all. A lone item leaves at once while a worker is idle; chunks grow only while
+all are busy, so that the pipe does not dominate. What waits counts as open in its run, whose window
+thus bounds it.
+
+A process that dies takes one chunk with it at most: its items are done again one by one, and the one
+that costs another process fails. Context variables do not travel to processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from functools import partial
+from multiprocessing.connection import wait
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from parallel_requests.exceptions import ConfigurationError, RunStoppedError
+from parallel_requests.parse_workers import PATIENCE, Child, Item, Job, Slot, start_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import ProcessPoolExecutor
+
+    from parallel_requests.exchange import Policy
+    from parallel_requests.models import Result
+    from parallel_requests.parse_work import Work
+    from parallel_requests.parse_workers import Worker
+    from parallel_requests.parsing import Deliver
+
+_CHUNK_BYTES = 1 << 20
+"""Bodies that travel together; a larger one travels alone."""
+
+
+class ParsePool:
+    """Processes that decode and parse for all batches of a session."""
+
+    def __init__(self, processes: int | ProcessPoolExecutor) -> None:
+        """Start the pool's thread, which starts the processes.
+
+        Args:
+            processes: How many, or a caller's pool, which is never shut down.
+        """
+        self._executor = None if isinstance(processes, int) else processes
+        self._start: Callable[[], Worker]
+        if isinstance(processes, int):
+            self._start, self._count = partial(Child, start_context()), processes
+        else:
+            count = getattr(processes, "_max_workers", None) or os.cpu_count() or 1
+            self._start, self._count = partial(Slot, processes), count
+        self._workers: list[Worker] = []
+        self._problem: str | None = None  # why no worker is started
+        self._lock = threading.Lock()  # guards all below
+        self._waiting: deque[Item] = deque()
+        self._jobs: set[Job] = set()
+        self._is_wanted = False  # a batch has begun: have the processes ready for it
+        self._is_hungry = self._is_called = self._is_closed = self._is_over = False
+        self._ear, self._mouth = multiprocessing.Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._work, name="parallel-requests-parse")
+        self._thread.start()
+
+    def prepare(self) -> None:
+        """Get ready for a batch.
+
+        Raises:
+            ConfigurationError: The caller's pool is out of order, or this process is itself one of a
+                pool that is just importing its main module.
+        """
+        if self._executor is not None:
+            try:
+                self._executor.submit(int)
+            except RuntimeError as error:
+                raise ConfigurationError(
+                    f"The pool given as parse_processes is out of order ({type(error).__name__}: {error}).",
+                    "parse_processes",
+                ) from error
+        elif getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ConfigurationError(
+                "parse_processes was used while a child process imports the main module: "
+                "start the work of the script under: if __name__ == '__main__'.",
+                "parse_processes",
+            )
+        self._problem = None
+        self._is_wanted = True
+        self.look()
+
+    def add(self, item: Item) -> None:
+        """Take an item in; it will be handed on, whatever happens."""
+        with self._lock:
+            is_over = self._is_over
+            if not is_over:
+                self._waiting.append(item)
+                item.job.open += 1
+                self._jobs.add(item.job)
+                if self._is_hungry:
+                    self._call()
+        if is_over:
+            item.end(_closed())
+
+    def look(self) -> None:
+        """Look around again: a batch begins, or has been stopped."""
+        with self._lock:
+            self._call()
+
+    def close(self) -> None:
+        """End every process of ours and fail what is not done; takes a second at most."""
+        with self._lock:
+            self._is_closed = True
+            self._call()
+        if self._thread is threading.current_thread():
+            return  # called from a hook: the thread goes on to end itself
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            for worker in list(self._workers):
+                worker.kill()
+            self._thread.join()
+
+    def _call(self) -> None:
+        self._is_hungry = False
+        if not (self._is_called or self._is_over):
+            self._is_called = True
+            self._mouth.send_bytes(b"")
+
+    # On the pool's thread.
+
+    def _work(self) -> None:
+        try:
+            while not self._is_closed:
+                self._end_stopped_jobs()
+                self._staff()
+                self._hand_out()
+                self._collect(wait(self._waitables(), self._seconds_to_sleep()))
+        finally:
+            self._shut_down()
+
+    def _staff(self) -> None:
+        """Have as many workers as were asked for, while there is something for them to do."""
+        if not (self._waiting or self._is_wanted):
+            return
+        self._is_wanted = False
+        while len(self._workers) < self._count and self._problem is None:
+            try:
+                self._workers.append(self._start())
+            except Exception as error:  # noqa: BLE001 - no processes left, a main module that cannot be imported
+                self._problem = f"No parse process could be started ({type(error).__name__}: {error})."
+        if not self._workers:
+            for item in self._take_waiting(lambda _: True):
+                self._finish(item, partial(item.fail, self._problem or ""))
+
+    def _hand_out(self) -> None:
+        """Give every idle worker a chunk."""
+        for worker in list(self._workers):
+            if worker.is_idle and self._waiting:
+                chunk = self._cut()
+                try:
+                    worker.give(chunk[0].job, chunk)
+                except (OSError, MemoryError):
+                    self._part_with(worker, was_at_work=False)
+
+    def _cut(self) -> list[Item]:
+        """Take a chunk from the front of what waits."""
+        waiting = self._waiting
+        share = -(-len(waiting) // self._count)
+        chunk = [waiting.popleft()]
+        first = chunk[0]
+        limit = 1 if first.is_suspect else min(share, first.job.items_per_chunk())
+        size = len(first.response.content)
+        while len(chunk) < limit:
+            item = waiting[0]
+            size += len(item.response.content)
+            if item.job is not first.job or item.is_suspect or size > _CHUNK_BYTES:
+                break
+            chunk.append(waiting.popleft())
+        return chunk
+
+    def _waitables(self) -> list[Any]:
+        return [self._ear, *(waitable for worker in self._workers for waitable in worker.waitables())]
+
+    def _seconds_to_sleep(self) -> float | None:
+        """Return how long nothing is due, unless somebody calls; None for ever."""
+        with self._lock:
+            can_have_more = len(self._workers) < self._count and self._problem is None
+            has_hands = can_have_more or not self._workers or any(worker.is_idle for worker in self._workers)
+            if has_hands and self._waiting:
+                return 0.0
+            self._is_hungry = has_hands
+            policies = [job.policy for job in self._jobs]
+        ends = [policy.deadline - policy.pacer.clock() for policy in policies if policy.deadline is not None]
+        return max(0.0, min(ends)) if ends else None
+
+    def _collect(self, ready: list[Any]) -> None:
+        """Take what the workers have done, keep them busy, and then hand it on."""
+        if self._ear in ready:
+            with self._lock:
+                self._ear.recv_bytes()
+                self._is_called = False
+        done: list[tuple[Item, bytes]] = []
+        for worker in list(self._workers):
+            if not any(waitable in ready for waitable in worker.waitables()):
+                continue
+            try:
+                seconds, outcomes = worker.receive()
+            except (EOFError, OSError, MemoryError):
+                self._part_with(worker, was_at_work=True)
+                continue
+            if outcomes and worker.items:
+                worker.items[0].job.learn(seconds, len(outcomes))
+                done += [(worker.items.popleft(), outcome) for outcome in outcomes]
+        self._hand_out()
+        for item, outcome in done:
+            self._finish(item, partial(item.settle, outcome))
+
+    def _part_with(self, worker: Worker, *, was_at_work: bool) -> None:
+        """Let a dead worker go, and see to the items it had."""
+        self._workers.remove(worker)
+        items = list(worker.items)
+        can_be_tried_again = worker.is_replaceable
+        obituary = worker.obituary()
+        if not can_be_tried_again:
+            self._problem = obituary
+        is_plain = (was_at_work and len(items) == 1) or any(item.is_suspect for item in items)
+        if is_plain or not can_be_tried_again:
+            for item in items:
+                self._finish(item, partial(item.fail, obituary))
+            return
+        for item in items:
+            item.is_suspect = True
+        with self._lock:
+            self._waiting.extendleft(reversed(items))
+
+    def _end_stopped_jobs(self) -> None:
+        """Let go of the items of batches that have to end."""
+        for job in list(self._jobs):
+            reason = job.policy.reason_to_stop()
+            if reason is None:
+                continue
+            items = self._take_waiting(lambda item, job=job: item.job is job)  # type: ignore[misc]
+            for worker in list(self._workers):
+                if worker.items and worker.items[0].job is job:
+                    items += worker.items
+                    worker.items.clear()
+                    if not worker.abandon():
+                        self._workers.remove(worker)
+                        worker.bury(monotonic() + PATIENCE)
+            for item in items:
+                self._finish(item, partial(item.end, reason))
+
+    def _take_waiting(self, is_meant: Callable[[Item], bool]) -> list[Item]:
+        with self._lock:
+            taken = [item for item in self._waiting if is_meant(item)]
+            kept = [item for item in self._waiting if not is_meant(item)]
+            self._waiting.clear()
+            self._waiting.extend(kept)
+        return taken
+
+    def _finish(self, item: Item, hand_on: Callable[[], None]) -> None:
+        with self._lock:
+            item.job.open -= 1
+            if not item.job.open:
+                self._jobs.discard(item.job)
+        hand_on()
+
+    def _shut_down(self) -> None:
+        with self._lock:
+            self._is_over = True
+            self._ear.close()
+            self._mouth.close()
+        for worker in self._workers:
+            worker.hang_up()
+        until = monotonic() + PATIENCE
+        for worker in self._workers:
+            worker.bury(until)
+        in_hand: Iterable[Item] = (item for worker in self._workers for item in worker.items)
+        for item in [*in_hand, *self._take_waiting(lambda _: True)]:
+            self._finish(item, partial(item.end, _closed()))
+
+
+class ProcessParser:
+    """Parses the answers of one batch in a pool."""
+
+    def __init__(self, pool: ParsePool, work: Work, policy: Policy) -> None:
+        """Set up the parser.
+
+        Args:
+            pool: Where the work is done.
+            work: What is done.
+            policy: The terms of the batch; once it has to end, so has the parsing.
+        """
+        self._pool = pool
+        self._job = Job(work, policy)
+        policy.on_stop = pool.look
+
+    def __call__(self, result: Result[Any], deliver: Deliver) -> None:
+        """Hand a Result's answer over to the pool."""
+        self._pool.add(Item(self._job, result, deliver))
+
+
+def _closed() -> RunStoppedError:
+    return RunStoppedError("The session was closed before this item was parsed.")

@@ -1,0 +1,222 @@
+"""What travels to a parse process and back, and what is done there.
+
+Of an answer only what decoding needs goes out: its body, and status and headers where
+``return_type`` hands them on; of the request no more than method, index and redacted URL. What comes
+back is pickled item by item, so that one that will not pickle spoils no other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from functools import lru_cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from parallel_requests.decoding import decode
+from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
+from parallel_requests.models import Headers, Request, Response, ReturnType
+from parallel_requests.parsing import parse_failure
+from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.connection import Connection
+
+Parcel: TypeAlias = tuple[bytes, str, list[tuple[str, str]], "tuple[Any, ...] | None"]
+"""A body, its redacted URL, and the headers and the rest of the answer as far as they are needed."""
+
+_REPLY_SECONDS = 0.05
+_REPLY_BYTES = 1 << 20
+"""What is done is sent back after so long, or once it is so much: who streams waits for it."""
+
+
+class Work(NamedTuple):
+    """What is done to the answers of a batch.
+
+    Attributes:
+        return_type: What they are decoded to.
+        function: The pickled ``parse_func``; None for decoding alone.
+        by_value: Whether it was pickled with its code, by cloudpickle.
+    """
+
+    return_type: ReturnType
+    function: bytes | None
+    by_value: bool
+
+
+def plan_work(return_type: ReturnType, parse_func: Callable[[Any], Any] | None) -> Work:
+    """Return what is to be done, ready to travel.
+
+    Raises:
+        ConfigurationError: ``parse_func`` cannot be pickled.
+    """
+    if parse_func is None:
+        return Work(return_type, None, by_value=False)
+    try:
+        return Work(return_type, _dump_by_reference(parse_func), by_value=False)
+    except Exception as error:  # noqa: BLE001 - whatever its class may raise
+        problem = f"parse_func {parse_func!r} cannot be sent to a process ({type(error).__name__}: {error})"
+    if importlib.util.find_spec("cloudpickle") is None:
+        raise ConfigurationError(
+            f"{problem}. Move it to the top level of a module, or install cloudpickle for lambdas and "
+            "closures: pip install 'parallel-requests[cloudpickle]'.",
+            "parse_func",
+        )
+    import cloudpickle
+
+    try:
+        return Work(return_type, cloudpickle.dumps(parse_func), by_value=True)
+    except Exception as error:  # noqa: BLE001 - whatever it closes over may raise
+        problem += f", nor by cloudpickle ({type(error).__name__}: {error})"
+    raise ConfigurationError(
+        f"{problem}. Move it to the top level of a module, and open there what it needs.", "parse_func"
+    )
+
+
+def _dump_by_reference(parse_func: Callable[[Any], Any]) -> bytes:
+    function = pickle.dumps(parse_func)
+    main = sys.modules["__main__"]
+    is_importable = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+    if b"__main__" in function and not is_importable:
+        raise pickle.PicklingError("it was defined interactively, and cannot be imported elsewhere")
+    pickle.loads(function)  # noqa: S301 - made above; a process must not be the first to find out
+    return function
+
+
+def pack(response: Response, return_type: ReturnType) -> Parcel:
+    """Return what of an answer has to travel."""
+    url = redact(response.url)
+    if return_type in {ReturnType.JSON, ReturnType.CONTENT}:
+        return response.content, url, [], None
+    if return_type is ReturnType.TEXT:
+        return response.content, url, [("content-type", response.headers.get("content-type", ""))], None
+    fields = [(name, value) for name in response.headers for value in response.headers.get_all(name)]
+    rest = (
+        response.status_code,
+        response.reason,
+        response.http_version,
+        response.elapsed,
+        response.request.method,
+        response.request.index,
+        [pack(earlier, return_type) for earlier in response.history],
+    )
+    return response.content, url, fields, rest
+
+
+def _unpack(parcel: Parcel) -> Response:
+    content, url, fields, rest = parcel
+    if rest is None:
+        return Response(200, Headers(fields), content, Request(url))
+    status_code, reason, http_version, elapsed, method, index, history = rest
+    response = Response(
+        status_code,
+        Headers(fields),
+        content,
+        Request(url, method, index=index),
+        reason=reason,
+        http_version=http_version,
+        elapsed=elapsed,
+    )
+    response.history = tuple(map(_unpack, history))
+    return response
+
+
+def parse(work: Work, parcels: Sequence[Parcel]) -> Iterator[bytes]:
+    """Do the work; yield for each parcel, in order, a pickled pair of value and error."""
+    try:
+        function = None if work.function is None else _load(work.function)
+    except Exception as error:  # noqa: BLE001 - importing the caller's module may raise anything
+        problem = f"parse_func cannot be loaded in a parse process ({type(error).__name__}: {error})."
+        yield from [_dump_failure(ParseError(problem))] * len(parcels)
+        return
+    for parcel in parcels:
+        yield _parse_one(work, function, _unpack(parcel))
+
+
+def parse_all(work: Work, parcels: Sequence[Parcel]) -> tuple[float, list[bytes]]:
+    """Do the work in one go; return the seconds it took and the pickled pairs."""
+    began = perf_counter()
+    outcomes = list(parse(work, parcels))
+    return perf_counter() - began, outcomes
+
+
+@lru_cache(maxsize=4)
+def _load(function: bytes) -> Callable[[Any], Any]:
+    loaded: Callable[[Any], Any] = pickle.loads(function)  # noqa: S301 - from the parent
+    return loaded
+
+
+def _parse_one(work: Work, function: Callable[[Any], Any] | None, response: Response) -> bytes:
+    try:
+        value = decode(response, work.return_type)
+        if function is not None:
+            value = function(value)
+    except DecodeError as error:
+        return _dump_failure(error)
+    except BaseException as error:  # noqa: BLE001 - sys.exit() in a parse_func fails its item alone
+        failure = parse_failure(response, error)
+        failure.add_note(redact("In the parse process:\n" + "".join(traceback.format_exception(error))))
+        return _dump_failure(failure)
+    try:
+        return _dump_value(value, by_value=work.by_value)
+    except Exception as error:  # noqa: BLE001 - whatever its class may raise
+        return _dump_failure(
+            ParseError(
+                f"What parse_func returned for {response.url}, a {type(value).__name__}, cannot be pickled "
+                f"({type(error).__name__}: {error}); the answer is kept in .response."
+            )
+        )
+
+
+def _dump_value(value: Any, *, by_value: bool) -> bytes:
+    try:
+        return pickle.dumps((value, None), pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        if not by_value:
+            raise
+    import cloudpickle  # what was defined interactively, its results' classes are too
+
+    outcome: bytes = cloudpickle.dumps((value, None))
+    return outcome
+
+
+def _dump_failure(error: ParallelRequestsError) -> bytes:
+    """Pickle an error without its answer: the parent has that."""
+    if isinstance(error, DecodeError | ParseError):
+        error.response = None
+    try:
+        return pickle.dumps((None, error), pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - a subclass, or a cause, of the caller's
+        return pickle.dumps((None, ParseError(error.message)), pickle.HIGHEST_PROTOCOL)
+
+
+def serve(connection: Connection) -> None:
+    """Work for the parent until it hangs up: the main function of a parse process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the parent says what ends
+    with suppress(EOFError, OSError):
+        connection.send_bytes(b"")
+        work = Work(ReturnType.JSON, None, by_value=False)
+        while True:
+            news, parcels = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the parent
+            work = news or work
+            _reply(connection, work, parcels)
+
+
+def _reply(connection: Connection, work: Work, parcels: Sequence[Parcel]) -> None:
+    done: list[bytes] = []
+    size = 0
+    began = perf_counter()
+    for outcome in parse(work, parcels):
+        done.append(outcome)
+        size += len(outcome)
+        seconds = perf_counter() - began
+        if seconds >= _REPLY_SECONDS or size >= _REPLY_BYTES:
+            connection.send_bytes(pickle.dumps((seconds, done)))
+            done, size, began = [], 0, perf_counter()
+    if done:
+        connection.send_bytes(pickle.dumps((perf_counter() - began, done)))

@@ -1,0 +1,316 @@
+"""Who does the work of parsing: a process of our own, or a place in the caller's pool."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections import deque
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
+from parallel_requests.parse_work import Work, pack, parse_all, serve
+from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.context import BaseContext
+
+    from parallel_requests.exchange import Policy
+    from parallel_requests.models import Response, Result
+    from parallel_requests.parsing import Deliver
+
+PATIENCE = 0.3
+"""Seconds a child has to end by itself, then seconds it has after it was asked to."""
+
+_CHUNK_SECONDS = 0.05
+_CHUNK_ITEMS = 256
+"""A chunk ends at the first of these. Its time is a guess, from what the items before it took."""
+
+Reply: TypeAlias = tuple[float, list[bytes]]
+"""Seconds of work, and a pickled pair of value and error for each item done."""
+
+
+class Job:
+    """What the items of one batch have in common.
+
+    Attributes:
+        work: What is done to them.
+        policy: The terms of the batch, its deadline among them.
+        open: How many of them are here.
+    """
+
+    __slots__ = ("_cost", "open", "policy", "work")
+
+    def __init__(self, work: Work, policy: Policy) -> None:
+        self.work = work
+        self.policy = policy
+        self.open = 0
+        self._cost: float | None = None
+
+    def learn(self, seconds: float, count: int) -> None:
+        """Note what some items took."""
+        cost = seconds / count
+        self._cost = cost if self._cost is None else (self._cost + cost) / 2
+
+    def items_per_chunk(self) -> int:
+        """Return how many items may go together; one, as long as nothing is known of them."""
+        if self._cost is None:
+            return 1
+        return max(1, min(_CHUNK_ITEMS, int(_CHUNK_SECONDS / max(self._cost, 1e-9))))
+
+
+class Item:
+    """An answer on its way through a pool."""
+
+    __slots__ = ("_deliver", "_result", "is_suspect", "job", "response")
+
+    def __init__(self, job: Job, result: Result[Any], deliver: Deliver) -> None:
+        self.job = job
+        self.response: Response = cast("Response", result.response)  # what succeeded has one
+        self.is_suspect = False  # of having killed a child: it goes alone
+        self._result = result
+        self._deliver = deliver
+
+    def settle(self, outcome: bytes) -> None:
+        """Hand the Result on with what a child made of the answer."""
+        try:
+            value, error = pickle.loads(outcome)  # noqa: S301 - from our child
+        except Exception as failure:  # noqa: BLE001 - whatever the caller's classes may raise
+            problem = f"What parse_func returned for {redact(self.response.url)} cannot be unpickled"
+            self.fail(f"{problem} ({type(failure).__name__}: {failure}).")
+            return
+        self._result.value = value
+        self.end(error)
+
+    def fail(self, problem: str) -> None:
+        """Hand the Result on as a failure to parse."""
+        self.end(ParseError(f"{problem} The answer is kept in .response."))
+
+    def end(self, error: ParallelRequestsError | None) -> None:
+        """Hand the Result on."""
+        if isinstance(error, DecodeError | ParseError):
+            error.response = self.response
+        self._result.error = error
+        self._deliver(self._result)
+
+
+class Worker(Protocol):
+    """Takes one chunk at a time.
+
+    Attributes:
+        items: Those it has not answered yet.
+        is_idle: Whether it may be given some.
+        is_replaceable: Whether another may be started in its place.
+    """
+
+    items: deque[Item]
+    is_idle: bool
+    is_replaceable: bool
+
+    def waitables(self) -> list[Any]:
+        """Return what becomes ready when it has something to say."""
+
+    def give(self, job: Job, items: list[Item]) -> None:
+        """Hand over a chunk.
+
+        Raises:
+            OSError: It is dead.
+        """
+
+    def receive(self) -> Reply:
+        """Return what it has done.
+
+        Raises:
+            EOFError: It is dead.
+            OSError: It is dead.
+        """
+
+    def abandon(self) -> bool:
+        """End the work on its chunk; False where that ends the worker, too."""
+
+    def obituary(self) -> str:
+        """Bury it, and return what it died of."""
+
+    def hang_up(self) -> None:
+        """Let it end: now, if it is at work, else by itself."""
+
+    def bury(self, until: float) -> None:
+        """Wait for its end, and see to it from then on."""
+
+    def kill(self) -> None:
+        """End it from another thread, so that nobody waits for it."""
+
+
+class Child:
+    """A process of our own at the other end of a pipe."""
+
+    def __init__(self, context: BaseContext) -> None:
+        self.items: deque[Item] = deque()
+        self.is_idle = False  # until it says hello
+        self.is_replaceable = False  # likewise: what cannot start will not start the next time
+        self._job: Job | None = None
+        self._connection, theirs = context.Pipe()
+        with theirs:
+            try:
+                self._process = context.Process(  # type: ignore[attr-defined]
+                    target=serve, args=(theirs,), name="parallel-requests-parse"
+                )
+                self._process.start()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def waitables(self) -> list[Any]:
+        """Return what becomes ready when it answers or dies."""
+        return [self._connection, self._process.sentinel]
+
+    def give(self, job: Job, items: list[Item]) -> None:
+        """Send a chunk.
+
+        Raises:
+            OSError: It is dead.
+        """
+        self.is_idle = False
+        self.items.extend(items)
+        parcels = [pack(item.response, job.work.return_type) for item in items]
+        news = None if self._job is job else job.work
+        self._connection.send_bytes(pickle.dumps((news, parcels), pickle.HIGHEST_PROTOCOL))
+        self._job = job
+
+    def receive(self) -> Reply:
+        """Return what it has done.
+
+        Raises:
+            EOFError: It is dead.
+            OSError: It is dead.
+        """
+        if not self._connection.poll():  # it is the sentinel that woke us
+            raise EOFError
+        message = self._connection.recv_bytes()
+        reply: Reply = pickle.loads(message) if message else (0.0, [])  # noqa: S301 - from our child
+        self.is_replaceable = True
+        self.is_idle = len(reply[1]) == len(self.items)
+        return reply
+
+    def abandon(self) -> bool:
+        """End the work on its items; False, as that is the end of the process."""
+        self._process.terminate()
+        return False
+
+    def obituary(self) -> str:
+        """Return how it died."""
+        self.bury(monotonic() + PATIENCE)
+        if self.is_replaceable:
+            return f"The parse process died (exit code {self._exit_code})."
+        return (
+            f"A parse process ended before it was ready (exit code {self._exit_code}; its output says why). "
+            "A script that uses parse_processes starts its work under: if __name__ == '__main__'."
+        )
+
+    def hang_up(self) -> None:
+        """Let it end: now, if it is at work, else by itself."""
+        self._connection.close()
+        if not self.is_idle:
+            self._process.terminate()
+
+    def bury(self, until: float) -> None:
+        """Wait for its end, and see to it."""
+        self._connection.close()
+        self._process.join(max(0.0, until - monotonic()))
+        for end in (self._process.terminate, self._process.kill):
+            if self._process.is_alive():
+                end()
+                self._process.join(PATIENCE)
+        self._exit_code = self._process.exitcode
+        self._process.close()
+
+    def kill(self) -> None:
+        """End it from another thread, so that nobody waits for it."""
+        with suppress(ValueError):  # it has been buried meanwhile
+            self._process.kill()
+
+
+class Slot:
+    """A place in the caller's pool; the pool itself is left alone, whatever becomes of it."""
+
+    is_replaceable = False
+
+    def __init__(self, executor: ProcessPoolExecutor) -> None:
+        self.items: deque[Item] = deque()
+        self.is_idle = True
+        self._executor = executor
+        self._future: Future[Reply] = Future()
+        self._ear, self._mouth = multiprocessing.Pipe(duplex=False)
+        self._problem = ""
+
+    def waitables(self) -> list[Any]:
+        """Return what becomes ready when a chunk is done."""
+        return [self._ear]
+
+    def give(self, job: Job, items: list[Item]) -> None:
+        """Submit a chunk; where that fails, `receive` says so."""
+        self.is_idle = False
+        self.items.extend(items)
+        parcels = [pack(item.response, job.work.return_type) for item in items]
+        try:
+            self._future = self._executor.submit(parse_all, job.work, parcels)
+        except RuntimeError as error:  # broken, or shut down
+            self._future = Future()
+            self._future.set_exception(error)
+        self._future.add_done_callback(self._ring)
+
+    def _ring(self, _: Future[Reply]) -> None:
+        with suppress(OSError):  # nobody waits any more
+            self._mouth.send_bytes(b"")
+
+    def receive(self) -> Reply:
+        """Return what was done.
+
+        Raises:
+            EOFError: The pool is broken.
+        """
+        self._ear.recv_bytes()
+        self.is_idle = True
+        try:
+            return self._future.result()
+        except CancelledError:
+            if not self.items:  # by us
+                return 0.0, []
+            self._problem = "its work was cancelled"
+        except Exception as error:  # noqa: BLE001 - the pool is the caller's, and so are its errors
+            self._problem = f"{type(error).__name__}: {error}"
+        raise EOFError
+
+    def abandon(self) -> bool:
+        """End the work on its items as far as that is ours to do; True: the slot lives on."""
+        self._future.cancel()
+        return True
+
+    def obituary(self) -> str:
+        """Return what became of the pool."""
+        self.hang_up()
+        return (
+            f"The process pool given as parse_processes is out of order ({self._problem}). "
+            "It is the caller's, and so not rebuilt here."
+        )
+
+    def hang_up(self) -> None:
+        """Let go of the pool."""
+        self._future.cancel()
+        self._ear.close()
+        self._mouth.close()
+
+    def bury(self, until: float) -> None:
+        """Nothing: its processes live on."""
+
+    def kill(self) -> None:
+        """Nothing: its processes are not ours."""
+
+
+def start_context() -> BaseContext:
+    """Return how processes are started: never by fork, which copies locks that threads hold."""
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if has_server else "spawn")
