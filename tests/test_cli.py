@@ -1,0 +1,364 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import parallel_requests
+from parallel_requests.backends.base import BACKEND_NAMES, backend_class, is_installed
+from parallel_requests.cli import main
+from tests.server.faults import read_request, response, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+
+ROOT = Path(parallel_requests.__file__).parents[1]
+PROGRAM = [sys.executable, "-c", "import sys; from parallel_requests.cli import main; sys.exit(main())"]
+FINE, SOME_FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*PROGRAM, *arguments], cwd=ROOT, text=True, **{**pipes, **options})
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, *arguments]
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+
+
+def records(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def values(output: str) -> list[Any]:
+    return [record["value"] for record in records(output)]
+
+
+def read_all(terminal: int) -> Iterator[str]:
+    with open(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):  # Linux ends it so
+        while chunk := file.read(65_536):
+            yield chunk.decode()
+
+
+# -- where the URLs come from
+
+
+def test_urls_as_arguments(server: Server) -> None:
+    done = run("fetch", "--ordered", server.url("/id/1"), server.url("/id/2"))
+    assert done.returncode == FINE
+    assert values(done.stdout) == [{"id": 1}, {"id": 2}]
+    assert sorted(server.ids()) == [1, 2]
+
+
+def test_urls_from_a_file_without_empty_lines_and_comments(server: Server, tmp_path: Path) -> None:
+    urls = tmp_path / "urls.txt"
+    urls.write_text(f"\ufeff{server.url('/id/1')}\n\n# not this one\n  {server.url('/id/2')}  \r\n", "utf-8")
+    done = run("fetch", "-i", str(urls), "--ordered", server.url("/id/3"))
+    assert [(record["index"], record["value"]["id"]) for record in records(done.stdout)] == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]
+    assert done.returncode == FINE
+
+
+@pytest.mark.parametrize("arguments", [["-i", "-"], ["-"]])
+def test_urls_from_stdin(server: Server, arguments: list[str]) -> None:
+    done = run("fetch", *arguments, stdin=f"{server.url('/id/1')}\n{server.url('/id/2')}")
+    assert done.returncode == FINE
+    assert sorted(value["id"] for value in values(done.stdout)) == [1, 2]
+
+
+def test_stdin_is_streamed_through(server: Server) -> None:
+    """An endless input, of which no more is read than there is room for."""
+    with start("fetch", "-", "--concurrency", "5", "-q") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        number = 0
+        for _ in range(20):
+            for _ in range(50):
+                number += 1
+                process.stdin.write(f"{server.url(f'/id/{number}')}\n")
+            process.stdin.flush()
+            for _ in range(30):
+                assert json.loads(process.stdout.readline())["status"] == 200
+        process.stdin.close()
+        assert len(records(process.stdout.read())) == number - 20 * 30
+    assert process.returncode == FINE
+    assert sorted(server.ids()) == list(range(1, number + 1))
+    assert server.stats().max_in_flight <= 5
+
+
+# -- what comes out
+
+
+def test_a_line_tells_what_became_of_a_url(server: Server) -> None:
+    done = run("fetch", server.url("/id/7?token=hidden"))
+    (record,) = records(done.stdout)
+    assert set(record) == {"index", "url", "status", "attempts", "elapsed", "value"}
+    assert record["url"].endswith("/id/7?token=***")
+    assert (record["index"], record["status"], record["attempts"]) == (0, 200, 1)
+    assert 0 < record["elapsed"] < 30
+    assert "1 of 1 succeeded" in done.stderr
+    assert "hidden" not in done.stdout + done.stderr
+
+
+def test_results_come_as_they_complete_unless_ordered(server: Server) -> None:
+    late_first = ["--backend", "urllib3", server.url("/id/1?delay=0.5"), server.url("/id/2")]
+    assert [value["id"] for value in values(run("fetch", *late_first).stdout)] == [2, 1]
+    assert [value["id"] for value in values(run("fetch", "--ordered", *late_first).stdout)] == [1, 2]
+
+
+def test_any_failure_makes_the_exit_status_1(server: Server) -> None:
+    done = run("fetch", "--ordered", server.url("/id/1"), server.url("/status/404"), "ftp://host/", "http://")
+    fine, missing, *wrong = records(done.stdout)
+    assert done.returncode == SOME_FAILED
+    assert fine["value"] == {"id": 1}
+    assert (missing["status"], missing["error"]["type"]) == (404, "HTTPStatusError")
+    assert "404" in missing["error"]["message"]
+    for record in wrong:
+        assert (record["status"], record["attempts"], record["error"]["type"]) == (None, 0, "ValidationError")
+
+
+def test_each_return_type(server: Server) -> None:
+    def value(kind: str) -> Any:
+        return values(run("fetch", "--return-type", kind, server.url("/static")).stdout)[0]
+
+    assert value("json")["name"] == "static"
+    assert json.loads(value("text"))["name"] == "static"
+    assert json.loads(base64.b64decode(value("content")))["name"] == "static"
+    response = value("response")
+    assert json.loads(response["text"])["name"] == "static"
+    assert response["headers"]["content-type"] == "application/json"
+    assert (response["http_version"], response["reason"]) == ("HTTP/1.1", "OK")
+
+
+def test_what_is_no_json_cannot_be_in_a_line(fault_server: Callable[..., FaultServer]) -> None:
+    """``NaN`` is fine for Python's decoder, but the line would be no JSON."""
+    body = b'{"n":NaN}'
+    server = fault_server([read_request(), send(response(body))])
+    done = run("fetch", server.url())
+    (record,) = records(done.stdout)
+    assert done.returncode == SOME_FAILED
+    assert record["error"]["type"] == "ValueError"
+
+
+def test_quiet_says_nothing_on_stderr(server: Server) -> None:
+    assert run("fetch", "-q", server.url("/id/1")).stderr == ""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tqdm") is None, reason="the bar is tqdm's")
+def test_a_bar_where_stderr_is_a_terminal(server: Server) -> None:
+    terminal, its_end = os.openpty()
+    termios.tcsetwinsize(its_end, (24, 100))
+    with start("fetch", server.url("/id/1"), server.url("/id/2"), stderr=its_end) as process:
+        output, _ = process.communicate()
+    os.close(its_end)
+    shown = "".join(read_all(terminal))
+    assert "2/2" in shown
+    assert "failed=0" in shown
+    assert len(records(output)) == 2
+
+
+# -- options
+
+
+def test_method_headers_and_body_reach_the_server(server: Server) -> None:
+    given = ["--header", "X-One: 1", "--header", "X-Two: a: b", "--json", "[1, 2]"]
+    (answer,) = values(run("fetch", *given, server.url("/anything")).stdout)
+    assert (answer["method"], answer["json"]) == ("POST", [1, 2])
+    assert answer["headers"]["Content-Type"] == "application/json"
+    assert (answer["headers"]["X-One"], answer["headers"]["X-Two"]) == ("1", "a: b")
+
+    (answer,) = values(run("fetch", "-X", "PUT", "--data", "some text", server.url("/anything")).stdout)
+    assert (answer["method"], answer["data"]) == ("PUT", "some text")
+
+
+def test_retries(server: Server) -> None:
+    (record,) = records(run("fetch", "--retries", "0", server.url("/status/503")).stdout)
+    assert record["attempts"] == 1
+    assert server.stats().requests == 1
+
+
+def test_concurrency(server: Server) -> None:
+    urls = [server.url(f"/id/{number}?delay=0.05") for number in range(12)]
+    assert run("fetch", "--backend", "urllib3", "--concurrency", "3", *urls).returncode == FINE
+    assert server.stats().max_in_flight == 3
+
+
+def test_rate_limit(server: Server) -> None:
+    urls = [server.url(f"/id/{number}") for number in range(8)]
+    done = run("fetch", "--rate-limit", "20", "--rate-limit-burst", "1", *urls)
+    arrivals = server.arrivals()
+    assert done.returncode == FINE
+    assert len(arrivals) == 8
+    assert arrivals[-1] - arrivals[0] > 0.3
+
+
+def test_timeout_and_deadline(server: Server) -> None:
+    (record,) = records(run("fetch", "--timeout", "0.2", "--retries", "0", server.url("/delay/20")).stdout)
+    assert "RequestTimeout" in record["error"]["type"]
+    (record,) = records(run("fetch", "--deadline", "0.2", server.url("/delay/20")).stdout)
+    assert record["error"]["type"] == "DeadlineExceededError"
+
+
+def test_certificates(tls_server: Server) -> None:
+    url = tls_server.url("/id/1")
+    (record,) = records(run("fetch", "--retries", "0", url).stdout)
+    assert record["error"]["type"] == "TLSError"
+    assert run("fetch", "--ca-file", str(tls_server.ca_file), url).returncode == FINE
+    assert run("fetch", "--insecure", url).returncode == FINE
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKEND_NAMES if is_installed(name)])
+def test_every_backend(server: Server, backend: str) -> None:
+    done = run("fetch", "--backend", backend, server.url("/headers"))
+    assert done.returncode == FINE
+    assert server.stats().by_path == {"/headers": 1}
+
+
+def test_a_warning_is_one_line(server: Server) -> None:
+    done = run("fetch", "--http2", "--backend", "urllib3", "-q", server.url("/id/1"))
+    assert done.returncode == FINE
+    assert done.stderr.startswith("parallel-requests: warning: http2=True has no effect")
+    assert done.stderr.count("\n") == 1
+
+
+# -- wrong usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fetch"], "there is nothing to fetch"),
+        (["fetch", "-i", "/no/such/file"], "cannot read /no/such/file: No such file"),
+        (["fetch", "--concurrency", "0", "http://h/"], "concurrency must be"),
+        (["fetch", "--backend", "nope", "http://h/"], "There is no backend 'nope'"),
+        (["fetch", "--ca-file", "/no/such/file", "http://h/"], "verify_ssl must be"),
+        (["fetch", "--timeout", "1,2,3", "http://h/"], "--timeout: must be SECONDS"),
+        (["fetch", "--timeout", "soon", "http://h/"], "--timeout: must be SECONDS"),
+        (["fetch", "--rate-limit", "host=fast", "http://h/"], "--rate-limit: must be RATE"),
+        (["fetch", "--header", "no-colon", "http://h/"], "--header: must be 'Name: value'"),
+        (["fetch", "--json", "{", "http://h/"], "--json: must be JSON"),
+        (["fetch", "--json", "{}", "--data", "x", "http://h/"], "not allowed with"),
+        (["fetch", "--no-such-option", "http://h/"], "unrecognized arguments"),
+        (["fitch"], "invalid choice"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = main(arguments)
+    except SystemExit as exit_:  # argparse's own
+        status = exit_.code
+    lines = capsys.readouterr().err.splitlines()
+    assert status == WRONG_USAGE
+    assert told in lines[-1]
+    assert lines[-1].startswith("parallel-requests")
+
+
+def test_help_names_the_default_of_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fetch", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    assert "--concurrency N Attempts in flight at most; pools are sized to it. Default: 20." in text
+
+
+# -- being stopped
+
+
+def test_ctrl_c_keeps_what_finished_and_begins_nothing_more(server: Server) -> None:
+    urls = [server.url("/id/1"), server.url("/id/2"), *[server.url("/delay/60")] * 8]
+    with start("fetch", "--concurrency", "4", *urls) as process:
+        assert process.stdout is not None
+        first = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        rest, told = process.stdout.read(), process.stderr.read()
+    assert process.returncode == INTERRUPTED
+    assert sorted(record["value"]["id"] for record in first) == [1, 2]
+    assert rest == ""
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert server.stats().requests <= 2 + 4
+
+
+def test_ctrl_c_while_waiting_for_input() -> None:
+    with start("fetch", "-", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        # The process reads only once it is up: this much is more than a pipe holds.
+        process.stdin.write("# nothing\n" * 20_000)
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=10)
+    assert process.returncode == INTERRUPTED
+    assert "Traceback" not in told
+
+
+def test_a_reader_that_leaves_ends_it_quietly(server: Server) -> None:
+    with start("fetch", "-", "--concurrency", "4", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("".join(f"{server.url(f'/id/{number}')}\n" for number in range(1_000)))
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(timeout=10)
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert process.returncode == READER_GONE
+    assert "Traceback" not in told
+    assert "Exception ignored" not in told
+
+
+# -- backends
+
+
+def test_backends_shows_what_is_installed() -> None:
+    done = run("backends")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert done.returncode == FINE
+    for name in BACKEND_NAMES:
+        if is_installed(name):
+            assert backend_class(name).version() in rows[name]
+        else:
+            assert "not installed" in rows[name]
+    assert f"auto takes: {backend_class('auto').name}" in done.stdout
+
+
+@pytest.mark.niquests
+@pytest.mark.skipif(not is_installed("niquests"), reason="niquests takes the place of urllib3")
+def test_backends_tells_that_urllib3_is_not_the_real_one() -> None:
+    version = backend_class("urllib3").version()
+    assert f"not the real one; urllib3-future {version}" in run("backends").stdout
+
+
+@pytest.mark.skipif(is_installed("niquests"), reason="niquests takes the place of urllib3")
+def test_backends_tells_that_urllib3_is_the_real_one() -> None:
+    version = backend_class("urllib3").version()
+    assert f"urllib3: the real one, {version}" in run("backends").stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"parallel-requests {parallel_requests.__version__}\n"

@@ -1,0 +1,247 @@
+"""The public face: the names, what they cost to import, and what signatures and errors tell."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import parallel_requests as package
+from parallel_requests import (
+    ConfigurationError,
+    ParallelRequests,
+    ParallelSession,
+    exceptions,
+    fastreq,
+    fastreq_async,
+    iter_results,
+    parallel_requests,
+    parallel_requests_async,
+)
+from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(package.__file__).parents[1]
+IMPORT_BUDGET = 0.030
+
+SPELLED_OUT = {"urls", "keys", "return_type", "parse_func", "return_none_on_failure"}
+VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
+CLIENTS = (ParallelSession, ParallelRequests)
+
+
+def run_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+# -- names
+
+
+def test_the_public_names_are_these() -> None:
+    assert package.__all__ == [
+        "Attempt",
+        "BackendError",
+        "BodyTooLarge",
+        "ConfigurationError",
+        "ConnectError",
+        "DNSError",
+        "DeadlineExceededError",
+        "DecodeError",
+        "Download",
+        "DownloadError",
+        "FailureDetails",
+        "FastRequests",
+        "FastRequestsError",
+        "HTTPStatusError",
+        "NormalizedResponse",
+        "Options",
+        "ParallelRequests",
+        "ParallelRequestsError",
+        "ParallelSession",
+        "ParseError",
+        "PartialFailureError",
+        "ProtocolError",
+        "ProxyError",
+        "RateLimitExceededError",
+        "RedirectError",
+        "Request",
+        "RequestOptions",
+        "RequestTimeout",
+        "ResourceExhausted",
+        "Response",
+        "Result",
+        "RetryExhaustedError",
+        "RetryPolicy",
+        "ReturnType",
+        "RunStats",
+        "RunStoppedError",
+        "TLSError",
+        "TokenBucket",
+        "TruncatedBody",
+        "ValidationError",
+        "__version__",
+        "backoff",
+        "download",
+        "fastreq",
+        "fastreq_async",
+        "iter_results",
+        "parallel_requests",
+        "parallel_requests_async",
+    ]
+
+
+@pytest.mark.parametrize("name", package.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(package, name) is not None
+    assert name in dir(package)
+
+
+def test_every_exception_is_public() -> None:
+    defined = {
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type)
+        and issubclass(value, exceptions.ParallelRequestsError)
+        and value.__module__ == exceptions.__name__
+    }
+    assert defined <= set(package.__all__)
+
+
+def test_the_names_people_know_are_aliases() -> None:
+    assert fastreq is parallel_requests
+    assert fastreq_async is parallel_requests_async
+    assert package.FastRequests is package.ParallelRequests
+    assert package.NormalizedResponse is package.Response
+    assert package.FastRequestsError is package.ParallelRequestsError
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'paralel'"):
+        getattr(package, "paralel")  # noqa: B009 -- mypy would refuse the attribute
+    with pytest.raises(ImportError):
+        exec("from parallel_requests import paralel")
+
+
+def test_star_import_gives_all_names() -> None:
+    names: dict[str, Any] = {}
+    exec("from parallel_requests import *", names)
+    assert set(package.__all__) <= set(names)
+
+
+# -- cost
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import parallel_requests",
+        "from parallel_requests import parallel_requests, ParallelSession, iter_results",
+    ],
+)
+def test_importing_loads_no_http_library_and_no_asyncio(statement: str) -> None:
+    loaded = run_python(f"{statement}; import sys; print(*sys.modules)").split()
+    heavy = {"aiohttp", "asyncio", "http.client", "niquests", "pycurl", "requests", "tqdm", "urllib3"}
+    assert not heavy.intersection(loaded)
+
+
+def test_importing_takes_at_most_30_ms_more_than_a_bare_interpreter() -> None:
+    def seconds(statement: str) -> float:
+        """Of the processor's time, so that what else the machine does is not counted."""
+        return float(run_python(f"{statement}; import time; print(time.process_time())"))
+
+    pairs = [(seconds("pass"), seconds("import parallel_requests")) for _ in range(10)]
+    bare, with_import = (min(column) for column in zip(*pairs, strict=True))
+    assert with_import - bare <= IMPORT_BUDGET
+
+
+# -- signatures
+
+
+def options_of(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters) - {"self"}
+
+
+def test_the_one_call_verbs_show_every_option() -> None:
+    assert options_of(parallel_requests) == SPELLED_OUT | OPTION_NAMES
+    assert options_of(parallel_requests_async) == SPELLED_OUT | OPTION_NAMES
+    assert options_of(iter_results) >= OPTION_NAMES
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_clients_show_every_option(client: type) -> None:
+    assert options_of(client) == OPTION_NAMES
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_request_shows_the_options_of_a_call(client: Any) -> None:
+    assert options_of(client.request) == SPELLED_OUT | CALL_OPTION_NAMES
+    assert options_of(client.iter_results) >= CALL_OPTION_NAMES
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_the_options_of_a_call_except_its_method(client: type, verb: str) -> None:
+    function = getattr(client, verb)
+    assert options_of(function) == (SPELLED_OUT | CALL_OPTION_NAMES) - {"method"}
+    expected = "response" if verb in {"head", "options"} else "json"
+    assert inspect.signature(function).parameters["return_type"].default == expected
+
+
+@pytest.mark.parametrize("function", [parallel_requests, ParallelSession.request, ParallelSession.get])
+def test_help_explains_every_option(function: Callable[..., Any]) -> None:
+    text = pydoc.render_doc(function)
+    for name in options_of(function):
+        if name in OPTION_NAMES:
+            assert f"    {name}: " in text
+
+
+# -- misspellings
+
+
+def test_a_misspelt_option_names_the_closest() -> None:
+    misspelt: dict[str, Any] = {"concurency": 5}
+    with pytest.raises(TypeError, match=r"parallel_requests\(\).*'concurency'; did you mean 'concurrency'\?"):
+        parallel_requests([], **misspelt)
+    with pytest.raises(TypeError, match=r"iter_results\(\).*did you mean 'concurrency'\?"):
+        iter_results([], **misspelt)
+    with pytest.raises(TypeError, match=r"ParallelSession\(\).*did you mean 'concurrency'\?"):
+        ParallelSession(**misspelt)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [("hedaers", "headers"), ("retrun_type", "return_type"), ("key", "keys"), ("verify_sll", "verify_ssl")],
+)
+@pytest.mark.parametrize("verb", ["request", *VERBS])
+def test_a_misspelt_option_of_a_verb_names_the_closest(verb: str, misspelt: str, meant: str) -> None:
+    with (
+        ParallelSession(backend="urllib3") as session,
+        pytest.raises(TypeError, match=f"'{misspelt}'; did you mean '{meant}'"),
+    ):
+        getattr(session, verb)([], **{misspelt: None})
+
+
+def test_an_option_of_the_session_is_refused_by_a_call() -> None:
+    with (
+        ParallelSession(backend="urllib3") as session,
+        pytest.raises(ConfigurationError, match="concurrency belongs to the session"),
+    ):
+        session.get([], concurrency=5)  # type: ignore[call-overload]
+
+
+def test_a_verb_has_one_method() -> None:
+    with ParallelSession(backend="urllib3") as session, pytest.raises(TypeError, match="'method'"):
+        session.get([], method="POST")
+
+
+def test_a_wrong_option_of_iter_results_fails_at_the_call() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        iter_results([], concurrency=0)
+    assert caught.value.config_key == "concurrency"

@@ -1,0 +1,243 @@
+"""The type of every combination of arguments of the synchronous verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, assert_type
+
+from parallel_requests import (
+    ParallelSession,
+    Request,
+    Response,
+    ReturnType,
+    fastreq,
+    parallel_requests,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from parallel_requests.signatures import HeadVerb, OneCallVerb, RequestVerb
+
+URL = "http://host/"
+URLS = [URL, URL]
+
+
+def parsed_json(answer: dict[str, int]) -> set[int]:
+    return set(answer.values())
+
+
+def parsed_text(answer: str) -> int:
+    return len(answer)
+
+
+def parsed_content(answer: bytes) -> float:
+    return float(answer)
+
+
+def parsed_response(answer: Response) -> bool:
+    return answer.ok
+
+
+def one_url(session: ParallelSession) -> None:
+    call = session.request
+    assert_type(call(URL), Any)
+    assert_type(call(URL, return_type="json"), Any)
+    assert_type(call(URL, return_type="text"), str)
+    assert_type(call(URL, return_type="content"), bytes)
+    assert_type(call(URL, return_type="response"), Response)
+    assert_type(call(URL, return_type="stream", stream_callback=print), Response)
+
+    assert_type(call(URL, parse_func=parsed_json), set[int])
+    assert_type(call(URL, return_type="json", parse_func=parsed_json), set[int])
+    assert_type(call(URL, return_type="text", parse_func=parsed_text), int)
+    assert_type(call(URL, return_type="content", parse_func=parsed_content), float)
+    assert_type(call(URL, return_type="response", parse_func=parsed_response), bool)
+    assert_type(call(URL, return_type="stream", parse_func=parsed_response), bool)
+
+    assert_type(call(URL, keys=["a"], return_type="text"), str)
+
+    assert_type(call(URL, return_none_on_failure=True), Any | None)
+    assert_type(call(URL, return_type="text", return_none_on_failure=True), str | None)
+    assert_type(call(URL, return_type="content", return_none_on_failure=True), bytes | None)
+    assert_type(call(URL, return_type="response", return_none_on_failure=True), Response | None)
+    assert_type(call(URL, return_type="stream", return_none_on_failure=True), Response | None)
+
+    assert_type(call(URL, parse_func=parsed_json, return_none_on_failure=True), set[int] | None)
+    assert_type(
+        call(URL, return_type="text", parse_func=parsed_text, return_none_on_failure=True), int | None
+    )
+    assert_type(
+        call(URL, return_type="content", parse_func=parsed_content, return_none_on_failure=True),
+        float | None,
+    )
+    assert_type(
+        call(URL, return_type="response", parse_func=parsed_response, return_none_on_failure=True),
+        bool | None,
+    )
+
+
+def several_urls(session: ParallelSession) -> None:
+    call = session.request
+    assert_type(call(URLS), list[Any])
+    assert_type(call(URLS, return_type="text"), list[str])
+    assert_type(call(URLS, return_type="content"), list[bytes])
+    assert_type(call(URLS, return_type="response"), list[Response])
+    assert_type(call(URLS, return_type="stream"), list[Response])
+
+    assert_type(call(URLS, parse_func=parsed_json), list[set[int]])
+    assert_type(call(URLS, return_type="text", parse_func=parsed_text), list[int])
+    assert_type(call(URLS, return_type="content", parse_func=parsed_content), list[float])
+    assert_type(call(URLS, return_type="response", parse_func=parsed_response), list[bool])
+
+    assert_type(call(URLS, return_none_on_failure=True), list[Any | None])
+    assert_type(call(URLS, return_type="text", return_none_on_failure=True), list[str | None])
+    assert_type(call(URLS, return_type="content", return_none_on_failure=True), list[bytes | None])
+    assert_type(call(URLS, return_type="response", return_none_on_failure=True), list[Response | None])
+
+    assert_type(call(URLS, parse_func=parsed_json, return_none_on_failure=True), list[set[int] | None])
+    assert_type(
+        call(URLS, return_type="text", parse_func=parsed_text, return_none_on_failure=True), list[int | None]
+    )
+    assert_type(
+        call(URLS, return_type="content", parse_func=parsed_content, return_none_on_failure=True),
+        list[float | None],
+    )
+    assert_type(
+        call(URLS, return_type="response", parse_func=parsed_response, return_none_on_failure=True),
+        list[bool | None],
+    )
+
+
+def several_urls_with_keys(session: ParallelSession) -> None:
+    call = session.request
+    keys = [1, 2]
+    assert_type(call(URLS, keys=keys), dict[int, Any])
+    assert_type(call(URLS, keys=keys, return_type="text"), dict[int, str])
+    assert_type(call(URLS, keys=keys, return_type="content"), dict[int, bytes])
+    assert_type(call(URLS, keys=keys, return_type="response"), dict[int, Response])
+    assert_type(call(URLS, keys=keys, return_type="stream"), dict[int, Response])
+    assert_type(call(URLS, keys=("a", "b"), return_type="text"), dict[str, str])
+    assert_type(call(URLS, keys=None, return_type="text"), list[str])
+
+    assert_type(call(URLS, keys=keys, parse_func=parsed_json), dict[int, set[int]])
+    assert_type(call(URLS, keys=keys, return_type="text", parse_func=parsed_text), dict[int, int])
+    assert_type(call(URLS, keys=keys, return_type="content", parse_func=parsed_content), dict[int, float])
+    assert_type(call(URLS, keys=keys, return_type="response", parse_func=parsed_response), dict[int, bool])
+
+    assert_type(call(URLS, keys=keys, return_none_on_failure=True), dict[int, Any | None])
+    assert_type(call(URLS, keys=keys, return_type="text", return_none_on_failure=True), dict[int, str | None])
+    assert_type(
+        call(URLS, keys=keys, return_type="content", return_none_on_failure=True), dict[int, bytes | None]
+    )
+    assert_type(
+        call(URLS, keys=keys, return_type="response", return_none_on_failure=True), dict[int, Response | None]
+    )
+
+    assert_type(
+        call(URLS, keys=keys, parse_func=parsed_json, return_none_on_failure=True), dict[int, set[int] | None]
+    )
+    assert_type(
+        call(URLS, keys=keys, return_type="text", parse_func=parsed_text, return_none_on_failure=True),
+        dict[int, int | None],
+    )
+    assert_type(
+        call(URLS, keys=keys, return_type="content", parse_func=parsed_content, return_none_on_failure=True),
+        dict[int, float | None],
+    )
+    assert_type(
+        call(
+            URLS, keys=keys, return_type="response", parse_func=parsed_response, return_none_on_failure=True
+        ),
+        dict[int, bool | None],
+    )
+
+
+def one_call() -> None:
+    """The same table, with the options of a session."""
+    call = parallel_requests
+    keys = ["a", "b"]
+    assert_type(fastreq(URL, return_type="text", concurrency=5), str)
+
+    assert_type(call(URL, rate_limit=5), Any)
+    assert_type(call(URL, return_type="text", parse_func=parsed_text), int)
+    assert_type(call(URL, return_type="content", return_none_on_failure=True), bytes | None)
+    assert_type(call(URL, return_type="stream", stream_callback=print, backend="curl"), Response)
+
+    assert_type(call(URLS, http2=True), list[Any])
+    assert_type(call(URLS, return_type="text"), list[str])
+    assert_type(call(URLS, return_type="content", parse_func=parsed_content), list[float])
+    assert_type(call(URLS, return_type="response", return_none_on_failure=True), list[Response | None])
+
+    assert_type(call(URLS, keys=keys), dict[str, Any])
+    assert_type(call(URLS, keys=keys, return_type="content"), dict[str, bytes])
+    assert_type(call(URLS, keys=keys, return_type="response", parse_func=parsed_response), dict[str, bool])
+    assert_type(call(URLS, keys=keys, return_type="text", return_none_on_failure=True), dict[str, str | None])
+
+
+def return_types_as_members(session: ParallelSession, known_later: ReturnType) -> None:
+    assert_type(session.get(URL, return_type=ReturnType.JSON), Any)
+    assert_type(session.get(URL, return_type=ReturnType.TEXT), str)
+    assert_type(session.get(URLS, return_type=ReturnType.CONTENT), list[bytes])
+    assert_type(session.get(URL, return_type=ReturnType.RESPONSE), Response)
+    assert_type(session.get(URL, return_type=ReturnType.STREAM, stream_callback=print), Response)
+    assert_type(session.get(URLS, return_type=known_later), Any)
+    assert_type(session.get(URLS, return_type=known_later, parse_func=parsed_text), Any)
+
+
+def what_urls_may_be(session: ParallelSession, lazy: Iterator[str]) -> None:
+    assert_type(session.get((URL, URL), return_type="text"), list[str])
+    assert_type(session.get({URL}, return_type="text"), list[str])
+    assert_type(session.get(lazy, return_type="text"), list[str])
+    assert_type(session.get([Request(URL)], return_type="text"), list[str])
+    assert_type(session.get([{"url": URL, "params": {"q": 1}, "key": 1}], return_type="text"), list[str])
+
+
+def what_parse_func_may_be(session: ParallelSession) -> None:
+    assert_type(session.get(URL, return_type="text", parse_func=lambda text: text.split()), list[str])
+    assert_type(session.get(URL, return_type="response", parse_func=lambda answer: answer.ok), bool)
+    assert_type(session.get(URLS, return_type="text", parse_func=None), list[str])
+    assert_type(session.get(URLS, parse_func=dict[str, int]), list[dict[str, int]])
+
+
+def a_flag_known_at_run_time(session: ParallelSession, none_on_failure: bool) -> None:
+    assert_type(session.get(URL, return_type="text", return_none_on_failure=none_on_failure), str | None)
+    assert_type(session.get(URL, return_type="text", return_none_on_failure=False), str)
+
+
+def options_given_as_a_dict(session: ParallelSession, options: dict[str, Any]) -> None:
+    session.get(URL, **options)
+    parallel_requests(URLS, **options)
+
+
+def every_verb(session: ParallelSession) -> None:
+    verbs: list[RequestVerb] = [session.get, session.post, session.put, session.patch, session.delete]
+    bodiless: list[HeadVerb] = [session.head, session.options]
+    one_calls: list[OneCallVerb] = [parallel_requests, fastreq]
+    for verb in verbs:
+        assert_type(verb(URLS, return_type="text", json={"a": 1}, timeout=(1, None)), list[str])
+    for head in bodiless:
+        assert_type(head(URL), Response)
+        assert_type(head(URLS), list[Response])
+        assert_type(head(URLS, keys=["a", "b"]), dict[str, Response])
+        assert_type(head(URL, return_none_on_failure=True), Response | None)
+        assert_type(head(URLS, return_none_on_failure=True), list[Response | None])
+        assert_type(head(URLS, keys=[1, 2], return_none_on_failure=True), dict[int, Response | None])
+        assert_type(head(URLS, parse_func=parsed_response), list[bool])
+        assert_type(head(URL, parse_func=parsed_response, return_none_on_failure=True), bool | None)
+    for one in one_calls:
+        assert_type(one(URL, return_type="text"), str)
+
+
+def what_is_refused(session: ParallelSession) -> None:
+    """Each line is an error; mypy tells when one no longer is (``warn_unused_ignores``)."""
+    parallel_requests(URL, concurency=5)  # type: ignore[call-overload]
+    parallel_requests(URL, retrun_type="text")  # type: ignore[call-overload]
+    session.get(URL, hedaers={})  # type: ignore[call-overload]
+    session.head(URL, timout=1)  # type: ignore[call-overload]
+    ParallelSession(concurency=5)  # type: ignore[call-arg]
+    session.get(URL, concurrency=5)  # type: ignore[call-overload]
+    session.get(URL, timeout="5")  # type: ignore[call-overload]
+    session.get(URL, return_type="txt")  # type: ignore[call-overload]
+    session.get(URL, return_type="content", parse_func=parsed_text)  # type: ignore[call-overload]
+    session.get([1, 2])  # type: ignore[list-item]
+    session.head(URL, return_type="text")  # type: ignore[call-overload]
