@@ -263,8 +263,11 @@ class ParallelRequests:
         try:
             batch.start()
             yield listener
-        finally:
+        except BaseException:
             batch.stop()
+            batch.keep_finished()
+            raise
+        finally:
             self._session.note(batch)
             if feeder is not None:
                 feeder.cancel()

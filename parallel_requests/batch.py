@@ -130,6 +130,10 @@ class Batch:
         """Stop the run and return the Results that were done and not handed over, in input order."""
         self.stop()
         self.run.wait(self.run.is_done, _STOP_PATIENCE)
+        return self.keep_finished()
+
+    def keep_finished(self) -> list[Result[Any]]:
+        """Show the Results that are done and not handed over in the figures, and return them in input order."""
         late = [result for result in self.run.take() if not isinstance(result.error, RunStoppedError)]
         self.account(late)
         finished = sorted([*self.outbox.rest(), *late], key=_index)

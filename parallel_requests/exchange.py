@@ -28,7 +28,7 @@ from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.gates.pacing import Pacer, Wait, parse_delay, parse_quota
 from parallel_requests.models import Attempt, Headers, Request, Response, Result
 from parallel_requests.redaction import redact
-from parallel_requests.redirects import REDIRECT_STATUSES, RedirectRules, next_hop
+from parallel_requests.redirects import REDIRECT_STATUSES, RedirectRules, is_same_origin, next_hop
 
 if TYPE_CHECKING:
     from parallel_requests.gates.rotation import Rotation
@@ -50,6 +50,7 @@ class Send:
         policy: The terms of the batch: size limits, and where a streamed body goes.
         delivered: Whether a part of the body has reached the caller.
         replays: How often the library sent it again by itself, where it cannot be kept from that.
+        is_away: Whether a redirect has led to another origin, to which no credential may be added.
         flight: Where a blocking engine learns which socket is used, so as to end the attempt.
     """
 
@@ -57,6 +58,7 @@ class Send:
     timeout: float | None
     policy: Policy
     delivered: bool = False
+    is_away: bool = False
     replays: int = 0
     flight: Any = None
 
@@ -202,6 +204,8 @@ class _Life:
         if policy.resume is not None:
             target = policy.resume.prepare(target)
         self.send = send = Send(target, timeout, policy)
+        if self.redirects:
+            send.is_away = not is_same_origin(target.url, self.request.url)
         return send
 
     def take(self, reply: Reply) -> Reply:

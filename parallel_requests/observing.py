@@ -138,7 +138,7 @@ def chunk_receiver(callback: StreamCallback) -> Callable[[bytes, Request], objec
 
     def receive(chunk: bytes, request: Request) -> object:
         arguments = (chunk, request) if takes_request else (chunk,)
-        return context.copy().run(callback, *arguments)  # type: ignore[arg-type]
+        return context.copy().run(callback, *arguments)
 
     return receive
 

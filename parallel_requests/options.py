@@ -177,7 +177,7 @@ class Settings:
     )
     chunk_size: int = _option(65_536, "Bytes a chunk given to stream_callback has at most.")
     parse_processes: int | ProcessPoolExecutor = _option(
-        0, "Processes that decode and run parse_func; 0 does it in place."
+        0, "Processes that decode and run parse_func, or a ProcessPoolExecutor; 0: in place. No context variables there."
     )
     random_user_agent: bool = _option(False, "Send a random entry of user_agents with each request.")
     user_agents: Sequence[str] = _option((), "The user agents to choose from.")
@@ -227,7 +227,7 @@ class Settings:
         for name in options:
             if name not in CALL_OPTION_NAMES:
                 raise ConfigurationError(
-                    f"{name} belongs to the session as a whole: give it to ParallelSession(...), not to {caller}().",
+                    f"{name} belongs to the session: give it to ParallelSession(...), not to {caller}().",
                     name,
                 )
         merged = {name: _laid_over(getattr(self, name), options[name]) for name in _MERGED if name in options}

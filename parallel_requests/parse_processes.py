@@ -27,7 +27,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError
-from parallel_requests.parse_workers import PATIENCE, Child, Item, Job, Slot, start_context
+from parallel_requests.parse_workers import PATIENCE, Child, Item, Job, Slot, check_can_start, start_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,8 +74,7 @@ class ParsePool:
         """Get ready for a batch.
 
         Raises:
-            ConfigurationError: The caller's pool is out of order, or this process is itself one of a
-                pool that is just importing its main module.
+            ConfigurationError: The caller's pool is out of order, or processes cannot be started from here.
         """
         if self._executor is not None:
             try:
@@ -85,12 +84,8 @@ class ParsePool:
                     f"The pool given as parse_processes is out of order ({type(error).__name__}: {error}).",
                     "parse_processes",
                 ) from error
-        elif getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise ConfigurationError(
-                "parse_processes was used while a child process imports the main module: "
-                "start the work of the script under: if __name__ == '__main__'.",
-                "parse_processes",
-            )
+        else:
+            check_can_start()
         self._problem = None
         self._is_wanted = True
         self.look()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import sys
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
-from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
+from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.parse_work import Work, pack, parse_all, serve
 from parallel_requests.redaction import redact
 
@@ -308,6 +310,35 @@ class Slot:
 
     def kill(self) -> None:
         """Nothing: its processes are not ours."""
+
+
+def check_can_start() -> None:
+    """Do nothing where processes can be started from here.
+
+    Raises:
+        ConfigurationError: They could not import the main module; or this is itself a process that is
+            just doing so, or one that may have no children.
+    """
+    this = multiprocessing.current_process()
+    if this.daemon:
+        raise ConfigurationError(
+            "parse_processes needs children, which a daemonic process may not have: use 0 here.",
+            "parse_processes",
+        )
+    if getattr(this, "_inheriting", False):
+        raise ConfigurationError(
+            "parse_processes was used while a child process imports the main module: "
+            "start the work of the script under: if __name__ == '__main__'.",
+            "parse_processes",
+        )
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and path is not None and not Path(path).exists():
+        raise ConfigurationError(
+            f"parse_processes needs a main module that can be imported again, and {path} is no file: "
+            "save the script in one.",
+            "parse_processes",
+        )
 
 
 def start_context() -> BaseContext:

@@ -39,7 +39,7 @@ class InPlaceParser:
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
         """Decode a Result's answer and hand the Result on."""
         response = result.response
-        assert response is not None
+        assert response is not None  # noqa: S101 - only answers come here
         try:
             value = decode(response, self._return_type)
             if self._parse_func is not None and self._context is not None:
@@ -53,7 +53,7 @@ class InPlaceParser:
 
 
 class ThreadParser:
-    """Parses on a thread of its own, so that a slow ``parse_func`` does not hold up an event-driven engine."""
+    """Parses on a thread of its own, so that a slow ``parse_func`` does not hold up an engine."""
 
     def __init__(self, parser: Parse, executor: Executor) -> None:
         self._parser = parser

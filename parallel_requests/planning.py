@@ -130,7 +130,7 @@ class Planner:
                 )
             if count is not None and isinstance(column, Sized) and len(column) != count:
                 raise ConfigurationError(
-                    f"{name} has {len(column)} entries for {count} URLs; give one value for all, or one per URL.",
+                    f"{name} has {len(column)} entries for {count} URLs; give one for all, or one per URL.",
                     name,
                 )
         if not _are_names(keys):

@@ -10,16 +10,20 @@ if TYPE_CHECKING:
 
 REDACTED = "***"
 
-_SECRET_NAME = r"[\w.\-\[\]]*(?:token|secret|pass(?:wd|word|phrase)|pwd|api[_-]?key|signature|credential|auth(?!ors?(?:[=_\-\[]|$)))[\w.\-\[\]]*"
+# Parts of names that tell a credential; an author is none.
+_TELLTALES = (
+    r"token|secret|pass(?:wd|word|phrase)|pwd|api[_-]?key|signature|credential|auth(?!ors?(?:[=_\-\[]|$))"
+)
+_NAME_LIKE_A_CREDENTIAL = rf"[\w.\-\[\]]*(?:{_TELLTALES})[\w.\-\[\]]*"
 # The second form is what a password looks like that has a reserved character in it.
 _USERINFO = re.compile(
     r"(?<=://)(?:[^/?#@\s]*(?:@[^/?#@\s]*)*@|[^/?#@\s:\[\]]*:(?!\d*(?:[/?#\s\"']|$))[^@]*@)"
 )
 _SECRET_PAIR = re.compile(
-    rf"(?i)(?<=[?&;#])({_SECRET_NAME}|key|sig|code|pass|jwt|session(?:id)?)=[^&;#\s'\"]*",
+    rf"(?i)(?<=[?&;#])({_NAME_LIKE_A_CREDENTIAL}|key|sig|code|pass|jwt|session(?:id)?)=[^&;#\s'\"]*",
 )
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
-_SECRET_HEADER_NAME = re.compile(rf"(?i)^(?:{_SECRET_NAME}|x-.*key)$")
+_SECRET_HEADER_NAME = re.compile(rf"(?i)^(?:{_NAME_LIKE_A_CREDENTIAL}|x-.*key)$")
 
 
 def redact(text: str) -> str:

@@ -61,18 +61,18 @@ def next_hop(
         reason = str(error) if isinstance(error, ValidationError) else "its Location is not a URL"
     else:
         url, _ = split_user_info(url)
-        return _moved(request, response, url, origin, history, rules)
+        return _moved(request, response, (url, origin), history, rules)
     raise _refusal(request, f"a redirect that cannot be followed: {reason}", history)
 
 
 def _moved(
     request: Request,
     response: Response,
-    url: str,
-    origin: str,
+    place: tuple[str, str],
     history: tuple[Response, ...],
     rules: RedirectRules,
 ) -> Request:
+    url, origin = place
     method, content = request.method, request.content
     if (response.status_code == 303 and method != "HEAD") or (
         response.status_code in (301, 302) and method == "POST"
@@ -88,12 +88,17 @@ def _moved(
     dropped: frozenset[str] = frozenset({"host"})
     if content is None and request.content is not None:
         dropped |= _OF_THE_BODY
-    if _origin_of(url) != _origin_of(request.url):
+    if not is_same_origin(url, request.url):
         dropped |= _CREDENTIALS | rules.secret_headers
     headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
     return dataclasses.replace(
         request, url=url, origin=origin, method=method, content=content, headers=headers
     )
+
+
+def is_same_origin(url: str, other: str) -> bool:
+    """Whether two URLs agree in scheme, host and port (RFC 6454)."""
+    return _origin_of(url) == _origin_of(other)
 
 
 def _origin_of(url: str) -> tuple[str, str | None, int | None]:

@@ -7,6 +7,7 @@ never end. ``concurrent.futures`` meets the same need with the hook of ``threadi
 from __future__ import annotations
 
 import atexit
+import functools
 import threading
 from typing import Protocol
 from weakref import WeakSet
@@ -18,21 +19,22 @@ class _Closable(Protocol):
 
 _open: WeakSet[_Closable] = WeakSet()
 _register = getattr(threading, "_register_atexit", atexit.register)
-_is_registered = False
 
 
 def close_at_exit(closable: _Closable) -> None:
     """Close an object at interpreter exit, unless `forget` is called or it is gone by then."""
-    global _is_registered
-    if not _is_registered:
-        _is_registered = True
-        _register(_close_all)
+    _watch_the_exit()
     _open.add(closable)
 
 
 def forget(closable: _Closable) -> None:
     """Leave an object alone at exit: it has been closed."""
     _open.discard(closable)
+
+
+@functools.cache
+def _watch_the_exit() -> None:
+    _register(_close_all)
 
 
 def _close_all() -> None:

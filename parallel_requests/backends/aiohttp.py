@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from functools import lru_cache
+from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakSet
 
 import aiohttp
-from aiohttp.hdrs import CONTENT_ENCODING
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, TransferEncodingError
 from yarl import URL
 
@@ -24,7 +25,6 @@ from parallel_requests.exceptions import (
     TLSError,
     TruncatedBody,
 )
-from parallel_requests.exchange import Send
 from parallel_requests.models import Headers, Request, Response
 from parallel_requests.redaction import redact
 
@@ -34,9 +34,13 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.tracing import Trace
 
+    from parallel_requests.exchange import Send
+
 _LONGEST_HEADER = 1 << 18
 _MOST_HEADERS = 1_000
 _READ_AHEAD = 1 << 18
+_LARGE_BODY = 1 << 18
+_FRAMING = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING})
 _PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
 _AUTOMATIC_HEADERS = _PLANNED_HEADERS | {"Content-Type"}
 """What aiohttp adds to a request that comes without."""
@@ -55,13 +59,16 @@ class AiohttpBackend(AsyncBackend):
 
     @classmethod
     def version(cls) -> str:
+        """Return the version of aiohttp."""
         return aiohttp.__version__
 
     @property
     def connections_opened(self) -> int:
+        """Connections opened so far."""
         return 0 if self._connector is None else self._connector.opened
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the ClientSession."""
         self._connector = _Connector()
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -73,23 +80,28 @@ class AiohttpBackend(AsyncBackend):
             max_field_size=_LONGEST_HEADER,
             max_headers=_MOST_HEADERS,
             read_bufsize=_READ_AHEAD,
-            middlewares=(self._send_once,),
         )
+        # Else aiohttp sends an idempotent request again by itself. A middleware could hide the errors
+        # after which it does, for a twentieth of the speed.
+        self._session._retry_connection = False  # noqa: SLF001
 
     async def aclose(self) -> None:
+        """Close every connection, those too that wait for their peer's goodbye."""
         await self._session.close()
         if self._connector is not None:
             await self._connector.abort()
 
     async def send(self, send: Send) -> Response:
+        """Make one attempt and read its answer to the end."""
         request = send.request
         if request.proxy is not None and request.proxy.startswith("socks"):
             raise _refusal(request, "aiohttp does not speak SOCKS; another backend does")
         is_plain = request.content is None and request.headers.keys() >= _PLANNED_HEADERS
+        _is_fresh.set(False)
         answer = await self._session.request(
             request.method,
             URL(request.url, encoded=True),
-            data=request.content,
+            data=_payload(request.content),
             headers=request.headers,
             skip_auto_headers=None if is_plain else _AUTOMATIC_HEADERS,
             allow_redirects=False,
@@ -109,22 +121,9 @@ class AiohttpBackend(AsyncBackend):
             context = self._contexts[verify] = ssl_context(verify)
         return context
 
-    async def _send_once(
-        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        """Keep from aiohttp the errors after which it would send an idempotent request again by itself."""
-        try:
-            return await handler(request)
-        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
-            raise
-        except aiohttp.ClientConnectionError as error:
-            is_stale = self._connector is not None and request not in self._connector.fresh
-            raise _ConnectionLostError(is_stale=is_stale) from error
-
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
+        """Say in our words what an exception of aiohttp means; called in the attempt's own context."""
         for cause in chain_of(error):
-            if isinstance(cause, _ConnectionLostError):
-                return self.failure(TruncatedBody, request, cause, stale=cause.is_stale)
             if isinstance(cause, aiohttp.ClientHttpProxyError):
                 return _refusal(request, f"{cause.status} {cause.message}")
             if isinstance(cause, aiohttp.ClientProxyConnectionError):
@@ -132,6 +131,8 @@ class AiohttpBackend(AsyncBackend):
             for kind, ours in _ERRORS:
                 if isinstance(cause, kind):
                     return self.failure(ours, request, _without_bytes(cause))
+            if isinstance(cause, _LOST) and not isinstance(cause, aiohttp.ClientConnectorError):
+                return self.failure(TruncatedBody, request, _without_bytes(cause), stale=not _is_fresh.get())
         return super().translate(error, request)
 
 
@@ -146,12 +147,11 @@ _ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
 """What aiohttp's exceptions mean; an exception may be of several kinds, the first counts."""
 
 
-class _ConnectionLostError(Exception):
-    """A connection ended before the head of its answer had come."""
+_LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+"""The connection ended before the head of the answer had come."""
 
-    def __init__(self, *, is_stale: bool) -> None:
-        super().__init__("before its head had come")
-        self.is_stale = is_stale
+_is_fresh: ContextVar[bool] = ContextVar("is_fresh")
+"""Whether the attempt under way opened a connection for itself."""
 
 
 class _Answer(aiohttp.ClientResponse):
@@ -165,17 +165,11 @@ class _Answer(aiohttp.ClientResponse):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Opens connections without a limit of its own, as the engine has one, and knows those it opened.
-
-    Attributes:
-        opened: How many.
-        fresh: The requests for which one was opened.
-    """
+    """Opens connections without a limit of its own, as the engine has one, and counts them."""
 
     def __init__(self) -> None:
         super().__init__(limit=0)
         self.opened = 0
-        self.fresh: WeakSet[aiohttp.ClientRequest] = WeakSet()
         self._transports: dict[asyncio.Future[None], asyncio.Transport] = {}
 
     async def _create_connection(
@@ -186,7 +180,7 @@ class _Connector(aiohttp.TCPConnector):
     ) -> ResponseHandler:
         protocol = await super()._create_connection(req, traces, timeout)
         self.opened += 1
-        self.fresh.add(req)
+        _is_fresh.set(True)
         closed, transport = protocol.closed, protocol.transport
         if closed is not None and transport is not None:
             self._transports[closed] = transport
@@ -199,7 +193,7 @@ class _Connector(aiohttp.TCPConnector):
 
     async def abort(self) -> None:
         """End the connections that still wait for their peer's goodbye."""
-        for transport in self._transports.values():
+        for transport in list(self._transports.values()):
             transport.abort()
         if self._transports:
             await asyncio.wait(self._transports)
@@ -208,16 +202,17 @@ class _Connector(aiohttp.TCPConnector):
 async def _read(send: Send, answer: aiohttp.ClientResponse) -> Response:
     headers = Headers(b"\r\n".join([b"%b: %b" % field for field in answer.raw_headers]))
     policy, source = send.policy, answer.content
-    if not source.is_eof():
-        _watch(answer)
+    closed = None if source.is_eof() else _watch(answer)
     if policy.deliver is None and policy.max_response_size is None and CONTENT_ENCODING not in answer.headers:
-        # The plain case; that the body is whole, aiohttp has seen to.
-        content = source.read_nowait() if source.is_eof() else await source.read()
+        # The plain case; that the body is as long as announced, aiohttp has seen to.
+        content = source.read_nowait() if closed is None else await source.read()
     else:
         body = Body(send, answer.status, headers)
         async for chunk in source.iter_any():
             body.feed(chunk)
         content = body.finish()
+    if closed is not None and closed.done() and answer.headers.keys().isdisjoint(_FRAMING):
+        closed.result()  # raises, where it was reset: that is no end for a body without a length
     return Response(
         answer.status,
         headers,
@@ -228,21 +223,34 @@ async def _read(send: Send, answer: aiohttp.ClientResponse) -> Response:
     )
 
 
-def _watch(answer: aiohttp.ClientResponse) -> None:
-    """Have the reader of a body told that it is malformed; aiohttp tells it only that it is cut."""
+def _watch(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+    """Have the reader of a body told that it is malformed; aiohttp tells it only that it is cut.
+
+    Returns:
+        A future that is done once the connection has ended.
+    """
     content, connection = answer.content, answer.connection
     protocol = connection.protocol if connection is not None else None
     closed = protocol.closed if protocol is not None else None
     if protocol is None or closed is None:
-        return
+        return None
 
     def tell(_: object) -> None:
         error = protocol.exception()
         if isinstance(error, HttpProcessingError) and not content.is_eof():
             content.set_exception(error)
 
+    def stop_watching() -> None:
+        closed.remove_done_callback(tell)
+
     closed.add_done_callback(tell)
-    content.on_eof(lambda: closed.remove_done_callback(tell))
+    content.on_eof(stop_watching)
+    return closed
+
+
+def _payload(content: bytes | None) -> bytes | BytesIO | None:
+    """Return what aiohttp sends as a body: in pieces, where all at once would hold up the loop."""
+    return content if content is None or len(content) <= _LARGE_BODY else BytesIO(content)
 
 
 @lru_cache(maxsize=64)
@@ -253,6 +261,8 @@ def _timeout(connect: float | None) -> aiohttp.ClientTimeout:
 
 def _without_bytes(error: BaseException) -> BaseException:
     """Leave off the bytes of the answer that a parser's message quotes: a cookie may be among them."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return ValueError("the server closed it")
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return ValueError(error.message.partition(":")[0].strip())
     return error

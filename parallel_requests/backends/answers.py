@@ -124,6 +124,7 @@ def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
     table: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
         (errors.NameResolutionError, DNSError),
         (errors.NewConnectionError, ConnectError),
+        (errors.ClosedPoolError, ConnectError),
         (errors.ConnectTimeoutError, RequestTimeout),
         (errors.ReadTimeoutError, RequestTimeout),
         (errors.SSLError, TLSError),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import zlib
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any, Protocol
 
 from parallel_requests.exceptions import BodyTooLarge, ProtocolError, TruncatedBody
@@ -17,6 +18,8 @@ from parallel_requests.models import Headers
 from parallel_requests.redaction import redact
 
 _STEP = 1 << 20
+_SLICE = 1 << 14
+"""Coded bytes that are decoded at a time: what is left over of a slice is copied again and again."""
 _BODILESS_STATUSES = frozenset({204, 304})
 
 
@@ -87,18 +90,14 @@ class _Zstd:
         self._engine = self._new()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        while data:
+        # This library cannot bound what comes out, so what goes in is: 128 bytes become 4 MiB at most.
+        position = 0
+        while position < len(data):
             if self._engine.eof:
                 self._engine = self._new()
-            # This library cannot bound what comes out, so what goes in is bounded instead.
-            for start in range(0, len(data), 4096):
-                part = data[start : start + 4096]
-                yield self._engine.decompress(part)
-                if self._engine.eof:
-                    data = self._engine.unused_data + data[start + 4096 :]
-                    break
-            else:
-                return
+            part = data[position : position + 128]
+            yield self._engine.decompress(part)
+            position += len(part) - len(self._engine.unused_data)
 
     def is_complete(self) -> bool:
         return bool(self._engine.eof)
@@ -155,7 +154,7 @@ class Body:
         bodiless = send.request.method == "HEAD" or status_code in _BODILESS_STATUSES
         self._expected = None if bodiless else content_length(headers, send)
         self._raw = self._decoded = 0
-        self._pieces: list[bytes] = []
+        self._content: BytesIO | None = None
         self._streams = policy.deliver is not None and 200 <= status_code < 300
         codings = [] if bodiless else _codings(headers)
         self._decoders = [_DECODERS[coding]() for coding in reversed(codings) if coding in _DECODERS]
@@ -181,8 +180,9 @@ class Body:
             self._emit(data)
             return
         try:
-            for piece in self._decode(data, 0):
-                self._emit(piece)
+            for start in range(0, len(data), _SLICE):
+                for piece in self._decode(data[start : start + _SLICE], 0):
+                    self._emit(piece)
         except (BodyTooLarge, ProtocolError):
             raise
         except Exception as error:
@@ -206,7 +206,7 @@ class Body:
                 f"The body of {redact(self._send.request.url)} ended after {self._raw} bytes, before its time.",
                 url=self._send.request.url,
             )
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return b"" if self._content is None else self._content.getvalue()
 
     def _decode(self, data: bytes, level: int) -> Iterator[bytes]:
         if level == len(self._decoders):
@@ -222,7 +222,11 @@ class Body:
         if self._limit is not None and self._decoded > self._limit:
             raise self._too_large()
         if not self._streams:
-            self._pieces.append(piece)
+            if self._content is None:
+                self._content = BytesIO(piece)  # which keeps this very object, and so costs nothing
+                self._content.seek(len(piece))
+            else:
+                self._content.write(piece)
             return
         deliver, size = self._send.policy.deliver, self._send.policy.chunk_size
         self._send.delivered = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from parallel_requests.exchange import Send
@@ -112,17 +114,36 @@ class Wire:
         self._local.is_connecting = False
         self.uses(sock)
 
-    def watch(self, connection_class: Any) -> Any:
-        """Return a connection class that tells which socket it uses."""
+    def watch(self, connection_class: Any, errors: Any) -> Any:
+        """Return a connection class that tells which socket it uses.
+
+        Args:
+            connection_class: What it derives from.
+            errors: The exceptions of its library.
+        """
         wire = self
+        is_tunnelled = connection_class._new_conn.__module__.endswith("socks")
 
         class WatchedConnection(connection_class):  # type: ignore[misc]
             response_class = FinalResponse
 
             def _new_conn(self) -> Any:
-                sock = super()._new_conn()
+                sock = super()._new_conn() if is_tunnelled else self._connected_socket()
                 wire.opened(sock)
                 return sock
+
+            def _connected_socket(self) -> socket.socket:
+                """Connect as the base does, on a socket that is told of before."""
+                try:
+                    return _connect(
+                        (self._dns_host, self.port), self.timeout, self.source_address, self.socket_options, wire.uses
+                    )
+                except socket.gaierror as error:
+                    raise errors.NameResolutionError(self.host, self, error) from error
+                except TimeoutError as error:
+                    raise errors.ConnectTimeoutError(self, f"no connection within {self.timeout} s") from error
+                except OSError as error:
+                    raise errors.NewConnectionError(self, str(error)) from error
 
             def connect(self) -> Any:
                 answer = super().connect()
@@ -150,6 +171,41 @@ class Wire:
 
         WatchedConnection.__name__ = connection_class.__name__
         return WatchedConnection
+
+
+def _connect(
+    address: tuple[str, int],
+    timeout: Any,
+    source_address: tuple[str, int] | None,
+    options: Iterable[tuple[Any, ...]] | None,
+    told: Callable[[socket.socket], object],
+) -> socket.socket:
+    """Do what ``socket.create_connection`` does, but tell of each socket before it connects.
+
+    A connect that hangs could not be ended from outside otherwise.
+    """
+    host, port = address
+    failure = OSError("the name has no address")
+    for family, kind, protocol, _, place in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            for option in options or ():
+                sock.setsockopt(*option)
+            if timeout is None or isinstance(timeout, int | float):  # else it is left to the default
+                sock.settimeout(timeout)
+            if source_address:
+                sock.bind(source_address)
+            told(sock)
+            sock.connect(place)
+        except OSError as error:
+            sock.close()
+            failure = error.with_traceback(None)  # which would hold this frame, and so the sockets
+        else:
+            return sock
+    try:
+        raise failure
+    finally:
+        del failure  # for the same reason
 
 
 def _is_not_http(protocol: Any) -> bool:

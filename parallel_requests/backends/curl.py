@@ -142,7 +142,7 @@ class Transfer:
         self._choose_method(request)
         if _is_https(request):
             easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
-        if send.policy.deliver is None:
+        if send.policy.deliver is None and send.policy.max_response_size is None:
             easy.setopt(pycurl.WRITEDATA, self._content)
         else:
             easy.setopt(pycurl.WRITEFUNCTION, self._receive)
@@ -178,7 +178,7 @@ class Transfer:
             easy.setopt(pycurl.READFUNCTION, BytesIO(content).read)
 
     def _receive(self, data: bytes) -> int | None:
-        """Take a piece of a streamed body off the wire; called by libcurl."""
+        """Take a piece of a streamed or bounded body off the wire; called by libcurl."""
         assert self.send is not None
         try:
             if self._body is None:

@@ -35,7 +35,7 @@ class _PooledAdapter(HTTPAdapter):
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
         proxy = proxies["all"] if proxies else None
-        return self.pools.manager_for(request.url, proxy, verify).connection_from_url(request.url)
+        return self.pools.pool_for(request.url, proxy, verify)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Leave the connection alone: its pool has a TLS context."""
@@ -56,7 +56,9 @@ class RequestsBackend(BlockingBackend):
     """Sends through an adapter of requests.
 
     Args:
-        session: A session whose mounted adapters, hooks and ``auth`` are used. It is never closed.
+        session: A session whose mounted adapters, hooks, ``auth`` and ``cert`` are used; never its
+            headers, cookies or ``trust_env``, as those are options here. It is not closed. An adapter
+            mounted there has pools of its own, which should hold ``concurrency`` connections.
     """
 
     name: ClassVar[str] = "requests"
@@ -85,12 +87,12 @@ class RequestsBackend(BlockingBackend):
     def send(self, send: Send) -> Response:
         request = send.request
         self._wire.begin(send)
-        prepared = self._prepare(request)
+        prepared = self._prepare(send)
         options: dict[str, Any] = {
             "stream": True,
             "timeout": timeouts_of(send),
             "verify": request.verify,
-            "cert": None,
+            "cert": None if self._session is None else self._session.cert,
             "proxies": {"all": request.proxy} if request.proxy else None,
         }
         response = self._adapter_for(request).send(prepared, **options)
@@ -102,8 +104,9 @@ class RequestsBackend(BlockingBackend):
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         return translate(self, self._wire, errors, error, request, requests.RequestException)
 
-    def _prepare(self, request: Request) -> requests.PreparedRequest:
+    def _prepare(self, send: Send) -> requests.PreparedRequest:
         """Fill in what planning has worked out; ``PreparedRequest.prepare`` would do it all again."""
+        request = send.request
         prepared = requests.PreparedRequest()
         prepared.method = request.method
         prepared.url = request.url
@@ -114,7 +117,7 @@ class RequestsBackend(BlockingBackend):
             prepared.headers["Content-Length"] = str(len(request.content))
         if self._session is not None:
             prepared.prepare_hooks(self._session.hooks)
-            if "Authorization" not in prepared.headers:
+            if "Authorization" not in prepared.headers and not send.is_away:
                 prepared.prepare_auth(self._session.auth)
         return prepared
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import urllib3
 from urllib3 import exceptions as errors
@@ -10,7 +10,7 @@ from urllib3 import exceptions as errors
 from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
-from parallel_requests.backends.pools import Pools
+from parallel_requests.backends.pools import Pools, target_of
 from parallel_requests.exceptions import ParallelRequestsError
 from parallel_requests.exchange import Send
 from parallel_requests.models import Request, Response
@@ -44,17 +44,21 @@ class Urllib3Backend(BlockingBackend):
         request = send.request
         self._wire.begin(send)
         connect, read = timeouts_of(send)
-        raw = self._pools.manager_for(request.url, request.proxy, request.verify).urlopen(
-            request.method,
-            request.url,
-            body=request.content,
-            headers=request.headers,
-            redirect=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=connect, read=read),
-            preload_content=False,
-            decode_content=False,
-        )
+        options: dict[str, Any] = {
+            "body": request.content,
+            "headers": request.headers,
+            "redirect": False,
+            "retries": False,
+            "timeout": urllib3.Timeout(connect=connect, read=read),
+            "preload_content": False,
+            "decode_content": False,
+        }
+        if request.proxy is None:
+            pool = self._pools.pool_for(request.url, None, request.verify)
+            raw = pool.urlopen(request.method, target_of(request.url), assert_same_host=False, **options)
+        else:
+            manager = self._pools.manager_for(request.url, request.proxy, request.verify)
+            raw = manager.urlopen(request.method, request.url, **options)
         self._wire.answered()
         return read_answer(send, raw)
 

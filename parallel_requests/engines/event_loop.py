@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parallel_requests.backends.base import AsyncBackend
 
 _NEVER = float("inf")

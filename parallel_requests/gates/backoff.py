@@ -95,11 +95,7 @@ class RetryPolicy:
     dont_retry_on: Condition | None = None
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.max_retries, bool)
-            or not isinstance(self.max_retries, int)
-            or self.max_retries < 0
-        ):
+        if not _is_count(self.max_retries):
             raise ConfigurationError(
                 f"max_retries must be a whole number of at least 0, not {self.max_retries!r}.", "max_retries"
             )
@@ -112,7 +108,7 @@ class RetryPolicy:
                 f"backoff_jitter must be between 0 and 1, not {self.backoff_jitter!r}.", "backoff_jitter"
             )
         for name, item_type in (("status_forcelist", int), ("allowed_methods", str)):
-            values = getattr(self, name)
+            values: object = getattr(self, name)
             if (
                 isinstance(values, str | bytes)
                 or not isinstance(values, Collection)

@@ -1,0 +1,1 @@
+"""What needs neither socket nor waiting: the pure parts, on a clock the tests turn."""

@@ -1,0 +1,303 @@
+"""RetryPolicy, RetryBudget and @backoff."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests import (
+    BackendError,
+    BodyTooLarge,
+    ConfigurationError,
+    ConnectError,
+    DeadlineExceededError,
+    DNSError,
+    ParseError,
+    ProtocolError,
+    ProxyError,
+    RedirectError,
+    RequestTimeout,
+    ResourceExhausted,
+    Response,
+    RetryPolicy,
+    RunStoppedError,
+    TLSError,
+    TruncatedBody,
+    backoff,
+)
+from parallel_requests.gates.backoff import RetryBudget
+from tests.unit.clock import ManualClock
+from tests.unit.driving import Answer, get
+
+
+def answered(status: int) -> Response:
+    return Answer(status).to(get())
+
+
+# -- the value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_retries", -1),
+        ("max_retries", 1.5),
+        ("max_retries", True),
+        ("max_retries", "3"),
+        ("max_retries", None),
+        ("backoff_factor", -0.1),
+        ("backoff_factor", float("nan")),
+        ("backoff_factor", "1"),
+        ("backoff_max", -1),
+        ("backoff_max", None),
+        ("retry_after_max", -1),
+        ("retry_after_max", float("nan")),
+        ("backoff_jitter", -0.1),
+        ("backoff_jitter", 1.1),
+        ("backoff_jitter", "a lot"),
+        ("backoff_jitter", None),
+        ("status_forcelist", 503),
+        ("status_forcelist", ["503"]),
+        ("status_forcelist", None),
+        ("allowed_methods", "GET"),
+        ("allowed_methods", [1]),
+        ("allowed_methods", None),
+        ("retry_on", 503),
+        ("retry_on", (503,)),
+        ("dont_retry_on", [ValueError]),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        RetryPolicy(**{name: value})
+    assert caught.value.config_key == name
+
+
+def test_it_is_an_immutable_value() -> None:
+    policy = RetryPolicy(status_forcelist=[503], allowed_methods=["get"])
+    assert policy == RetryPolicy(status_forcelist={503}, allowed_methods={"GET"})
+    assert hash(policy) == hash(RetryPolicy(status_forcelist={503}, allowed_methods={"GET"}))
+    with pytest.raises(AttributeError):
+        policy.max_retries = 9  # type: ignore[misc]
+
+
+def test_waits_double_up_to_the_cap() -> None:
+    policy = RetryPolicy(backoff_jitter=0.0, backoff_max=10.0)
+    assert [policy.delay(retry) for retry in range(1, 7)] == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    assert policy.delay(100_000) == 10.0
+
+
+@given(
+    factor=st.floats(0.0, 100.0),
+    cap=st.floats(0.0, 100.0),
+    jitter=st.floats(0.0, 1.0),
+    retry=st.integers(1, 2_000),
+)
+def test_delays_stay_within_the_jitter(factor: float, cap: float, jitter: float, retry: int) -> None:
+    policy = RetryPolicy(backoff_factor=factor, backoff_max=cap, backoff_jitter=jitter)
+    nominal = min(cap, factor * 2.0 ** min(retry - 1, 64))
+    delay = policy.delay(retry)
+    assert nominal * (1 - jitter) - 1e-9 <= delay <= nominal * (1 + jitter) + 1e-9
+    assert delay >= 0.0
+
+
+# -- what is tried again
+
+YES, NO = True, False
+
+
+@pytest.mark.parametrize(
+    ("outcome", "for_get", "for_post"),
+    [
+        (answered(200), NO, NO),
+        (answered(400), NO, NO),
+        (answered(404), NO, NO),
+        (answered(429), YES, NO),
+        (answered(500), YES, NO),
+        (answered(501), NO, NO),
+        (answered(502), YES, NO),
+        (answered(503), YES, NO),
+        (answered(504), YES, NO),
+        (ConnectError("refused"), YES, YES),
+        (DNSError("not found"), YES, YES),
+        (ResourceExhausted("no sockets"), YES, YES),
+        (ProxyError("refused"), YES, YES),
+        (RequestTimeout("slow"), YES, NO),
+        (TruncatedBody("cut"), YES, NO),
+        (BackendError("something"), YES, NO),
+        (ConnectionResetError("foreign"), YES, NO),
+        (TLSError("expired"), NO, NO),
+        (ProtocolError("not HTTP"), NO, NO),
+        (BodyTooLarge("big"), NO, NO),
+        (RedirectError("loop"), NO, NO),
+        (DeadlineExceededError("late"), NO, NO),
+        (RunStoppedError("stopped"), NO, NO),
+        (ParseError("raised"), NO, NO),
+    ],
+    ids=repr,
+)
+def test_what_is_tried_again(outcome: Response | Exception, for_get: bool, for_post: bool) -> None:
+    policy = RetryPolicy()
+    for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"):
+        assert policy.wants_retry(method, outcome, 0) is for_get, method
+    for method in ("POST", "PATCH"):
+        assert policy.wants_retry(method, outcome, 0) is for_post, method
+
+
+def test_retries_are_counted() -> None:
+    policy = RetryPolicy(max_retries=2)
+    verdicts = [policy.wants_retry("GET", answered(503), retries) for retries in range(4)]
+    assert verdicts == [True, True, False, False]
+    assert not RetryPolicy(max_retries=0).wants_retry("GET", answered(503), 0)
+
+
+def test_a_name_that_is_not_found_is_tried_once_more() -> None:
+    policy = RetryPolicy(max_retries=5)
+    assert [policy.wants_retry("GET", DNSError("gone"), retries) for retries in range(3)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_the_caller_may_allow_more() -> None:
+    by_type = RetryPolicy(retry_on=TruncatedBody)
+    assert by_type.wants_retry("POST", TruncatedBody("cut"), 0)
+    by_types = RetryPolicy(retry_on=(TLSError, TruncatedBody))
+    assert by_types.wants_retry("POST", TLSError("expired"), 0)
+    by_predicate = RetryPolicy(retry_on=lambda outcome: isinstance(outcome, Response) and not outcome.json())
+    assert by_predicate.wants_retry("GET", answered(200), 0), "an empty answer"
+    assert RetryPolicy(allowed_methods={"POST"}).wants_retry("POST", answered(503), 0)
+
+
+def test_the_callers_no_wins() -> None:
+    policy = RetryPolicy(retry_on=Exception, dont_retry_on=(RequestTimeout,))
+    assert not policy.wants_retry("GET", RequestTimeout("slow"), 0)
+    assert policy.wants_retry("GET", TruncatedBody("cut"), 0)
+
+
+def test_a_stopped_run_is_not_resumed_by_a_wide_condition() -> None:
+    policy = RetryPolicy(retry_on=Exception)
+    assert not policy.wants_retry("GET", RunStoppedError(), 0)
+    assert not policy.wants_retry("GET", DeadlineExceededError("late"), 0)
+
+
+# -- the budget
+
+
+@given(calls=st.integers(1, 3_000), retries_each=st.integers(1, 5))
+def test_where_everything_fails_retries_are_a_fifth_of_the_calls_and_the_reserve(
+    calls: int, retries_each: int
+) -> None:
+    budget = RetryBudget()
+    made = 0
+    for _ in range(calls):
+        budget.deposit_call()
+        made += sum(budget.withdraw() for _ in range(retries_each))
+    assert made <= RetryBudget.DEPOSIT_PER_CALL * calls + RetryBudget.RESERVE
+    assert calls + made <= 1.2 * calls + RetryBudget.RESERVE
+
+
+@given(st.lists(st.sampled_from(["call", "success", "retry"]), max_size=300))
+def test_the_balance_stays_between_nothing_and_the_reserve(events: list[str]) -> None:
+    budget = RetryBudget()
+    for event in events:
+        if event == "call":
+            budget.deposit_call()
+        elif event == "success":
+            budget.deposit_success()
+        else:
+            could = budget.balance >= 1.0
+            assert budget.withdraw() is could
+        assert 0.0 <= budget.balance <= RetryBudget.RESERVE
+
+
+def test_a_host_that_answers_again_earns_its_retries_back() -> None:
+    budget = RetryBudget()
+    while budget.withdraw():
+        pass
+    budget.deposit_success()
+    assert budget.withdraw()
+
+
+# -- the decorator
+
+
+class Flaky:
+    """Raises a number of times, then answers."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.calls = 0
+        self._failures = failures
+        self._error = error
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error
+        return "fine"
+
+
+def test_a_function_is_called_again_after_one_two_four_seconds() -> None:
+    clock, flaky = ManualClock(), Flaky(3, ConnectionError("gone"))
+    retried = backoff(ConnectionError, policy=RetryPolicy(backoff_jitter=0.0), sleep=clock.sleep)(flaky)
+    assert retried() == "fine"
+    assert clock.slept == [1.0, 2.0, 4.0]
+
+
+def test_the_last_exception_is_its_own_with_a_note() -> None:
+    clock, flaky = ManualClock(), Flaky(99, ConnectionError("gone"))
+
+    @backoff(policy=RetryPolicy(max_retries=2), sleep=clock.sleep)
+    def call() -> str:
+        return flaky()
+
+    with pytest.raises(ConnectionError, match="gone") as caught:
+        call()
+    assert flaky.calls == 3
+    assert "attempt 3 of at most 3" in caught.value.__notes__[0]
+
+
+def test_other_exceptions_are_left_alone() -> None:
+    clock, flaky = ManualClock(), Flaky(9, KeyError("bug"))
+    with pytest.raises(KeyError):
+        backoff((ConnectionError, TimeoutError), sleep=clock.sleep)(flaky)()
+    assert (flaky.calls, clock.slept) == (1, [])
+
+
+def is_busy(outcome: Response | Exception) -> bool:
+    return isinstance(outcome, OSError) and outcome.errno == 11
+
+
+def test_a_predicate_sees_the_exception_and_dont_retry_on_wins() -> None:
+    clock = ManualClock()
+    flaky = Flaky(9, OSError(11, "again"))
+    with pytest.raises(OSError, match="again"):
+        backoff(is_busy, policy=RetryPolicy(max_retries=1), sleep=clock.sleep)(flaky)()
+    assert flaky.calls == 2
+    with pytest.raises(OSError, match="again"):
+        backoff(OSError, policy=RetryPolicy(dont_retry_on=OSError), sleep=clock.sleep)(flaky)()
+    assert flaky.calls == 3
+
+
+def test_jitter_comes_from_the_given_source() -> None:
+    clock, flaky = ManualClock(), Flaky(1, ConnectionError())
+    backoff(sleep=clock.sleep, uniform=lambda low, high: low)(flaky)()
+    assert clock.slept == [0.75]
+
+
+def test_coroutines_are_awaited_again() -> None:
+    clock, flaky = ManualClock(), Flaky(2, TimeoutError("slow"))
+
+    @backoff(TimeoutError, policy=RetryPolicy(backoff_jitter=0.0), sleep=clock.sleep_async)
+    async def call() -> str:
+        """Ask."""
+        return flaky()
+
+    assert asyncio.run(call()) == "fine"
+    assert clock.slept == [1.0, 2.0]
+    assert call.__doc__ == "Ask."

@@ -1,0 +1,100 @@
+"""The cookies servers set."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests.cookies import CookieStore
+from parallel_requests.models import Headers
+
+URL = "http://api.test/dir/page"
+
+
+def store(*set_cookies: str, url: str = URL) -> CookieStore:
+    cookies = CookieStore()
+    cookies.absorb(url, Headers([("Set-Cookie", value) for value in set_cookies]))
+    return cookies
+
+
+def test_an_empty_store() -> None:
+    cookies = CookieStore()
+    assert not cookies
+    assert cookies.header_for(URL, None) is None
+    assert cookies.header_for(URL, "own=1") == "own=1"
+    cookies.absorb(URL, Headers())
+    assert not cookies
+
+
+def test_what_a_server_set_goes_back_to_it() -> None:
+    cookies = store("a=1; Path=/", "b=2; Path=/")
+    assert cookies
+    assert cookies.header_for(URL, None) == "a=1; b=2"
+    assert cookies.header_for("http://other.test/", None) is None
+
+
+def test_beside_the_callers_own_where_the_servers_wins() -> None:
+    assert store("a=1; Path=/").header_for(URL, "own=5; a=0") == "own=5; a=1"
+
+
+@pytest.mark.parametrize(
+    ("set_cookie", "url", "is_sent"),
+    [
+        ("a=1; Path=/dir", "http://api.test/dir/other", True),
+        ("a=1; Path=/dir", "http://api.test/else", False),
+        ("a=1", "http://api.test/dir/other", True),
+        ("a=1", "http://api.test/else", False),
+        ("a=1; Path=/; Secure", "http://api.test/", False),
+        ("a=1; Path=/; Secure", "https://api.test/", True),
+        ("a=1; Path=/; Domain=api.test", "http://sub.api.test/", True),
+        ("a=1; Path=/", "http://sub.api.test/", False),
+        ("a=1; Path=/; Domain=other.test", "http://other.test/", False),
+        ("a=1; Path=/; Max-Age=0", "http://api.test/", False),
+        ("a=1; Path=/; Max-Age=1000", "http://api.test/", True),
+        ("a=1; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "http://api.test/", False),
+    ],
+)
+def test_scope_and_age(set_cookie: str, url: str, is_sent: bool) -> None:
+    assert (store(set_cookie).header_for(url, None) is not None) is is_sent
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_hosts_without_a_dot_and_addresses(host: str) -> None:
+    cookies = store("a=1; Path=/", url=f"http://{host}:8080/")
+    assert cookies.header_for(f"http://{host}:8080/", None) == "a=1"
+
+
+def test_a_cookie_can_be_taken_back() -> None:
+    cookies = store("a=1; Path=/")
+    cookies.absorb(URL, Headers({"Set-Cookie": "a=; Path=/; Max-Age=0"}))
+    assert cookies.header_for(URL, None) is None
+
+
+def test_clearing() -> None:
+    cookies = store("a=1; Path=/")
+    cookies.clear()
+    assert not cookies
+    assert cookies.header_for(URL, None) is None
+
+
+@given(
+    st.lists(st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=40), max_size=4)
+)
+def test_whatever_a_server_sets_does_no_harm(values: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        header = store(*values).header_for(URL, None)
+    assert header is None or not set(header) & set("\r\n")
+
+
+@given(
+    st.sampled_from(["Max-Age", "Expires", "Domain", "Path", "Port", "Version"]),
+    st.text("0123456789.-/ ,:GMT", max_size=30),
+)
+def test_whatever_attributes_a_server_sets_do_no_harm(name: str, value: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store(f"a=1; {name}={value}").header_for(URL, None)

@@ -1,0 +1,268 @@
+"""Options: said once, checked once, shown everywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from parallel_requests import (
+    ConfigurationError,
+    ParallelSession,
+    RetryPolicy,
+    iter_results,
+    parallel_requests,
+)
+from parallel_requests.options import (
+    CALL_OPTION_NAMES,
+    OPTION_NAMES,
+    PER_URL_NAMES,
+    Options,
+    RequestOptions,
+    Settings,
+    options_table,
+)
+
+SECRET = "hunter2"
+NAN, INFINITE = float("nan"), float("inf")
+WRONG: dict[str, list[Any]] = {
+    "backend": [5, "", None, object()],
+    "concurrency": [0, -1, 1.5, "20", True, None],
+    "concurrency_per_host": [0, -1, 2.0, "3", False],
+    "rate_limit": [
+        0,
+        -1,
+        "10",
+        NAN,
+        INFINITE,
+        True,
+        {"a.test": 0},
+        {5: 1},
+        {"a.test": "1"},
+        {"http://a.test": 1},
+    ],
+    "rate_limit_burst": [0, 1.5, None, "5", True],
+    "max_retries": [-1, 1.5, None, "3", True],
+    "retry": [3, "always", object()],
+    "retry_on": [5, "ValueError", (5,), [ValueError]],
+    "dont_retry_on": [5, (ValueError, 5)],
+    "retry_budget": [None, 1, "yes"],
+    "adaptive": [None, 1, "no"],
+    "timeout": [0, -1, "30", NAN, INFINITE, 1e300, True, (1,), (1, 2, 3), (0, 5), ("a", "b"), [1, -1], {}],
+    "deadline": [0, -1, "30", NAN, INFINITE, 1e300, True],
+    "http2": [1, "yes"],
+    "method": [None, 5, b"GET"],
+    "params": [5, 1.5, b"a=b", {"a", "b"}],
+    "data": [5, {1, 2}, object()],
+    "headers": ["X: 1", 5, ("a", "b")],
+    "cookies": ["a=1", 5],
+    "proxy": [5, True, b"http://p.test", {"http": "http://p.test"}],
+    "auth": ["Netrc", ("user",), ["user", SECRET], ("user", 5), ("user", SECRET, "more"), 5],
+    "verify_ssl": [None, 1, "/no/such/file.pem"],
+    "trust_env": [None, 1],
+    "follow_redirects": [None, 1],
+    "max_redirects": [-1, 1.5, None, True],
+    "allow_private_hosts": [None, 0],
+    "secret_headers": ["X-Key", [5], None],
+    "raise_for_status": [1, "yes"],
+    "max_response_size": [-1, 1.5, "1M", True],
+    "stream_callback": [5, "print"],
+    "chunk_size": [0, -1, 1.5, None, True],
+    "parse_processes": [-1, 1.5, None, "2", True],
+    "random_user_agent": [None, 1, "yes"],
+    "user_agents": ["Mozilla", [5], None],
+    "random_proxy": [None, 1],
+    "proxies": ["http://p.test", [5], None],
+    "on_attempt": [5, "print"],
+    "on_result": [5, "print"],
+    "progress": [None, 1, "yes"],
+    "executor": [5, "threads"],
+    "verbose": [None, 1],
+    "debug": [None, 1],
+}
+ANY_VALUE = frozenset({"json"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_a_wrong_value_is_a_configuration_error_that_names_the_option(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"\b{name}\b") as caught:
+        Settings.of({name: value}, "ParallelSession")
+    assert caught.value.config_key == name
+    assert SECRET not in str(caught.value)
+
+
+def test_every_option_has_wrong_values() -> None:
+    assert set(WRONG) | ANY_VALUE == OPTION_NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate_limit", 0.5),
+        ("rate_limit", {"a.test": 1, "*": 50.0}),
+        ("timeout", None),
+        ("timeout", (None, 5)),
+        ("timeout", [1, None, (2, 3)]),
+        ("retry", RetryPolicy(max_retries=1)),
+        ("retry_on", (ValueError, OSError)),
+        ("retry_on", ValueError),
+        ("retry_on", lambda outcome: False),
+        ("auth", ("user", "password")),
+        ("auth", "netrc"),
+        ("verify_ssl", __file__),
+        ("verify_ssl", Path(__file__)),
+        ("proxy", False),
+        ("params", (("a", 1), ("a", 2))),
+        ("headers", [{"X": "1"}, None]),
+        ("user_agents", ("a", "b")),
+        ("progress", print),
+    ],
+)
+def test_right_values(name: str, value: Any) -> None:
+    assert getattr(Settings.of({name: value}, "ParallelSession"), name) == value
+
+
+def test_executors() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        assert Settings.of({"executor": threads}, "x").executor is threads
+        with pytest.raises(ConfigurationError):
+            Settings.of({"parse_processes": threads}, "x")
+    with ProcessPoolExecutor(1) as processes:
+        assert Settings.of({"parse_processes": processes}, "x").parse_processes is processes
+        with pytest.raises(ConfigurationError):
+            Settings.of({"executor": processes}, "x")
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "closest"),
+    [
+        ("concurency", "concurrency"),
+        ("time_out", "timeout"),
+        ("header", "headers"),
+        ("retries", "max_retries"),
+        ("verify", "verify_ssl"),
+    ],
+)
+def test_a_misspelt_option_is_a_type_error_that_names_the_closest(misspelt: str, closest: str) -> None:
+    options: Any = {misspelt: 1}
+    with pytest.raises(TypeError, match=rf"ParallelSession\(\).*{misspelt!r}.*{closest!r}"):
+        ParallelSession(**options)
+    with pytest.raises(TypeError, match=closest):
+        parallel_requests([], **options)
+    with pytest.raises(TypeError, match=closest):
+        iter_results([], **options)
+
+
+def test_an_option_like_nothing_lists_them_all() -> None:
+    with pytest.raises(TypeError, match=r"concurrency, .*timeout"):
+        Settings.of({"xyzzy": 1}, "ParallelSession")
+
+
+# -- said once
+
+
+def test_the_typed_dicts_and_the_settings_have_the_same_keys() -> None:
+    assert (
+        set(Options.__annotations__) == OPTION_NAMES == {field.name for field in dataclasses.fields(Settings)}
+    )
+    assert set(RequestOptions.__annotations__) == CALL_OPTION_NAMES
+    assert set(PER_URL_NAMES) < CALL_OPTION_NAMES
+
+
+def test_they_have_the_same_types() -> None:
+    written = {field.name: field.type for field in dataclasses.fields(Settings)}
+    for name, reference in Options.__annotations__.items():
+        assert reference.__forward_arg__ == written[name]
+
+
+def test_every_option_is_documented() -> None:
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["doc"].endswith("."), field.name
+        assert f"| `{field.name}` |" in options_table()
+
+
+@pytest.mark.parametrize(
+    "function", [parallel_requests, iter_results, ParallelSession, ParallelSession.__init__]
+)
+def test_signature_and_help_show_every_option(function: Any) -> None:
+    parameters = inspect.signature(function).parameters
+    for field in dataclasses.fields(Settings):
+        assert parameters[field.name].default == field.default
+        assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+        if function is not ParallelSession:
+            assert f"{field.name}: {field.metadata['doc']}" in (function.__doc__ or "")
+
+
+@pytest.mark.parametrize("function", [ParallelSession.request, ParallelSession.iter_results])
+def test_calls_show_their_own_options_alone(function: Any) -> None:
+    shown = set(inspect.signature(function).parameters)
+    assert shown >= CALL_OPTION_NAMES
+    assert not shown & (OPTION_NAMES - CALL_OPTION_NAMES)
+
+
+def test_defaults_of_the_design() -> None:
+    settings = Settings()
+    assert (settings.backend, settings.concurrency, settings.max_retries) == ("auto", 20, 3)
+    assert (settings.timeout, settings.rate_limit, settings.rate_limit_burst) == (30.0, None, 5)
+    assert (settings.follow_redirects, settings.verify_ssl, settings.trust_env) == (True, True, True)
+    assert (settings.random_user_agent, settings.random_proxy, settings.raise_for_status) == (
+        False,
+        False,
+        None,
+    )
+
+
+# -- inheritance
+
+
+def test_an_absent_key_inherits_and_none_switches_off() -> None:
+    session = Settings.of({"timeout": 5.0, "max_retries": 1}, "ParallelSession")
+    assert session.override({}, "request") is session
+    call = session.override({"timeout": None}, "request")
+    assert (call.timeout, call.max_retries, session.timeout) == (None, 1, 5.0)
+
+
+def test_headers_and_cookies_of_a_call_are_laid_over_those_of_the_session() -> None:
+    session = Settings.of({"headers": {"A": "1", "B": "1"}, "cookies": {"a": "1"}}, "ParallelSession")
+    call = session.override({"headers": {"B": "2"}, "cookies": {"b": "2"}}, "request")
+    assert call.headers == {"A": "1", "B": "2"}
+    assert call.cookies == {"a": "1", "b": "2"}
+    per_url = session.override({"headers": [{"B": "3"}, None]}, "request")
+    assert per_url.headers == [{"A": "1", "B": "3"}, {"A": "1", "B": "1"}]
+    assert session.override({"headers": None}, "request").headers is None
+
+
+def test_what_belongs_to_the_session_is_refused_in_a_call() -> None:
+    with pytest.raises(ConfigurationError, match="concurrency") as caught:
+        Settings().override({"concurrency": 5}, "request")
+    assert caught.value.config_key == "concurrency"
+
+
+def test_the_policy_that_options_come_to() -> None:
+    assert Settings().retry_policy == RetryPolicy(max_retries=3)
+    own = RetryPolicy(max_retries=9, backoff_factor=0.5)
+    combined = Settings(retry=own, retry_on=ValueError, dont_retry_on=KeyError).retry_policy
+    assert combined == dataclasses.replace(own, retry_on=ValueError, dont_retry_on=KeyError)
+
+
+def test_the_types_resolve() -> None:
+    from parallel_requests.backends import base
+    from parallel_requests.models import Attempt, Request, Response, Result
+
+    names = {
+        "Backend": base.Backend,
+        "Attempt": Attempt,
+        "Request": Request,
+        "Response": Response,
+        "Result": Result,
+    }
+    assert (
+        set(get_type_hints(Options, localns={**names, "ProcessPoolExecutor": ProcessPoolExecutor}))
+        == OPTION_NAMES
+    )

@@ -1,0 +1,274 @@
+"""What servers ask for, and when the next attempt to a host may start."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests.exceptions import ConnectError, RequestTimeout
+from parallel_requests.gates.pacing import ALL_HOSTS, ARRIVAL_JITTER, Pacer, Wait, parse_delay, parse_quota
+from parallel_requests.models import Headers
+from tests.unit.clock import ManualClock
+from tests.unit.driving import WALL_TIME, Answer, get
+
+HOST, OTHER = "a.test", "b.test:8080"
+
+
+def wall_clock() -> float:
+    return WALL_TIME
+
+
+# -- Retry-After
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("1.5", 1.5),
+        (formatdate(WALL_TIME + 90, usegmt=True), 90.0),
+        ("Tue, 14 Nov 2023 22:14:20 GMT", 60.0),
+        ("Tuesday, 14-Nov-23 22:14:20 GMT", 60.0),  # RFC 850
+        ("Tue Nov 14 22:14:20 2023", 60.0),  # asctime, which is GMT though it does not say so
+    ],
+)
+def test_both_forms_of_retry_after(value: str, seconds: float) -> None:
+    assert parse_delay(value, wall_clock) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "abc",
+        "-1",
+        "+5",
+        "1e3",
+        "nan",
+        "inf",
+        "-inf",
+        "Infinity",
+        "9" * 5_000,
+        "9" * 17,
+        "1,2",
+        "12 seconds",
+        "Wed, 21 Oct 1999 07:28:00 GMT",
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+        "Wed, 99 Foo 2099 99:99:99 GMT",
+        "Fri, 31 Dec 0000 00:00:00 GMT",
+        "Fri, 31 Dec 99999 23:59:59 GMT",
+        "\x00",
+    ],
+)
+def test_nonsense_is_ignored(value: str) -> None:
+    assert parse_delay(value, wall_clock) is None
+
+
+@given(
+    st.text(max_size=50)
+    | st.from_regex(r"\A[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{1,6} [\d:]{1,9} ?[A-Z+-]{0,5}\d*\Z")
+)
+def test_whatever_a_server_sends_is_a_delay_or_nothing(value: str) -> None:
+    seconds = parse_delay(value, wall_clock)
+    assert seconds is None or 0.0 <= seconds < float("inf")
+
+
+# -- quotas
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, None),
+        # The draft, one member a quota.
+        ({"RateLimit": '"default";r=0;t=30'}, 30.0),
+        ({"RateLimit": '"default";r=50;t=30'}, None),
+        ({"RateLimit": '"burst";r=5;t=1, "daily";r=0;t=60'}, 60.0),
+        ({"RateLimit": '"a";r=0;t=5, "b";r=0;t=9'}, 9.0),
+        ({"RateLimit": '"default";t=30;r=0'}, 30.0),
+        ({"RateLimit": '"default";r=0'}, None),
+        # Its earlier forms.
+        ({"RateLimit": "limit=10, remaining=0, reset=7"}, 7.0),
+        ({"RateLimit": "limit=10, remaining=3, reset=7"}, None),
+        ({"RateLimit-Limit": "10", "RateLimit-Remaining": "0", "RateLimit-Reset": "4"}, 4.0),
+        ({"RateLimit-Remaining": "1", "RateLimit-Reset": "4"}, None),
+        # What most servers send.
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "12"}, 12.0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(WALL_TIME) + 60)}, 60.0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(WALL_TIME) - 60)}, None),
+        ({"X-RateLimit-Remaining": "9", "X-RateLimit-Reset": "12"}, None),
+        ({"X-Rate-Limit-Remaining": "0", "X-Rate-Limit-Reset": "3"}, 3.0),
+        # Nonsense.
+        ({"RateLimit": "r=-1;t=x"}, None),
+        ({"RateLimit": ";;;,,,==="}, None),
+        ({"X-RateLimit-Remaining": "none", "X-RateLimit-Reset": "12"}, None),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "soon"}, None),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9" * 5_000}, None),
+        ({"X-RateLimit-Remaining": "0"}, None),
+    ],
+)
+def test_quotas(fields: dict[str, str], seconds: float | None) -> None:
+    assert parse_quota(Headers(fields), wall_clock) == seconds
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["ratelimit", "x-ratelimit-remaining", "x-ratelimit-reset"]), st.text(max_size=40)
+    )
+)
+def test_whatever_quota_a_server_sends_is_a_delay_or_nothing(fields: dict[str, str]) -> None:
+    seconds = parse_quota(Headers(fields), wall_clock)
+    assert seconds is None or 0.0 <= seconds < float("inf")
+
+
+# -- the gates
+
+
+def new_pacer(**options: object) -> tuple[Pacer, ManualClock]:
+    clock = ManualClock()
+    return Pacer(clock=clock, wall_clock=wall_clock, **options), clock  # type: ignore[arg-type]
+
+
+def outcome(status: int) -> object:
+    return Answer(status).to(get())
+
+
+def let_pass(pacer: Pacer, origin: str) -> None:
+    assert pacer.enter(origin) is None
+
+
+def held_back(pacer: Pacer, origin: str) -> Wait:
+    wait = pacer.enter(origin)
+    assert wait is not None
+    return wait
+
+
+def test_without_limits_everything_passes() -> None:
+    pacer, _ = new_pacer()
+    for _ in range(1_000):
+        let_pass(pacer, HOST)
+    assert pacer.limits() == {}
+
+
+def test_a_pause_holds_back_its_host_alone() -> None:
+    pacer, clock = new_pacer()
+    pacer.pause(HOST, 10.0)
+    wait = held_back(pacer, HOST)
+    assert (wait.seconds, wait.lane) == (10.0, HOST)
+    let_pass(pacer, OTHER)
+    clock.advance(9.0)
+    assert held_back(pacer, HOST).seconds == pytest.approx(1.0)
+    clock.advance(1.0)
+    let_pass(pacer, HOST)
+
+
+def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+    pacer, _ = new_pacer()
+    pacer.pause(HOST, 10.0)
+    pacer.pause(HOST, 1.0)
+    assert held_back(pacer, HOST).seconds == 10.0
+
+
+def test_one_rate_for_all_hosts() -> None:
+    pacer, clock = new_pacer(rate_limit=10, burst=2)
+    let_pass(pacer, HOST)
+    let_pass(pacer, OTHER)
+    wait = held_back(pacer, HOST)
+    assert wait.lane == ALL_HOSTS
+    assert wait.seconds == pytest.approx(0.1 + ARRIVAL_JITTER)
+    clock.advance(wait.seconds or 0.0)
+    let_pass(pacer, HOST)
+
+
+def test_rates_by_host_beside_one_for_all() -> None:
+    pacer, clock = new_pacer(rate_limit={"A.test": 1, "b.test": 2, "*": 100}, burst=1)
+    let_pass(pacer, HOST)
+    clock.advance(0.1)
+    let_pass(pacer, OTHER)
+    clock.advance(0.1)
+    slow, fast = held_back(pacer, HOST), held_back(pacer, OTHER)
+    assert (slow.lane, fast.lane) == (HOST, OTHER)
+    assert slow.seconds == pytest.approx(0.8 + ARRIVAL_JITTER)
+    assert fast.seconds == pytest.approx(0.4 + ARRIVAL_JITTER)
+    let_pass(pacer, "c.test")
+    assert held_back(pacer, "c.test").lane == ALL_HOSTS
+
+
+def test_a_token_of_the_whole_is_not_spent_where_the_hosts_gate_is_shut() -> None:
+    pacer, _ = new_pacer(rate_limit={HOST: 1, "*": 1}, burst=2)
+    let_pass(pacer, HOST)
+    let_pass(pacer, HOST)
+    held_back(pacer, HOST)
+    pacer, _ = new_pacer(rate_limit={HOST: 1, "*": 1}, burst=1)
+    pacer.pause(HOST, 5.0)
+    held_back(pacer, HOST)
+    let_pass(pacer, OTHER)
+
+
+def test_places_in_flight_to_one_host() -> None:
+    pacer, _ = new_pacer(concurrency_per_host=2)
+    let_pass(pacer, HOST)
+    let_pass(pacer, HOST)
+    wait = held_back(pacer, HOST)
+    assert (wait.seconds, wait.lane) == (None, HOST)
+    assert not pacer.has_place(HOST)
+    let_pass(pacer, OTHER)
+    pacer.leave(HOST, ConnectError("refused"), 0.1)
+    assert pacer.has_place(HOST)
+    let_pass(pacer, HOST)
+    assert pacer.limits() == {HOST: 2, OTHER: 2}
+
+
+def test_an_adaptive_host_is_cut_once_for_all_that_was_in_flight() -> None:
+    pacer, clock = new_pacer(adaptive=True, concurrency=20)
+    for _ in range(20):
+        let_pass(pacer, HOST)
+    clock.advance(0.5)
+    for _ in range(20):
+        pacer.leave(HOST, outcome(503), 0.5)  # type: ignore[arg-type]
+    assert pacer.limits() == {HOST: 14}
+
+
+@pytest.mark.parametrize(
+    "overload", [outcome(429), outcome(503), RequestTimeout("slow")], ids=["429", "503", "timeout"]
+)
+def test_an_adaptive_host_finds_its_level(overload: object) -> None:
+    pacer, clock = new_pacer(adaptive=True, concurrency=20)
+    for _ in range(40):
+        let_pass(pacer, HOST)
+        clock.advance(0.1)
+        pacer.leave(HOST, overload, 0.05)  # type: ignore[arg-type]
+    assert pacer.limits() == {HOST: 1}, "never less than one"
+    for _ in range(2_000):
+        let_pass(pacer, HOST)
+        clock.advance(0.1)
+        pacer.leave(HOST, outcome(200), 0.05)  # type: ignore[arg-type]
+    assert pacer.limits() == {HOST: 20}, "never more than the concurrency"
+
+
+def test_other_failures_say_nothing_about_load() -> None:
+    pacer, clock = new_pacer(adaptive=True, concurrency=8)
+    for reply in (ConnectError("refused"), outcome(404), outcome(200)):
+        let_pass(pacer, HOST)
+        clock.advance(0.1)
+        pacer.leave(HOST, reply, 0.1)  # type: ignore[arg-type]
+    assert pacer.limits() == {HOST: 8}
+
+
+def test_a_budget_is_opened_with_the_first_failure() -> None:
+    pacer, _ = new_pacer()
+    assert pacer.budget(HOST) is None
+    opened = pacer.open_budget(HOST)
+    assert opened is not None
+    assert pacer.budget(HOST) is opened is pacer.open_budget(HOST)
+    assert pacer.budget(OTHER) is None
+
+
+def test_budgets_can_be_switched_off() -> None:
+    pacer, _ = new_pacer(retry_budget=False)
+    assert pacer.open_budget(HOST) is None

@@ -1,0 +1,601 @@
+"""URLs and options become Requests, one by one; what is wrong stays with its item."""
+
+from __future__ import annotations
+
+import itertools
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parallel_requests.environment import Environment
+from parallel_requests.exceptions import ConfigurationError, ValidationError
+from parallel_requests.models import Request
+from parallel_requests.options import Settings
+from parallel_requests.planning import USER_AGENT, Planner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+URL = "http://api.test/a"
+SECRET = "hunter2"
+NO_ENVIRONMENT = Environment(variables={})
+
+
+def plan(
+    urls: Any,
+    keys: Any = None,
+    *,
+    environment: Environment = NO_ENVIRONMENT,
+    session_cookies: Mapping[str, str] | None = None,
+    **options: Any,
+) -> list[Request]:
+    planner = Planner(Settings.of(options, "test"), environment, cookies=session_cookies)
+    return list(planner.plan(urls, keys))
+
+
+def plan_one(url: Any = URL, **options: Any) -> Request:
+    [request] = plan([url], **options)
+    if request.problem is not None:
+        raise request.problem
+    return request
+
+
+def header(request: Request, name: str) -> str | None:
+    found = [value for own, value in request.headers.items() if own.lower() == name.lower()]
+    assert len(found) <= 1, f"{name} is there twice"
+    return found[0] if found else None
+
+
+# -- the plain case
+
+
+def test_a_plain_request() -> None:
+    request = plan_one()
+    assert (request.url, request.method, request.content, request.origin) == (URL, "GET", None, "api.test")
+    assert (request.timeout, request.connect_timeout) == (30.0, 10.0)
+    assert header(request, "user-agent") == USER_AGENT
+    assert (request.proxy, request.verify, request.index) == (None, True, 0)
+
+
+def test_order_and_indices() -> None:
+    requests = plan([f"{URL}{number}" for number in range(5)])
+    assert [request.index for request in requests] == [0, 1, 2, 3, 4]
+    assert [request.url[-1] for request in requests] == list("01234")
+
+
+def test_an_endless_generator_is_planned_as_far_as_it_is_asked() -> None:
+    pulled: list[int] = []
+
+    def endless() -> Iterator[str]:
+        for number in itertools.count():
+            pulled.append(number)
+            yield f"{URL}{number}"
+
+    requests = Planner(Settings(), NO_ENVIRONMENT).plan(endless(), itertools.count(100))
+    assert pulled == []
+    first = list(itertools.islice(requests, 3))
+    assert pulled == [0, 1, 2]
+    assert [request.key for request in first] == [100, 101, 102]
+
+
+# -- one for all, or one per URL
+
+ONE_FOR_ALL: dict[str, Any] = {
+    "method": "PUT",
+    "params": {"q": "x"},
+    "json": {"a": 1},
+    "data": b"raw",
+    "headers": {"X-Own": "1"},
+    "timeout": 3.0,
+    "proxy": "http://proxy.test:3128",
+    "cookies": {"c": "1"},
+}
+
+
+def one_option(name: str, value: Any) -> dict[str, Any]:
+    return {name: value}
+
+
+def seen(request: Request, name: str) -> Any:
+    """What an option came to in a Request."""
+    return {
+        "method": request.method,
+        "params": request.url.partition("?")[2],
+        "json": request.content,
+        "data": request.content,
+        "headers": header(request, "x-own"),
+        "timeout": request.timeout,
+        "proxy": request.proxy,
+        "cookies": header(request, "cookie"),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ONE_FOR_ALL)
+def test_one_value_goes_for_all_urls_and_a_list_for_each(name: str) -> None:
+    value = ONE_FOR_ALL[name]
+    together = plan([URL, URL], **{name: value})
+    assert seen(together[0], name) == seen(together[1], name) == seen(plan_one(**{name: value}), name)
+    other = "GET" if name == "method" else None
+    first, second = plan([URL, URL], **one_option(name, [value, other]))
+    assert seen(first, name) == seen(together[0], name)
+    assert seen(second, name) == seen(plan_one(**({} if name == "method" else {name: None})), name)
+    assert seen(first, name) != seen(second, name)
+
+
+@pytest.mark.parametrize("name", ONE_FOR_ALL)
+@pytest.mark.parametrize("length", [0, 1, 3])
+def test_a_list_of_the_wrong_length_is_refused_before_anything_is_sent(name: str, length: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} has {length} entries for 2 URLs") as caught:
+        plan([URL, URL], **one_option(name, [ONE_FOR_ALL[name]] * length))
+    assert caught.value.config_key == name
+
+
+@pytest.mark.parametrize("name", ONE_FOR_ALL)
+def test_a_list_beside_an_input_of_unknown_length_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="not known"):
+        plan(iter([URL]), **one_option(name, [ONE_FOR_ALL[name]]))
+
+
+def test_keys() -> None:
+    assert [request.key for request in plan([URL, URL], ["a", "b"])] == ["a", "b"]
+    with pytest.raises(ConfigurationError, match="keys has 1 entries for 2 URLs"):
+        plan([URL, URL], ["a"])
+    for wrong in (5, "ab"):
+        with pytest.raises(ConfigurationError, match="keys") as caught:
+            plan([URL, URL], wrong)
+        assert caught.value.config_key == "keys"
+
+
+def test_a_wrong_entry_fails_its_item_alone() -> None:
+    requests = plan([URL] * 4, timeout=[1.0, 2.0, None, (1.0, 5.0)], method=["GET", "P UT", "put", "GET"])
+    assert [request.problem is None for request in requests] == [True, False, True, True]
+    assert requests[2].method == "PUT"
+    assert (requests[3].connect_timeout, requests[3].timeout) == (1.0, 5.0)
+
+
+# -- items that are more than a URL
+
+
+def test_dict_items() -> None:
+    first, second = plan(
+        [
+            {
+                "url": URL,
+                "method": "post",
+                "json": {"a": 1},
+                "headers": {"X-B": "2"},
+                "key": "k",
+                "meta": [5],
+            },
+            {"url": URL, "params": [("a", 1), ("a", 2)], "timeout": 1, "cookies": {"c": "1"}, "proxy": False},
+        ],
+        headers={"X-A": "1"},
+        proxy="http://proxy.test",
+    )
+    assert (first.method, first.content, first.key, first.meta) == ("POST", b'{"a":1}', "k", [5])
+    assert (header(first, "x-a"), header(first, "x-b"), first.proxy) == ("1", "2", "http://proxy.test")
+    assert (second.url, second.timeout, second.proxy) == (f"{URL}?a=1&a=2", 1, None)
+    assert header(second, "cookie") == "c=1"
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        ({}, "url"),
+        ({"url": None}, "url"),
+        ({"url": URL, "jsn": 1}, "jsn"),
+        ({"url": URL, "timeout": -1}, "timeout"),
+    ],
+)
+def test_a_wrong_dict_item(item: dict[str, Any], field: str) -> None:
+    bad, good = plan([item, URL])
+    assert isinstance(bad.problem, ValidationError)
+    assert bad.problem.field_name == field
+    assert good.problem is None
+
+
+def test_request_items_take_what_they_leave_open_from_the_call() -> None:
+    [request] = plan(
+        [Request(URL, "POST", {"X-B": "2"}, b"body", key="k", meta=5)],
+        headers={"X-A": "1"},
+        timeout=7.0,
+        proxy="http://proxy.test",
+    )
+    assert (request.method, request.content, request.key, request.meta) == ("POST", b"body", "k", 5)
+    assert (header(request, "x-a"), header(request, "x-b")) == ("1", "2")
+    assert (request.timeout, request.proxy, request.origin) == (7.0, "http://proxy.test", "api.test")
+
+
+def test_planning_a_planned_request_again_changes_nothing() -> None:
+    options: dict[str, Any] = {
+        "params": {"a": 1},
+        "headers": {"X-A": "1"},
+        "cookies": {"c": "1"},
+        "auth": ("joe", SECRET),
+        "json": {"b": 2},
+        "method": "POST",
+    }
+    once = plan_one(**options)
+    again = plan_one(once, **options)
+    for name in ("url", "method", "headers", "content", "timeout", "connect_timeout", "origin"):
+        assert getattr(again, name) == getattr(once, name), name
+
+
+def test_a_request_that_could_not_be_sent_is_not_sent_the_second_time() -> None:
+    [bad] = plan([{"url": URL, "headers": {"X": "a\r\nb"}}])
+    [again] = plan([bad])
+    assert again.problem is bad.problem is not None
+
+
+# -- rows 26 and 27: bad input stays with its item
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        " ",
+        5,
+        b"http://api.test/",
+        "ftp://x",
+        "file:///etc/passwd",
+        "http://",
+        "http:///path",
+        "//api.test/",
+        "api.test",
+        "http://api.test/a b",
+        "http://api test/",
+        "http://api.test/\n",
+        "http://api.test:port/",
+        "http://api.test:99999/",
+        "http://api.test:-1/",
+        "http://api.test:0/",
+        "http://[::1/",
+        "http://[bad]/",
+        "http://a..b/",
+        f"http://{'a' * 64}.test/",
+        "http://exa\u2100mple/",
+        "http://api.test/\ud800",
+        "http://\ud800/",
+        "http://\ud800:b@api.test/",
+        [],
+        object(),
+    ],
+    ids=repr,
+)
+def test_row_26_a_bad_url_is_a_validation_error_on_its_item(url: Any) -> None:
+    bad, good = plan([url, URL])
+    assert isinstance(bad.problem, ValidationError)
+    assert isinstance(bad.url, str)
+    assert good.problem is None
+    assert good.index == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://joe:hun/ter2@h:x/", f"http://joe:{SECRET}@exa\u2100mple/", f"http://joe:a b{SECRET}@h/"]
+)
+def test_a_bad_url_does_not_give_its_password_away(url: str) -> None:
+    [bad] = plan([url])
+    assert bad.problem is not None
+    for secret in (SECRET, "ter2"):
+        assert secret not in str(bad.problem)
+        assert secret not in repr(bad)
+    assert bad.problem.__cause__ is None
+    assert bad.problem.__context__ is None or SECRET not in str(bad.problem.__context__)
+
+
+BAD_FIELDS: list[tuple[str, Any]] = [
+    ("headers", {"X": "a\r\nInjected: 1"}),
+    ("headers", {"X": "a\nb"}),
+    ("headers", {"X": "a\0b"}),
+    ("headers", {"X\r\n": "a"}),
+    ("headers", {"X Y": "a"}),
+    ("headers", {"": "a"}),
+    ("headers", {"Ключ": "a"}),
+    ("headers", {"X": "значение"}),
+    ("headers", {"X": object()}),
+    ("headers", {"X": True}),
+    ("headers", {5: "a"}),
+    ("method", "GE T"),
+    ("method", "GET\r\nX: 1"),
+    ("method", "ГЕТ"),
+    ("method", ""),
+    ("cookies", {"a;b": "1"}),
+    ("cookies", {"a": "1; b=2"}),
+    ("cookies", {"a": "1\r\nX: 1"}),
+    ("json", {"a": object()}),
+    ("json", {"a": float("nan")}),
+    ("json", {"a": "\ud800"}),
+    ("data", "\ud800"),
+    ("data", {"a": "\ud800"}),
+    ("params", "\ud800"),
+    ("params", {"a": "\ud800"}),
+    ("params", (5, 6)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_FIELDS, ids=repr)
+def test_row_27_a_bad_header_method_or_body_is_a_validation_error_on_its_item(name: str, value: Any) -> None:
+    for requests in (plan([URL], **{name: value}), plan([{"url": URL, name: value}])):
+        assert isinstance(requests[0].problem, ValidationError)
+        assert requests[0].problem.field_name == name
+    bad, good = plan([{"url": URL, name: value}, URL])
+    assert bad.problem is not None
+    assert good.problem is None
+
+
+def test_each_item_has_an_error_of_its_own() -> None:
+    first, second = plan([URL, URL], headers={"X": "a\r\nb"})
+    assert first.problem is not second.problem
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"headers": [("Authorization", SECRET)]},
+        {"headers": {"Authorization": f"{SECRET}\n"}},
+        {"cookies": f"sid={SECRET}"},
+        {"params": f"token={SECRET}\ud800"},
+        {"proxy": f"http://joe:{SECRET}@ bad"},
+        {"data": {SECRET}},
+    ],
+)
+def test_bad_input_does_not_give_secrets_away(item: dict[str, Any]) -> None:
+    [bad] = plan([{"url": URL, **item}])
+    assert bad.problem is not None
+    assert SECRET not in str(bad.problem)
+
+
+def test_json_and_data_together() -> None:
+    with pytest.raises(ValidationError, match="both"):
+        plan_one(json={}, data=b"")
+
+
+# -- bodies and queries
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "content_type"),
+    [
+        ({}, None, None),
+        ({"json": {"a": "é"}}, '{"a":"é"}'.encode(), "application/json"),
+        ({"json": []}, None, None),
+        ({"json": 0}, b"0", "application/json"),
+        ({"data": b"raw"}, b"raw", None),
+        ({"data": bytearray(b"raw")}, b"raw", None),
+        ({"data": "é"}, "é".encode(), "text/plain; charset=utf-8"),
+        ({"data": {"a": 1, "b": ["x", "y z"]}}, b"a=1&b=x&b=y+z", "application/x-www-form-urlencoded"),
+        ({"data": (("a", 1), ("a", 2))}, b"a=1&a=2", "application/x-www-form-urlencoded"),
+        (
+            {"json": {}, "headers": {"content-type": "application/vnd.api+json"}},
+            b"{}",
+            "application/vnd.api+json",
+        ),
+    ],
+)
+def test_bodies(options: dict[str, Any], content: bytes | None, content_type: str | None) -> None:
+    if options.get("json") == []:
+        assert plan([], **options) == [], "a list of bodies for no URLs at all"
+        return
+    request = plan_one(**options)
+    assert request.content == content
+    assert header(request, "content-type") == content_type
+
+
+@pytest.mark.parametrize(
+    ("url", "params", "expected"),
+    [
+        (URL, {"a": 1, "b": "x y"}, f"{URL}?a=1&b=x+y"),
+        (f"{URL}?z=0", {"a": [1, 2]}, f"{URL}?z=0&a=1&a=2"),
+        (URL, {"a": None}, URL),
+        (URL, {}, URL),
+        (URL, "?a=1&b=é", f"{URL}?a=1&b=%C3%A9"),
+        (URL, (("a", "1"), ("a", "2")), f"{URL}?a=1&a=2"),
+        (f"{URL}#part", {"a": 1}, f"{URL}?a=1"),
+    ],
+)
+def test_params(url: str, params: Any, expected: str) -> None:
+    assert plan_one(url, params=params).url == expected
+
+
+def test_header_values_of_other_types() -> None:
+    request = plan_one(headers={"X-Number": 5, "X-Bytes": b"caf\xe9", "User-Agent": None, "X-Space": "  a  "})
+    assert header(request, "x-number") == "5"
+    assert header(request, "x-bytes") == "café"
+    assert header(request, "x-space") == "a"
+    assert header(request, "user-agent") is None
+
+
+def test_header_names_are_told_apart_whatever_their_case() -> None:
+    request = plan_one(headers={"user-agent": "mine", "COOKIE": "a=1"}, cookies={"b": "2"})
+    assert header(request, "User-Agent") == "mine"
+    assert header(request, "cookie") == "a=1; b=2"
+    assert request.headers["Cookie"] == "a=1; b=2"
+
+
+def test_cookies_of_session_call_and_item() -> None:
+    [request] = plan([{"url": URL, "cookies": {"c": "3"}}], session_cookies={"a": "1", "c": "0"})
+    assert header(request, "cookie") == "a=1; c=3"
+
+
+# -- who it is from
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_user_info_moves_out_of_the_url() -> None:
+    request = plan_one(f"http://joe:p%40ss@api.test:81/a?b=1#{SECRET}")
+    assert request.url == "http://api.test:81/a?b=1"
+    assert header(request, "authorization") == basic("joe", "p@ss")
+    assert request.origin == "api.test:81"
+
+
+def test_basic_authentication() -> None:
+    assert header(plan_one(auth=("joe", "pässword")), "authorization") == basic("joe", "pässword")
+
+
+def test_the_callers_own_authorization_wins() -> None:
+    for options in ({"auth": ("joe", "x")}, {}):
+        request = plan_one("http://a:b@api.test/", headers={"authorization": "Bearer t"}, **options)
+        assert header(request, "authorization") == "Bearer t"
+
+
+def test_netrc_only_when_asked_for_and_never_over_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "netrc"
+    file.write_text(f"machine api.test login joe password {SECRET}\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(file))
+    assert header(plan_one(), "authorization") is None
+    assert header(plan_one(auth="netrc"), "authorization") == basic("joe", SECRET)
+    assert header(plan_one("http://other.test/", auth="netrc"), "authorization") is None
+    assert (
+        header(plan_one(auth="netrc", headers={"Authorization": "Bearer t"}), "authorization") == "Bearer t"
+    )
+
+
+def test_a_netrc_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "nothing"))
+    with pytest.raises(ConfigurationError, match="netrc") as caught:
+        plan([URL], auth="netrc")
+    assert caught.value.config_key == "auth"
+
+
+def test_random_user_agents() -> None:
+    agents = ["a/1", "b/2"]
+    found = {
+        header(request, "user-agent")
+        for request in plan([URL] * 64, random_user_agent=True, user_agents=agents)
+    }
+    assert found == set(agents)
+    own = plan([URL] * 8, random_user_agent=True, user_agents=agents, headers={"User-Agent": "mine"})
+    assert {header(request, "user-agent") for request in own} == {"mine"}
+    with pytest.raises(ConfigurationError, match="user_agents"):
+        plan([URL], random_user_agent=True)
+
+
+# -- the way there
+
+
+@pytest.mark.parametrize(
+    ("variables", "url", "proxy"),
+    [
+        ({}, "http://a.test/", None),
+        ({"HTTP_PROXY": "http://p.test:1"}, "http://a.test/", "http://p.test:1"),
+        ({"HTTP_PROXY": "http://p.test:1"}, "https://a.test/", None),
+        ({"https_proxy": "p.test:1"}, "https://a.test/", "http://p.test:1"),
+        ({"ALL_PROXY": "socks5://p.test:1"}, "http://a.test/", "socks5://p.test:1"),
+        ({"HTTP_PROXY": "http://upper", "http_proxy": "http://lower"}, "http://a.test/", "http://lower"),
+        ({"HTTP_PROXY": "http://upper", "http_proxy": ""}, "http://a.test/", None),
+        ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "a.test,b.test"}, "http://a.test/", None),
+        ({"HTTP_PROXY": "http://p.test", "NO_PROXY": ".test"}, "http://deep.a.test:81/", None),
+        ({"HTTP_PROXY": "http://p.test", "no_proxy": "*"}, "http://a.test/", None),
+        ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "b.test"}, "http://a.test/", "http://p.test"),
+        ({"HTTP_PROXY": "http://p.test", "REQUEST_METHOD": "GET"}, "http://a.test/", None),
+        ({"HTTP_PROXY_PORT": "3128", "HTTP_PROXY_USER": "joe"}, "http://a.test/", None),
+    ],
+)
+def test_row_22_proxies_of_the_environment(variables: Mapping[str, str], url: str, proxy: str | None) -> None:
+    assert plan_one(url, environment=Environment(variables=variables)).proxy == proxy
+    assert plan_one(url, environment=Environment(trust=False, variables=variables)).proxy is None
+    assert plan_one(url, environment=Environment(variables=variables), proxy=False).proxy is None
+    explicit = plan_one(url, environment=Environment(variables=variables), proxy="http://own.test")
+    assert explicit.proxy == "http://own.test"
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_row_22_ca_bundles_of_the_environment(variable: str) -> None:
+    environment = Environment(variables={variable: "/etc/ca.pem"})
+    assert plan_one(environment=environment).verify == "/etc/ca.pem"
+    assert plan_one(environment=environment, verify_ssl=False).verify is False
+    assert plan_one(environment=environment, verify_ssl=__file__).verify == __file__
+    assert plan_one(environment=Environment(trust=False, variables={variable: "/etc/ca.pem"})).verify is True
+
+
+def test_proxies_take_turns() -> None:
+    proxies = ["http://p1.test", "http://p2.test"]
+    assert [request.proxy for request in plan([URL] * 4, proxies=proxies)] == proxies * 2
+    assert {request.proxy for request in plan([URL] * 64, proxies=proxies, random_proxy=True)} == set(proxies)
+    for wrong in ({"random_proxy": True}, {"proxies": ["nonsense"]}):
+        with pytest.raises(ConfigurationError) as caught:
+            plan([URL], **wrong)
+        assert caught.value.config_key == "proxies"
+
+
+@pytest.mark.parametrize("proxy", ["nonsense", "ftp://p.test", "http://", "http://a b", ""])
+def test_a_wrong_proxy_for_all_is_a_configuration_error(proxy: str) -> None:
+    with pytest.raises(ConfigurationError, match="proxy"):
+        plan([URL], proxy=proxy)
+    [bad] = plan([{"url": URL, "proxy": proxy}])
+    assert bad.problem is not None
+
+
+# -- the law: whatever comes in, one Request comes out for each
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=20)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        | st.tuples(inner, inner)
+    ),
+    max_leaves=5,
+)
+ITEMS = st.one_of(
+    ANYTHING,
+    st.text(max_size=30).map(lambda tail: f"http://{tail}"),
+    st.text(max_size=30).map(lambda tail: f"http://u{tail}@api.test/"),
+    st.fixed_dictionaries(
+        {"url": st.just(URL) | ANYTHING},
+        optional=dict.fromkeys(
+            (
+                "method",
+                "params",
+                "json",
+                "data",
+                "headers",
+                "cookies",
+                "timeout",
+                "proxy",
+                "key",
+                "meta",
+                "x",
+            ),
+            ANYTHING,
+        ),
+    ),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(ITEMS, max_size=6))
+def test_every_item_becomes_one_request(items: list[Any]) -> None:
+    requests = plan(items)
+    assert [request.index for request in requests] == list(range(len(items)))
+    for request in requests:
+        if request.problem is not None:
+            assert isinstance(request.problem, ValidationError)
+            continue
+        assert request.url.isascii()
+        assert request.url.startswith(("http://", "https://"))
+        assert not any(character <= " " for character in request.url)
+        assert "@" not in urlsplit(request.url).netloc
+        assert request.method.isascii()
+        for name, value in request.headers.items():
+            assert not set(f"{name}{value}") & set("\r\n\0")
+            f"{name}{value}".encode("latin-1")
+        assert request.content is None or isinstance(request.content, bytes)

@@ -1,0 +1,131 @@
+"""Where a redirect leads, and what must not go there."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests.exceptions import RedirectError
+from parallel_requests.models import Headers, Request, Response
+from parallel_requests.redirects import RedirectRules, next_hop
+
+HEADERS = {
+    "Authorization": "Bearer t",
+    "Cookie": "a=1",
+    "X-Key": "k",
+    "Content-Type": "text/plain",
+    "Accept": "*/*",
+}
+
+
+def hop(
+    location: str,
+    *,
+    status: int = 302,
+    method: str = "GET",
+    url: str = "http://api.test/dir/a?q=1",
+    rules: RedirectRules | None = None,
+) -> Request | None:
+    request = Request(url, method, HEADERS, b"body" if method in ("POST", "PUT") else None, origin="api.test")
+    redirect = Response(status, Headers({"Location": location}), b"", request)
+    return next_hop(request, redirect, (redirect,), rules or RedirectRules())
+
+
+def followed(location: str, **options: object) -> Request:
+    target = hop(location, **options)  # type: ignore[arg-type]
+    assert target is not None
+    return target
+
+
+@pytest.mark.parametrize(
+    ("location", "url", "origin"),
+    [
+        ("/b", "http://api.test/b", "api.test"),
+        ("b", "http://api.test/dir/b", "api.test"),
+        ("../b", "http://api.test/b", "api.test"),
+        ("?q=2", "http://api.test/dir/a?q=2", "api.test"),
+        ("//other.test/b", "http://other.test/b", "other.test"),
+        ("https://other.test:444/b#part", "https://other.test:444/b", "other.test:444"),
+        ("/a b", "http://api.test/a%20b", "api.test"),
+        (" /b ", "http://api.test/b", "api.test"),
+        ("/b\u00c3\u00a9", "http://api.test/b%C3%A9", "api.test"),
+        ("http://joe:pw@other.test/b", "http://other.test/b", "other.test"),
+    ],
+)
+def test_where_it_leads(location: str, url: str, origin: str) -> None:
+    target = followed(location)
+    assert (target.url, target.origin) == (url, origin)
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "becomes", "keeps_body"),
+    [
+        (301, "GET", "GET", False),
+        (301, "POST", "GET", False),
+        (302, "POST", "GET", False),
+        (303, "POST", "GET", False),
+        (303, "PUT", "GET", False),
+        (303, "HEAD", "HEAD", False),
+        (302, "PUT", "PUT", True),
+        (307, "POST", "POST", True),
+        (308, "POST", "POST", True),
+    ],
+)
+def test_methods_and_bodies(status: int, method: str, becomes: str, keeps_body: bool) -> None:
+    target = followed("/b", status=status, method=method)
+    assert target.method == becomes
+    assert target.content == (b"body" if keeps_body else None)
+    had_body = method in ("POST", "PUT")
+    assert ("Content-Type" in target.headers) is (keeps_body or not had_body)
+
+
+@pytest.mark.parametrize("location", ["/b", "http://api.test:80/b", "HTTP://API.test/b"])
+def test_within_the_origin_headers_stay(location: str) -> None:
+    assert followed(location).headers == HEADERS
+
+
+@pytest.mark.parametrize(
+    "location", ["http://other.test/", "https://api.test/", "http://api.test:81/", "http://sub.api.test/"]
+)
+def test_row_20_credentials_do_not_leave_the_origin(location: str) -> None:
+    target = followed(location, rules=RedirectRules(secret_headers=frozenset({"x-key"})))
+    assert target.headers == {"Content-Type": "text/plain", "Accept": "*/*"}
+
+
+def test_a_redirect_without_a_place_is_none() -> None:
+    request = Request("http://api.test/")
+    redirect = Response(302, Headers(), b"", request)
+    assert next_hop(request, redirect, (redirect,), RedirectRules()) is None
+
+
+def test_no_redirects_at_all() -> None:
+    with pytest.raises(RedirectError, match="more than 0"):
+        hop("/b", rules=RedirectRules(limit=0))
+
+
+def test_a_redirect_to_itself_is_a_loop() -> None:
+    with pytest.raises(RedirectError, match="loop") as caught:
+        hop("http://api.test/dir/a?q=1")
+    assert len(caught.value.history) == 1
+
+
+def test_a_redirect_to_itself_that_sets_a_cookie_is_not() -> None:
+    request = Request("http://api.test/")
+    redirect = Response(302, Headers({"Location": "/", "Set-Cookie": "seen=1"}), b"", request)
+    assert next_hop(request, redirect, (redirect,), RedirectRules()) is not None
+
+
+def test_a_place_with_a_password_does_not_show_it() -> None:
+    with pytest.raises(RedirectError) as caught:
+        hop("ftp://joe:hunter2@other.test/?token=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+@given(st.text(max_size=40))
+def test_whatever_place_a_server_names(location: str) -> None:
+    try:
+        target = hop(location)
+    except RedirectError:
+        return
+    assert target is None or target.url.startswith(("http://", "https://"))

@@ -1,0 +1,462 @@
+"""Scheduler and Run: who gets the next free slot, driven by a simulated engine on a simulated clock."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parallel_requests.engines.base import Run, Scheduler, Task
+from parallel_requests.exceptions import DeadlineExceededError, RunStoppedError
+from parallel_requests.exchange import Policy, Send
+from parallel_requests.gates.backoff import RetryPolicy
+from parallel_requests.gates.pacing import Pacer, Wait
+from parallel_requests.models import Request, Response, Result
+from tests.unit.clock import ManualClock
+from tests.unit.driving import WALL_TIME, Answer
+
+Server = Callable[[Request, int], tuple[float, Answer]]
+"""Tells for a request and the number of its attempt how long it takes, and what comes."""
+
+
+def requests_to(*hosts: str) -> list[Request]:
+    return [Request(f"http://{host}/{index}", index=index, origin=host) for index, host in enumerate(hosts)]
+
+
+def at_once(request: Request, attempt: int) -> tuple[float, Answer]:
+    return 0.1, Answer(200)
+
+
+class Simulation:
+    """An engine whose attempts take simulated time."""
+
+    def __init__(self, concurrency: int = 4, server: Server = at_once, **gates: Any) -> None:
+        self.clock = ManualClock(0.0)
+        self.pacer = Pacer(clock=self.clock, wall_clock=lambda: WALL_TIME, concurrency=concurrency, **gates)
+        self.scheduler = Scheduler(concurrency)
+        self.server = server
+        self.sent: list[tuple[float, str, int]] = []
+        self.asks = 0
+        self.most_in_flight: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
+        self._attempts: Counter[int] = Counter()
+        self._arrivals: list[tuple[float, int, Task, Response]] = []
+        self._order = itertools.count()
+
+    def new_run(self, requests: Iterable[Request] | None, *, window: int = 10_000, **options: Any) -> Run:
+        """Add a batch."""
+        holds_back = options.pop("holds_back", False)
+        options.setdefault("retry", RetryPolicy(backoff_jitter=0.0))
+        run = Run(
+            Policy(pacer=self.pacer, **options),
+            lambda result, deliver: deliver(result),
+            source=None if requests is None else iter(requests),
+            window=window,
+            holds_back=holds_back,
+        )
+        self.scheduler.add(run)
+        return run
+
+    def play(self, until: float = 1e9) -> None:
+        """Let everything happen that happens up to a time."""
+        while True:
+            while (task := self.scheduler.take(self.clock())) is not None:
+                assert self.scheduler.in_flight <= self.scheduler.concurrency
+                self._advance(task, None, "")
+            timer = self.scheduler.next_timer()
+            moments = [self._arrivals[0][0]] if self._arrivals else []
+            moments += [timer] if timer is not None else []
+            if not moments or min(moments) > until:
+                return
+            self.clock.now = max(self.clock.now, min(moments))
+            while self._arrivals and self._arrivals[0][0] <= self.clock.now:
+                _, _, landed, reply = heapq.heappop(self._arrivals)
+                self._land(landed, reply)
+
+    def _land(self, task: Task, reply: Response) -> None:
+        origin = reply.request.origin
+        self._in_flight[""] -= 1
+        self._in_flight[origin] -= 1
+        self._advance(task, reply, origin)
+
+    def _advance(self, task: Task, reply: Response | None, origin: str) -> None:
+        effect = task.advance(reply)
+        if origin:
+            self.scheduler.left(origin)
+        if isinstance(effect, Wait):
+            self.asks += 1
+            self.scheduler.park(task, effect, self.clock())
+        elif isinstance(effect, Send):
+            self.scheduler.passed(task)
+            self._send(task, effect)
+        else:
+            self.scheduler.finish(task)
+            task.run.complete(effect)
+
+    def _send(self, task: Task, send: Send) -> None:
+        request = send.request
+        self.sent.append((self.clock(), request.origin, request.index))
+        for name in ("", request.origin):
+            self._in_flight[name] += 1
+            self.most_in_flight[name] = max(self.most_in_flight[name], self._in_flight[name])
+        self._attempts[request.index] += 1
+        takes, reply = self.server(request, self._attempts[request.index])
+        heapq.heappush(self._arrivals, (self.clock() + takes, next(self._order), task, reply.to(request)))
+
+    @property
+    def order(self) -> list[int]:
+        """The items in the order they were sent."""
+        return [index for _, _, index in self.sent]
+
+    def stamps(self, host: str | None = None) -> list[float]:
+        """When attempts were sent (to one host)."""
+        return [stamp for stamp, origin, _ in self.sent if host in (None, origin)]
+
+
+def indices(results: Iterable[Result[Any]]) -> list[int]:
+    return sorted(result.index for result in results)
+
+
+# -- slots
+
+
+def test_never_more_in_flight_than_concurrency() -> None:
+    play = Simulation(concurrency=3)
+    run = play.new_run(requests_to(*["a.test"] * 10))
+    play.play()
+    assert run.is_done()
+    assert indices(run.take()) == list(range(10))
+    assert play.most_in_flight[""] == 3
+    assert play.clock.now == pytest.approx(0.4)
+    assert play.order == list(range(10))
+    assert play.scheduler.is_idle()
+
+
+def test_a_waiting_retry_holds_no_slot() -> None:
+    def server(request: Request, attempt: int) -> tuple[float, Answer]:
+        return 0.1, Answer(503 if request.index == 0 and attempt == 1 else 200)
+
+    play = Simulation(concurrency=1, server=server)
+    run = play.new_run(requests_to(*["a.test"] * 6))
+    play.play()
+    assert play.order == [0, 1, 2, 3, 4, 5, 0]
+    assert play.clock.now == pytest.approx(1.2), "one second after the first answer, and an attempt"
+    assert indices(run.take()) == list(range(6))
+
+
+def test_runs_take_turns() -> None:
+    play = Simulation(concurrency=1)
+    first = play.new_run(requests_to(*["a.test"] * 3))
+    second = play.new_run(requests_to(*["b.test"] * 3))
+    play.play()
+    assert [origin[0] for _, origin, _ in play.sent] == ["a", "b", "a", "b", "a", "b"]
+    assert first.is_done()
+    assert second.is_done()
+
+
+# -- lanes
+
+
+def test_those_behind_a_shut_gate_pass_in_the_order_they_came() -> None:
+    play = Simulation(concurrency=8, rate_limit={"a.test": 2}, burst=1)
+    run = play.new_run(requests_to(*["a.test"] * 12))
+    play.play()
+    assert play.order == list(range(12))
+    assert indices(run.take()) == list(range(12))
+
+
+def test_one_alone_asks_when_the_gate_may_open() -> None:
+    play = Simulation(concurrency=50, rate_limit={"a.test": 10}, burst=1)
+    count = 300
+    play.new_run(requests_to(*["a.test"] * count))
+    play.play()
+    assert play.order == list(range(count))
+    assert play.asks <= 2 * count, "a stampede would ask some count ** 2 / 2 times"
+
+
+def test_answers_do_not_wake_those_that_wait_for_a_rate() -> None:
+    play = Simulation(
+        concurrency=50, rate_limit={"a.test": 10}, burst=20, server=lambda *_: (3.0, Answer(200))
+    )
+    count = 200
+    play.new_run(requests_to(*["a.test"] * count))
+    play.play()
+    assert play.order == list(range(count))
+    assert play.asks <= 2 * count
+
+
+def test_the_rate_for_all_stops_the_pulling() -> None:
+    play = Simulation(concurrency=8, rate_limit=5, burst=1)
+    pulled: list[int] = []
+
+    def source() -> Iterator[Request]:
+        for request in requests_to(*["a.test"] * 100):
+            pulled.append(request.index)
+            yield request
+
+    play.new_run(source())
+    play.play(until=2.0)
+    assert len(play.sent) <= 11
+    assert len(pulled) <= len(play.sent) + 1
+
+
+def test_other_hosts_go_on_while_one_is_paused() -> None:
+    def server(request: Request, attempt: int) -> tuple[float, Answer]:
+        return 0.1, Answer(429, {"Retry-After": "30"}) if (request.index, attempt) == (0, 1) else Answer(200)
+
+    play = Simulation(concurrency=2, server=server)
+    run = play.new_run(requests_to(*["a.test", "b.test"] * 20))
+    play.play(until=5.0)
+    assert len(play.stamps("b.test")) == 20
+    assert max(play.stamps("a.test")) <= 0.2
+    play.play()
+    assert indices(run.take()) == list(range(40))
+    assert [stamp for stamp in play.stamps("a.test") if 0.2 < stamp < 30.0] == []
+
+
+def test_a_place_that_came_free_while_somebody_was_on_the_way_to_wait_is_not_lost() -> None:
+    play = Simulation(concurrency=2, concurrency_per_host=1)
+    run = play.new_run(requests_to("a.test", "a.test"))
+    first, second = play.scheduler.take(0.0), play.scheduler.take(0.0)
+    assert first is not None
+    assert second is not None
+    sent, wait = first.advance(None), second.advance(None)
+    assert isinstance(sent, Send)
+    assert isinstance(wait, Wait)
+    result = first.advance(Answer(200).to(sent.request))  # before the other thread has parked the second
+    assert isinstance(result, Result)
+    play.scheduler.left("a.test")
+    play.scheduler.finish(first)
+    run.complete(result)
+    play.scheduler.park(second, wait, 0.0)
+    play.play()
+    assert run.is_done()
+    assert indices(run.take()) == [0, 1]
+
+
+def test_places_per_host() -> None:
+    play = Simulation(concurrency=10, concurrency_per_host=2)
+    run = play.new_run(requests_to(*["a.test"] * 9, *["b.test"] * 9))
+    play.play()
+    assert play.most_in_flight["a.test"] == play.most_in_flight["b.test"] == 2
+    assert indices(run.take()) == list(range(18))
+    assert [index for _, host, index in play.sent if host == "a.test"] == list(range(9))
+
+
+# -- stopping
+
+
+def test_a_stopped_run_ends_now_and_sends_nothing_more() -> None:
+    play = Simulation(concurrency=4, rate_limit={"a.test": 1}, burst=1)
+    run = play.new_run(requests_to(*["a.test"] * 10))
+    other = play.new_run(requests_to(*["b.test"] * 3))
+    play.play(until=0.05)
+    sent = len(play.stamps("a.test"))
+    run.policy.stop = reason = RunStoppedError("stopped")
+    play.scheduler.hurry(run)
+    play.play(until=0.2)
+    assert run.is_done()
+    assert len(play.stamps("a.test")) == sent
+    results = run.take()
+    assert [result.error for result in results if not result.ok] == [reason] * (len(results) - sent)
+    assert other.is_done()
+
+
+def test_what_waits_behind_a_stopped_run_is_not_forgotten() -> None:
+    play = Simulation(concurrency=4, rate_limit={"a.test": 1}, burst=1)
+    stopped = play.new_run(requests_to(*["a.test"] * 5))
+    other = play.new_run(requests_to(*["a.test"] * 5))
+    play.play(until=0.5)
+    stopped.policy.stop = RunStoppedError("stopped")
+    play.scheduler.hurry(stopped)
+    play.play()
+    assert stopped.is_done()
+    assert indices(other.take()) == list(range(5))
+    assert all(later - sooner > 0.99 for sooner, later in itertools.pairwise(play.stamps()))
+
+
+def test_who_is_about_to_wait_when_the_run_is_stopped_does_not() -> None:
+    play = Simulation(concurrency=1)
+    run = play.new_run(requests_to("a.test"))
+    task = play.scheduler.take(0.0)
+    assert task is not None
+    run.policy.stop = RunStoppedError("stopped")
+    play.scheduler.hurry(run)
+    play.scheduler.park(task, Wait(60.0), 0.0)
+    play.play(until=0.0)
+    assert run.is_done()
+
+
+def test_a_deadline_ends_what_is_parked() -> None:
+    play = Simulation(concurrency=4, server=lambda *_: (0.1, Answer(503)))
+    run = play.new_run(requests_to(*["a.test"] * 3), deadline=1.5)
+    play.play()
+    assert play.clock.now == pytest.approx(1.5)
+    assert [type(result.error) for result in run.take()] == [DeadlineExceededError] * 3
+
+
+# -- windows
+
+
+def test_no_more_is_open_than_the_window() -> None:
+    pulled: list[int] = []
+
+    def endless() -> Iterator[Request]:
+        for index in itertools.count():
+            pulled.append(index)
+            yield Request(f"http://a.test/{index}", index=index, origin="a.test")
+
+    play = Simulation(concurrency=2)
+    run = play.new_run(endless(), window=4, holds_back=True)
+    play.play()
+    assert len(pulled) == 4
+    assert len(run.take()) == 4
+    play.play()
+    assert len(pulled) == 4, "taken is not yet used"
+    run.release(3)
+    play.play()
+    assert len(pulled) == 7
+
+
+def test_what_is_fed_is_pulled_as_room_allows() -> None:
+    play = Simulation(concurrency=2)
+    run = play.new_run(None, window=4)
+    requests = iter(requests_to(*["a.test"] * 10))
+    assert run.room() == 4
+    for _ in range(4):
+        run.feed(next(requests))
+    assert run.room() == 0
+    assert not run.has_half_its_room()
+    play.play()
+    assert run.room() == 4
+    assert run.has_half_its_room()
+    for request in requests:
+        run.feed(request)
+    run.end_input()
+    assert not run.is_done()
+    play.play()
+    assert run.is_done()
+    assert indices(run.take()) == list(range(10))
+
+
+def test_only_the_first_of_what_is_fed_has_to_wake_a_sleeping_engine() -> None:
+    play = Simulation()
+    run = play.new_run(None, window=10)
+    first, second, third = requests_to(*["a.test"] * 3)
+    play.play()
+    assert run.feed(first)
+    assert not run.feed(second)
+    play.play()
+    assert run.feed(third)
+
+
+def test_an_input_that_raises_ends_the_run_after_what_is_in_flight() -> None:
+    def source() -> Iterator[Request]:
+        yield from requests_to("a.test", "a.test")
+        raise LookupError("a bug of the caller's")
+
+    play = Simulation(concurrency=4)
+    run = play.new_run(source())
+    play.play()
+    assert run.is_done()
+    assert indices(run.take()) == [0, 1]
+    assert isinstance(run.input_error, LookupError)
+
+
+def test_what_was_never_pulled_is_known() -> None:
+    play = Simulation(concurrency=1)
+    run = play.new_run(requests_to(*["a.test"] * 5), window=1)
+    play.play(until=0.15)
+    run.policy.stop = RunStoppedError("stopped")
+    play.scheduler.hurry(run)
+    play.play()
+    assert sorted([*indices(run.take()), *(request.index for request in run.unstarted())]) == list(range(5))
+
+
+def test_the_listener_is_called_when_there_is_something_to_take() -> None:
+    calls: list[bool] = []
+    play = Simulation()
+    run = play.new_run(None, window=4)
+    run.listen(lambda: calls.append(run.has_results()))
+    run.feed(requests_to("a.test")[0])
+    play.play()
+    assert any(calls)
+
+
+# -- the law: whatever the gates, every item finishes, once
+
+HOSTS = st.sampled_from(["a.test", "b.test", "c.test:81"])
+
+
+@settings(deadline=None)
+@given(
+    hosts=st.lists(HOSTS, min_size=1, max_size=40),
+    concurrency=st.integers(1, 8),
+    per_host=st.none() | st.integers(1, 3),
+    rate=st.none()
+    | st.floats(0.5, 40.0)
+    | st.fixed_dictionaries({"a.test": st.floats(0.5, 9.0), "*": st.floats(1.0, 40.0)}),
+    burst=st.integers(1, 4),
+    adaptive=st.booleans(),
+    window=st.integers(1, 50),
+    script=st.lists(
+        st.tuples(
+            st.floats(0.0, 2.0),
+            st.sampled_from([200, 200, 404, 429, 503]),
+            st.sampled_from([None, "0", "1", "3"]),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    runs=st.integers(1, 3),
+    stopped_at=st.none() | st.floats(0.0, 5.0),
+)
+def test_every_item_finishes_once(  # noqa: PLR0917 - hypothesis gives them by name
+    hosts: list[str],
+    concurrency: int,
+    per_host: int | None,
+    rate: Any,
+    burst: int,
+    adaptive: bool,
+    window: int,
+    script: list[tuple[float, int, str | None]],
+    runs: int,
+    stopped_at: float | None,
+) -> None:
+    acts = itertools.cycle(script)
+
+    def server(request: Request, attempt: int) -> tuple[float, Answer]:
+        takes, status, retry_after = next(acts)
+        return takes, Answer(status, {} if retry_after is None else {"Retry-After": retry_after})
+
+    play = Simulation(
+        concurrency, server, rate_limit=rate, burst=burst, concurrency_per_host=per_host, adaptive=adaptive
+    )
+    batches = [play.new_run(requests_to(*hosts), window=window) for _ in range(runs)]
+    if stopped_at is not None:
+        play.play(until=stopped_at)
+        batches[0].policy.stop = RunStoppedError("stopped")
+        play.scheduler.hurry(batches[0])
+    play.play()
+    for run in batches:
+        assert run.is_done(), "something waits for ever"
+        found = [*indices(run.take()), *(request.index for request in run.unstarted())]
+        assert sorted(found) == list(range(len(hosts)))
+    assert play.scheduler.is_idle()
+    assert play.most_in_flight[""] <= concurrency
+    if per_host is not None:
+        assert all(most <= per_host for host, most in play.most_in_flight.items() if host)
+    overall = rate.get("*") if isinstance(rate, dict) else rate
+    for limit, stamps in (
+        (overall, play.stamps()),
+        (rate.get("a.test") if isinstance(rate, dict) else None, play.stamps("a.test")),
+    ):
+        if limit is not None:
+            for first, last in itertools.combinations(range(len(stamps)), 2):
+                assert last - first + 1 <= limit * (stamps[last] - stamps[first]) + burst + 1e-6

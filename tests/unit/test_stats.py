@@ -1,0 +1,66 @@
+"""The figures of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests import RunStats
+from parallel_requests.exceptions import HTTPStatusError, TruncatedBody, ValidationError
+from parallel_requests.models import Headers, Request, Response, Result
+
+
+def result(
+    status: int | None = 200,
+    *,
+    elapsed: float = 0.1,
+    total: float | None = None,
+    attempts: int = 1,
+    body: bytes = b"",
+    error: Any = None,
+) -> Result[Any]:
+    request = Request("http://api.test/")
+    response = None if status is None else Response(status, Headers(), body, request, elapsed=elapsed)
+    if error is None and status is not None and status >= 400:
+        error = HTTPStatusError("bad", response)  # type: ignore[arg-type]
+    return Result(request, None, error, response, attempts, elapsed if total is None else total)
+
+
+def test_counts() -> None:
+    stats = RunStats()
+    stats.add([result(body=b"12345"), result(body=b"1", attempts=3, total=1.5)])
+    stats.add([result(404), result(None, error=TruncatedBody("cut"), attempts=4, total=7.0)])
+    stats.add([result(None, error=ValidationError("bad"), attempts=0, total=0.0)])
+    assert (stats.total, stats.succeeded, stats.attempts, stats.retries) == (5, 2, 9, 5)
+    assert stats.statuses == {200: 2, 404: 1}
+    assert stats.errors == {"HTTPStatusError": 1, "TruncatedBody": 1, "ValidationError": 1}
+    assert stats.bytes_received == 6
+    assert stats.seconds_on_wire == pytest.approx(0.3)
+    assert stats.seconds_waited == pytest.approx(8.4)
+    assert "2 of 5 succeeded" in str(stats)
+    assert "TruncatedBody 1" in str(stats)
+
+
+def test_an_empty_run() -> None:
+    stats = RunStats()
+    assert (stats.p50, stats.p95, stats.p99, stats.retries) == (0.0, 0.0, 0.0, 0)
+    assert "0 of 0" in str(stats)
+
+
+@given(st.lists(st.floats(1e-6, 1e4), min_size=1, max_size=200), st.integers(1, 100))
+def test_percentiles_are_right_to_one_percent(latencies: list[float], percent: int) -> None:
+    stats = RunStats()
+    stats.add([result(elapsed=seconds) for seconds in latencies])
+    exact = sorted(latencies)[-(-len(latencies) * percent // 100) - 1]
+    assert stats.percentile(percent) == pytest.approx(exact, rel=0.006)
+
+
+def test_the_percentiles_users_ask_for() -> None:
+    stats = RunStats()
+    stats.add([result(elapsed=number / 100) for number in range(1, 101)])
+    assert stats.p50 == pytest.approx(0.5, rel=0.006)
+    assert stats.p95 == pytest.approx(0.95, rel=0.006)
+    assert stats.p99 == pytest.approx(0.99, rel=0.006)

@@ -1,0 +1,181 @@
+"""The threads engine, over backends that do no more than a test needs."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests.backends.base import BlockingBackend
+from parallel_requests.engines.base import Run
+from parallel_requests.engines.threads import ThreadsEngine
+from parallel_requests.exceptions import BackendError, RunStoppedError
+from parallel_requests.exchange import Policy, Send
+from parallel_requests.gates.backoff import RetryPolicy
+from parallel_requests.gates.pacing import Pacer
+from parallel_requests.models import Request, Response
+from tests.unit.driving import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from parallel_requests.engines.watchdog import Flight
+
+PATIENCE = 20.0
+
+
+class Scripted(BlockingBackend):
+    """Answers by calling a function of the test's."""
+
+    name = "scripted"
+
+    def __init__(self, answer: Callable[[Request], Response]) -> None:
+        self._answer = answer
+
+    def send(self, send: Send) -> Response:
+        return self._answer(send.request)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., ThreadsEngine]]:
+    """Start engines that are closed after the test."""
+    engines: list[ThreadsEngine] = []
+
+    def new(answer: Callable[[Request], Response], concurrency: int, **options: Any) -> ThreadsEngine:
+        engines.append(ThreadsEngine(Scripted(answer), concurrency, **options))
+        return engines[-1]
+
+    yield new
+    for engine in engines:
+        engine.close()
+
+
+def new_run(count: int, pacer: Pacer | None = None, **options: Any) -> Run:
+    source = [Request(f"http://a.test/{index}", index=index, origin="a.test") for index in range(count)]
+    parse = options.pop("parse", lambda result, deliver: deliver(result))
+    options.setdefault("retry", RetryPolicy(backoff_factor=0.01))
+    return Run(Policy(pacer=pacer or Pacer(), **options), parse, source=iter(source), window=100)
+
+
+def test_a_timer_rings_while_the_one_who_set_it_is_on_the_wire(start: Callable[..., ThreadsEngine]) -> None:
+    quick, retried = threading.Event(), threading.Event()
+    requests = [Request(f"http://a.test/{index}", index=index, origin="a.test") for index in range(3)]
+    run = Run(
+        Policy(retry=RetryPolicy(backoff_factor=0.05)), lambda result, deliver: deliver(result), window=9
+    )
+    run.listen(quick.set)
+    attempts = [0]
+
+    def answer(request: Request) -> Response:
+        if request.index == 1:
+            return Answer(200).to(request)
+        if request.index == 2:
+            assert retried.wait(PATIENCE), "the retry waited for a slot that was free"
+            return Answer(200).to(request)
+        attempts[0] += 1
+        if attempts[0] == 2:
+            retried.set()
+            return Answer(200).to(request)
+        assert quick.wait(PATIENCE)
+        run.feed(requests[2])  # found by this very loop, once it has parked the retry: the other one rests
+        return Answer(503).to(request)
+
+    run.feed(requests[0])
+    run.feed(requests[1])
+    engine = start(answer, 2)
+    engine.submit(run)
+    assert run.wait(lambda: len(run._results) == 3, PATIENCE)
+    run.end_input()
+    engine.wake()
+    assert [result.ok for result in run.take()] == [True, True, True]
+    assert retried.is_set()
+
+
+def test_one_place_per_host_never_hangs(start: Callable[..., ThreadsEngine]) -> None:
+    engine = start(lambda request: Answer(200).to(request), 8)
+    for _ in range(20):
+        run = new_run(50, Pacer(concurrency_per_host=1))
+        engine.submit(run)
+        assert run.wait(run.is_done, PATIENCE)
+        assert len(run.take()) == 50
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_whatever_a_backend_raises_is_an_error_of_its_item(
+    start: Callable[..., ThreadsEngine], error: BaseException
+) -> None:
+    def answer(request: Request) -> Response:
+        if request.index == 0:
+            raise error
+        return Answer(200).to(request)
+
+    run = new_run(3, retry=RetryPolicy(max_retries=0))
+    start(answer, 2).submit(run)
+    assert run.wait(run.is_done, PATIENCE)
+    results = {result.index: result.error for result in run.take()}
+    assert isinstance(results.pop(0), BackendError)
+    assert results == {1: None, 2: None}
+
+
+def test_nothing_begins_after_a_stop(start: Callable[..., ThreadsEngine]) -> None:
+    on_the_wire, go_on = threading.Semaphore(0), threading.Event()
+    sent: list[int] = []
+
+    def answer(request: Request) -> Response:
+        sent.append(request.index)
+        on_the_wire.release()
+        assert go_on.wait(PATIENCE)
+        return Answer(503).to(request)
+
+    run = new_run(50)
+    engine = start(answer, 4)
+    engine.submit(run)
+    for _ in range(4):
+        assert on_the_wire.acquire(timeout=PATIENCE)
+    reason = RunStoppedError("stopped")
+    engine.stop(run, reason)
+    go_on.set()
+    assert run.wait(run.is_done, PATIENCE)
+    assert sorted(sent) == [0, 1, 2, 3]
+    assert len(run.take()) == 4
+
+
+def test_a_stop_between_the_last_look_and_the_wire(start: Callable[..., ThreadsEngine]) -> None:
+    sent: list[int] = []
+
+    def answer(request: Request) -> Response:
+        sent.append(request.index)
+        return Answer(200).to(request)
+
+    run = new_run(3)
+    engine = start(answer, 1)
+    watch, reason = engine._watchdog.watch, RunStoppedError("stopped")
+
+    def stopped_just_before(owner: Any, timeout: float | None) -> Flight:
+        engine.stop(run, reason)
+        return watch(owner, timeout)
+
+    engine._watchdog.watch = stopped_just_before  # type: ignore[method-assign]
+    engine.submit(run)
+    assert run.wait(run.is_done, PATIENCE)
+    assert sent == []
+    assert [result.error for result in run.take()] == [reason]
+
+
+def test_a_callers_executor_is_not_shut_down() -> None:
+    with ThreadPoolExecutor(2) as executor:
+        engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 5, executor)
+        run = new_run(20)
+        engine.submit(run)
+        assert run.wait(run.is_done, PATIENCE)
+        engine.close()
+        assert executor.submit(lambda: 42).result(PATIENCE) == 42
+
+
+def test_a_closed_engine_takes_nothing() -> None:
+    engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 1)
+    engine.close()
+    with pytest.raises(RunStoppedError):
+        engine.submit(new_run(1))

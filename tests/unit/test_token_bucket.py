@@ -1,0 +1,191 @@
+"""TokenBucket: no window sees more than rate * t + burst, and everybody gets a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests import TokenBucket
+from tests.unit.clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RATES = st.floats(0.1, 1_000.0)
+BURSTS = st.integers(1, 20)
+GAPS = st.lists(st.floats(0.0, 3.0), min_size=1, max_size=120)
+TOLERANCE = 1e-6
+
+
+def worst_excess(stamps: Sequence[float], rate: float, burst: int) -> float:
+    """By how many tokens the worst of all windows between two stamps exceeds rate * t + burst."""
+    return max(
+        (last - first + 1) - (rate * (stamps[last] - stamps[first]) + burst)
+        for first in range(len(stamps))
+        for last in range(first, len(stamps))
+    )
+
+
+def new_bucket(rate: float, burst: int, settle: float = 0.0) -> tuple[TokenBucket, ManualClock]:
+    clock = ManualClock()
+    return TokenBucket(rate, burst, settle=settle, clock=clock, sleep=clock.sleep), clock
+
+
+# -- the law
+
+
+@given(rate=RATES, burst=BURSTS, gaps=GAPS, settle=st.sampled_from([0.0, 0.02, 1.0]))
+def test_no_window_exceeds_the_rate_when_reserving(
+    rate: float, burst: int, gaps: list[float], settle: float
+) -> None:
+    bucket, clock = new_bucket(rate, burst, settle)
+    stamps = []
+    for gap in gaps:
+        clock.advance(gap)
+        delay = bucket.reserve()
+        assert delay >= 0.0
+        stamps.append(clock.now + delay)
+    assert worst_excess(stamps, rate, burst) <= TOLERANCE * rate
+    assert stamps == sorted(stamps), "first come, first served"
+
+
+@given(rate=RATES, burst=BURSTS, gaps=GAPS, settle=st.sampled_from([0.0, 0.02, 1.0]))
+def test_no_window_exceeds_the_rate_when_trying(
+    rate: float, burst: int, gaps: list[float], settle: float
+) -> None:
+    bucket, clock = new_bucket(rate, burst, settle)
+    stamps = []
+    for gap in gaps:
+        clock.advance(gap)
+        peeked = bucket.peek()
+        delay = bucket.try_acquire()
+        assert delay == peeked >= 0.0
+        if delay == 0.0:
+            stamps.append(clock.now)
+        else:
+            clock.advance(delay)
+            assert bucket.peek() <= TOLERANCE, "the wait was as long as it had to be"
+    if stamps:
+        assert worst_excess(stamps, rate, burst) <= TOLERANCE * rate
+
+
+@given(rate=RATES, burst=BURSTS, count=st.integers(1, 200))
+def test_a_busy_bucket_keeps_the_mean_rate(rate: float, burst: int, count: int) -> None:
+    bucket, clock = new_bucket(rate, burst)
+    began = clock.now
+    for _ in range(burst + count):
+        bucket.acquire()
+    assert clock.now - began == pytest.approx(count / rate)
+
+
+def test_what_is_not_used_is_kept_up_to_the_burst_only() -> None:
+    bucket, clock = new_bucket(10.0, 3)
+    for _ in range(3):
+        assert bucket.reserve() == 0.0
+    clock.advance(3_600.0)
+    assert [bucket.reserve() for _ in range(5)] == pytest.approx([0.0, 0.0, 0.0, 0.1, 0.2])
+
+
+def test_a_clock_that_stands_still_or_goes_back_gives_nothing() -> None:
+    bucket, clock = new_bucket(10.0, 1)
+    assert bucket.try_acquire() == 0.0
+    clock.advance(-5.0)
+    assert bucket.try_acquire() >= 0.1
+
+
+def test_settling_starts_the_refill_of_a_full_bucket_late() -> None:
+    bucket, clock = new_bucket(10.0, 1, settle=0.02)
+    assert bucket.try_acquire() == 0.0
+    assert bucket.try_acquire() == pytest.approx(0.12)
+    clock.advance(0.12)
+    assert bucket.try_acquire() == pytest.approx(0.0)
+
+
+def test_many_threads_get_one_token_each_in_turn() -> None:
+    bucket, _ = new_bucket(100.0, 1)
+    delays: list[float] = []
+    lock = threading.Lock()
+
+    def ask() -> None:
+        for _ in range(50):
+            delay = bucket.reserve()
+            with lock:
+                delays.append(delay)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(delays) == pytest.approx([number / 100.0 for number in range(400)])
+
+
+# -- its forms
+
+
+def test_acquire_sleeps_as_long_as_needed() -> None:
+    bucket, clock = new_bucket(4.0, 1)
+    for _ in range(3):
+        bucket.acquire()
+    assert clock.slept == pytest.approx([0.25, 0.25])
+
+
+def test_context_manager() -> None:
+    bucket, clock = new_bucket(4.0, 1)
+    for _ in range(2):
+        with bucket as same:
+            assert same is bucket
+    assert clock.slept == pytest.approx([0.25])
+
+
+def test_decorator_keeps_name_arguments_and_result() -> None:
+    bucket, clock = new_bucket(2.0, 1)
+
+    @bucket
+    def double(value: int) -> int:
+        """Twice as much."""
+        return 2 * value
+
+    assert [double(1), double(2)] == [2, 4]
+    assert double.__name__ == "double"
+    assert double.__doc__ == "Twice as much."
+    assert clock.slept == pytest.approx([0.5])
+
+
+def test_asynchronous_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, clock = new_bucket(2.0, 1)
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep_async)
+
+    @bucket
+    async def answer() -> int:
+        return 42
+
+    async def use() -> None:
+        assert await answer() == 42
+        async with bucket as same:
+            assert same is bucket
+        await bucket.acquire_async()
+
+    asyncio.run(use())
+    assert clock.slept == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_wrong_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        TokenBucket(rate)
+
+
+@pytest.mark.parametrize("burst", [0, -3])
+def test_a_wrong_burst_is_refused(burst: int) -> None:
+    with pytest.raises(ValueError, match="burst"):
+        TokenBucket(1.0, burst)
+
+
+def test_repr() -> None:
+    assert repr(TokenBucket(2.5, 4)) == "TokenBucket(rate=2.5, burst=4)"

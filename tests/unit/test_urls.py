@@ -1,0 +1,103 @@
+"""What may be sent to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests.exceptions import ValidationError
+from parallel_requests.urls import check_url, is_private, split_user_info
+
+
+@pytest.mark.parametrize(
+    ("url", "sent", "origin"),
+    [
+        ("http://api.test", "http://api.test", "api.test"),
+        ("http://api.test/", "http://api.test/", "api.test"),
+        ("https://api.test:8443/a/b?c=d&e=%20f", "https://api.test:8443/a/b?c=d&e=%20f", "api.test:8443"),
+        ("http://api.test:65535/", "http://api.test:65535/", "api.test:65535"),
+        ("http://127.0.0.1:80/", "http://127.0.0.1:80/", "127.0.0.1:80"),
+        ("http://[::1]:8080/a", "http://[::1]:8080/a", "[::1]:8080"),
+        ("http://[0:0:0:0:0:0:0:1]/", "http://[::1]/", "[::1]"),
+        ("HTTP://API.Test/A", "http://api.test/A", "api.test"),
+        ("http://API.test/A", "http://api.test/A", "api.test"),
+        ("http://api.test/a#part", "http://api.test/a", "api.test"),
+        ("http://api.test/ünï?q=é", "http://api.test/%C3%BCn%C3%AF?q=%C3%A9", "api.test"),
+        ("http://bücher.test/", "http://xn--bcher-kva.test/", "xn--bcher-kva.test"),
+        ("http://api.test./", "http://api.test./", "api.test."),
+        ("http://under_score.test/", "http://under_score.test/", "under_score.test"),
+        ("http://api.test/@scope/a:b;c,d(e)'*!~", "http://api.test/@scope/a:b;c,d(e)'*!~", "api.test"),
+        ("http://joe:pw@api.test/", "http://joe:pw@api.test/", "api.test"),
+        ("http://api.test:/", "http://api.test/", "api.test"),
+        ("http://api.test?q=1", "http://api.test?q=1", "api.test"),
+    ],
+)
+def test_what_is_sent(url: str, sent: str, origin: str) -> None:
+    assert check_url(url) == (sent, origin)
+
+
+@given(
+    st.text(max_size=40)
+    | st.text(max_size=40).map(lambda tail: f"http://{tail}")
+    | st.text(max_size=20).map(lambda host: f"https://{host}.test/")
+)
+def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> None:
+    try:
+        url, origin = check_url(text)
+    except ValidationError:
+        return
+    assert url.isascii()
+    assert url.startswith(("http://", "https://"))
+    assert origin == origin.lower() != ""
+    assert check_url(url) == (url, origin), "checked once is checked for good"
+
+
+@pytest.mark.parametrize(
+    ("url", "clean", "credentials"),
+    [
+        ("http://api.test/a", "http://api.test/a", None),
+        ("http://api.test/@a", "http://api.test/@a", None),
+        ("http://joe@api.test/a?b", "http://api.test/a?b", ("joe", "")),
+        ("http://joe:p%40@api.test:81/", "http://api.test:81/", ("joe", "p@")),
+        ("http://joe:a:b@api.test/", "http://api.test/", ("joe", "a:b")),
+    ],
+)
+def test_user_info(url: str, clean: str, credentials: tuple[str, str] | None) -> None:
+    assert split_user_info(url) == (clean, credentials)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "0.0.0.0",
+        "::1",
+        "[::1]",
+        "fe80::1",
+        "fd00::1",
+        "::ffff:127.0.0.1",
+        "localhost",
+        "LOCALHOST",
+        "a.localhost",
+        "localhost.",
+        "127.0.0.1.",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+    ],
+)
+def test_private(host: str) -> None:
+    assert is_private(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["93.184.216.34", "api.test", "2606:4700::1111", "localhost.api.test", "10.api.test"]
+)
+def test_public(host: str) -> None:
+    assert not is_private(host)
