@@ -36,7 +36,7 @@ import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from parallel_requests.redaction import redact
+from parallel_requests.redaction import ShownUrl, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -279,7 +279,7 @@ class FailureDetails:
     """One failed item of a batch.
 
     Attributes:
-        url: The item's URL, without credentials.
+        url: The item's URL, fit to be fetched again; the repr hides its tokens.
         error: What it died of.
         attempt: How many attempts were made; 0 where nothing was sent.
         index: Its place in the input.
@@ -357,14 +357,13 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
         return len(self.results)
 
     def get_failed_urls(self) -> list[str]:
-        """The URLs of the failed items, in input order, duplicates included."""
+        """The URLs of the failed items, fit to be fetched again, in input order, duplicates included."""
         return [details.url for details in self._details()]
 
     def _details(self) -> Iterator[FailureDetails]:
         for result in self.results:
             if result.error is not None:
-                url = redact(result.request.url)
-                yield FailureDetails(url, result.error, result.attempts, result.index)
+                yield FailureDetails(ShownUrl(result.request.url), result.error, result.attempts, result.index)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PartialFailureError, (self.message, tuple(self.exceptions), self.results)

@@ -177,7 +177,9 @@ class Settings:
     )
     chunk_size: int = _option(65_536, "Bytes a chunk given to stream_callback has at most.")
     parse_processes: int | ProcessPoolExecutor = _option(
-        0, "Processes that decode and run parse_func, or a ProcessPoolExecutor; 0: in place. No context variables there."
+        0,
+        "Processes that decode and run parse_func, or a ProcessPoolExecutor; 0 does it in place. "
+        "Context variables do not travel there.",
     )
     random_user_agent: bool = _option(False, "Send a random entry of user_agents with each request.")
     user_agents: Sequence[str] = _option((), "The user agents to choose from.")

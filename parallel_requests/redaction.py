@@ -26,6 +26,15 @@ _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "
 _SECRET_HEADER_NAME = re.compile(rf"(?i)^(?:{_NAME_LIKE_A_CREDENTIAL}|x-.*key)$")
 
 
+class ShownUrl(str):
+    """A URL that can be fetched as it is, but whose repr, and so a list's or dict's, hides its secrets."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(redact(str(self)))
+
+
 def redact(text: str) -> str:
     """Return ``text`` without the user names, passwords and tokens of the URLs in it."""
     if "@" in text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
@@ -28,11 +29,13 @@ class RedirectRules:
         limit: Redirects at most.
         allow_private_hosts: Whether one may lead to a private address.
         secret_headers: Lower-case names of headers that stay within their origin.
+        proxy_for: Tells the environment's proxy for a URL; None where none is named there.
     """
 
     limit: int = 20
     allow_private_hosts: bool = True
     secret_headers: frozenset[str] = frozenset()
+    proxy_for: Callable[[str], str | None] | None = None
 
 
 def next_hop(
@@ -91,8 +94,11 @@ def _moved(
     if not is_same_origin(url, request.url):
         dropped |= _CREDENTIALS | rules.secret_headers
     headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
+    proxy = request.proxy
+    if rules.proxy_for is not None and proxy == rules.proxy_for(request.url):
+        proxy = rules.proxy_for(url)
     return dataclasses.replace(
-        request, url=url, origin=origin, method=method, content=content, headers=headers
+        request, url=url, origin=origin, method=method, content=content, headers=headers, proxy=proxy
     )
 
 

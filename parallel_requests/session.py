@@ -439,6 +439,7 @@ class ParallelSession:
             settings.max_redirects,
             settings.allow_private_hosts,
             frozenset(name.lower() for name in settings.secret_headers),
+            self._environment.proxy_for if self._environment.has_proxies else None,
         )
         callback = settings.stream_callback if kind is ReturnType.STREAM else None
         return Policy(

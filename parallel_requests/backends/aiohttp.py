@@ -24,12 +24,14 @@ from parallel_requests.exceptions import (
     ProxyError,
     TLSError,
     TruncatedBody,
+    ValidationError,
 )
 from parallel_requests.models import Headers, Request, Response
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Mapping
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.tracing import Trace
@@ -96,17 +98,18 @@ class AiohttpBackend(AsyncBackend):
         request = send.request
         if request.proxy is not None and request.proxy.startswith("socks"):
             raise _refusal(request, "aiohttp does not speak SOCKS; another backend does")
-        is_plain = request.content is None and request.headers.keys() >= _PLANNED_HEADERS
+        is_plain = request.method == "GET" and request.content is None
+        adds_nothing = is_plain and request.headers.keys() >= _PLANNED_HEADERS
         _is_fresh.set(False)
         answer = await self._session.request(
             request.method,
             URL(request.url, encoded=True),
             data=_payload(request.content),
-            headers=request.headers,
-            skip_auto_headers=None if is_plain else _AUTOMATIC_HEADERS,
+            headers=_as_utf8(request.headers),
+            skip_auto_headers=None if adds_nothing else _AUTOMATIC_HEADERS,
             allow_redirects=False,
             proxy=request.proxy,
-            ssl=self._context(request.verify) if request.url.startswith("https") else True,
+            ssl=self._context(request),
             timeout=_timeout(request.connect_timeout),
         )
         try:
@@ -115,10 +118,12 @@ class AiohttpBackend(AsyncBackend):
             answer.close()
             raise
 
-    def _context(self, verify: bool | str) -> ssl.SSLContext:
-        context = self._contexts.get(verify)
+    def _context(self, request: Request) -> ssl.SSLContext | bool:
+        if request.url.startswith("http:") and (request.proxy is None or request.proxy.startswith("http:")):
+            return True
+        context = self._contexts.get(request.verify)
         if context is None:
-            context = self._contexts[verify] = ssl_context(verify)
+            context = self._contexts[request.verify] = ssl_context(request.verify)
         return context
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
@@ -150,7 +155,7 @@ _ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
 _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """The connection ended before the head of the answer had come."""
 
-_is_fresh: ContextVar[bool] = ContextVar("is_fresh")
+_is_fresh: ContextVar[bool] = ContextVar("is_fresh", default=True)
 """Whether the attempt under way opened a connection for itself."""
 
 
@@ -246,6 +251,21 @@ def _watch(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
     closed.add_done_callback(tell)
     content.on_eof(stop_watching)
     return closed
+
+
+def _as_utf8(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return headers that go out byte for byte: ours stand for Latin-1, aiohttp's for UTF-8.
+
+    Raises:
+        ValidationError: A value is not UTF-8, which aiohttp cannot send.
+    """
+    if all(map(str.isascii, headers.values())):
+        return headers
+    try:
+        return {name: value.encode("latin-1").decode() for name, value in headers.items()}
+    except UnicodeDecodeError:
+        problem = ValidationError("aiohttp sends no header values but ASCII and UTF-8 ones.", "headers")
+    raise problem
 
 
 def _payload(content: bytes | None) -> bytes | BytesIO | None:

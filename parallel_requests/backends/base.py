@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-import socket
-import ssl
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
@@ -107,7 +106,7 @@ class Backend:
         for cause in chain_of(error):
             if isinstance(cause, ParallelRequestsError):
                 return cause
-            for kind, ours in _STANDARD_ERRORS:
+            for kind, ours in _standard_errors():
                 if isinstance(cause, kind):
                     return self.failure(ours, request, cause)
             if isinstance(cause, OSError):
@@ -163,18 +162,26 @@ _SUMMARY: dict[type[BackendError], str] = {
     ResourceExhausted: "this process is out of sockets or memory; lower concurrency or raise the limit",
 }
 
-_STANDARD_ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
-    (ssl.SSLCertVerificationError, TLSError),
-    (ssl.SSLEOFError, TruncatedBody),
-    (ssl.SSLError, TLSError),
-    (socket.gaierror, DNSError),
-    (TimeoutError, RequestTimeout),
-    (ConnectionRefusedError, ConnectError),
-    (ConnectionResetError, TruncatedBody),
-    (ConnectionAbortedError, TruncatedBody),
-    (BrokenPipeError, TruncatedBody),
-    (MemoryError, ResourceExhausted),
-)
+
+@functools.cache
+def _standard_errors() -> tuple[tuple[type[BaseException], type[BackendError]], ...]:
+    import socket
+    import ssl  # costs as much to import as all of ours, and is needed for failures alone
+
+    return (
+        (ssl.SSLCertVerificationError, TLSError),
+        (ssl.SSLEOFError, TruncatedBody),
+        (ssl.SSLError, TLSError),
+        (socket.gaierror, DNSError),
+        (TimeoutError, RequestTimeout),
+        (ConnectionRefusedError, ConnectError),
+        (ConnectionResetError, TruncatedBody),
+        (ConnectionAbortedError, TruncatedBody),
+        (BrokenPipeError, TruncatedBody),
+        (MemoryError, ResourceExhausted),
+    )
+
+
 _EXHAUSTED = frozenset({12, 23, 24, 99, 105})  # ENOMEM ENFILE EMFILE EADDRNOTAVAIL ENOBUFS
 
 

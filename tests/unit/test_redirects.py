@@ -129,3 +129,26 @@ def test_whatever_place_a_server_names(location: str) -> None:
     except RedirectError:
         return
     assert target is None or target.url.startswith(("http://", "https://"))
+
+
+def test_a_redirect_to_another_scheme_takes_the_proxy_the_environment_names_for_it() -> None:
+    proxies = {"http": "http://plain.test:1", "https": "http://secure.test:2"}
+    rules = RedirectRules(proxy_for=lambda url: proxies[url.partition(":")[0]])
+    request = Request("http://a.test/", origin="a.test", proxy="http://plain.test:1")
+    answer = Response(302, Headers([("location", "https://a.test/")]), b"", request)
+
+    target = next_hop(request, answer, (answer,), rules)
+
+    assert target is not None
+    assert target.proxy == "http://secure.test:2"
+
+
+def test_a_redirect_keeps_a_proxy_the_caller_has_named() -> None:
+    rules = RedirectRules(proxy_for=lambda url: None)
+    request = Request("http://a.test/", origin="a.test", proxy="http://own.test:1")
+    answer = Response(302, Headers([("location", "http://b.test/")]), b"", request)
+
+    target = next_hop(request, answer, (answer,), rules)
+
+    assert target is not None
+    assert target.proxy == "http://own.test:1"
