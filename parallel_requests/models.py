@@ -354,6 +354,11 @@ class Result(Generic[T_co]):
         return self.request.key
 
     @property
+    def meta(self) -> Any:
+        """What the caller gave along with the item, else None."""
+        return self.request.meta
+
+    @property
     def ok(self) -> bool:
         """Whether it succeeded."""
         return self.error is None

@@ -95,10 +95,12 @@ class ParsePool:
         with self._lock:
             is_over = self._is_over
             if not is_over:
+                job = item.job
+                is_news = not job.open or job.policy.stop is not None  # a deadline to keep, or an end to make
                 self._waiting.append(item)
-                item.job.open += 1
-                self._jobs.add(item.job)
-                if self._is_hungry:
+                job.open += 1
+                self._jobs.add(job)
+                if self._is_hungry or is_news:
                     self._call()
         if is_over:
             item.end(_closed())

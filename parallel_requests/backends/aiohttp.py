@@ -205,7 +205,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 async def _read(send: Send, answer: aiohttp.ClientResponse) -> Response:
-    headers = Headers(b"\r\n".join([b"%b: %b" % field for field in answer.raw_headers]))
+    headers = Headers(b"\r\n".join(map(b": ".join, answer.raw_headers)))
     policy, source = send.policy, answer.content
     closed = None if source.is_eof() else _watch(answer)
     if policy.deliver is None and policy.max_response_size is None and CONTENT_ENCODING not in answer.headers:

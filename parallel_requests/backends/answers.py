@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import http.client
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.base import Backend, chain_of, is_exhaustion
 from parallel_requests.backends.body import Body
-from parallel_requests.backends.connections import Wire
 from parallel_requests.exceptions import (
     BackendError,
     ConnectError,
@@ -21,9 +20,12 @@ from parallel_requests.exceptions import (
     TLSError,
     TruncatedBody,
 )
-from parallel_requests.exchange import Send
 from parallel_requests.models import Headers, Request, Response
 from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.connections import Wire
+    from parallel_requests.exchange import Send
 
 _READ_SIZE = 1 << 16
 _VERSIONS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2", 30: "HTTP/3"}
@@ -80,6 +82,7 @@ def translate(
     errors: Any,
     error: BaseException,
     request: Request,
+    *,
     wrapper: type[BaseException] | tuple[()] = (),
 ) -> ParallelRequestsError:
     """Say in our words what an exception of urllib3, or of a library over it, means.
@@ -95,7 +98,8 @@ def translate(
     chain = [cause for cause in chain_of(error) if not isinstance(cause, wrapper)]
     if request.proxy and any(isinstance(cause, errors.ProxyError) for cause in chain):
         return ProxyError(
-            f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through ({redact(str(chain[-1]))}).",
+            f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "
+            f"({redact(str(chain[-1]))}).",
             backend.name,
             request.url,
             proxy_url=request.proxy,

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import zlib
-from collections.abc import Callable, Iterator
 from io import BytesIO
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from parallel_requests.exceptions import BodyTooLarge, ProtocolError, TruncatedBody
-from parallel_requests.exchange import Send
-from parallel_requests.models import Headers
 from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from parallel_requests.exchange import Send
+    from parallel_requests.models import Headers
 
 _STEP = 1 << 20
 _SLICE = 1 << 14
@@ -67,7 +70,7 @@ class _Brotli:
     """br (RFC 7932)."""
 
     def __init__(self) -> None:
-        import brotli
+        import brotli  # type: ignore[import-untyped]
 
         self._engine = brotli.Decompressor()
 
@@ -160,7 +163,11 @@ class Body:
         self._decoders = [_DECODERS[coding]() for coding in reversed(codings) if coding in _DECODERS]
         if self._streams and policy.resume is not None:
             self._decoded = policy.resume.begin(send.request, status_code, headers)
-        if self._limit is not None and not self._decoders and self._decoded + (self._expected or 0) > self._limit:
+        if (
+            self._limit is not None
+            and not self._decoders
+            and self._decoded + (self._expected or 0) > self._limit
+        ):
             raise self._too_large()
 
     @property
@@ -179,20 +186,9 @@ class Body:
         if not self._decoders:
             self._emit(data)
             return
-        try:
-            for start in range(0, len(data), _SLICE):
-                for piece in self._decode(data[start : start + _SLICE], 0):
-                    self._emit(piece)
-        except (BodyTooLarge, ProtocolError):
-            raise
-        except Exception as error:
-            reason = str(error)
-        else:
-            return
-        raise ProtocolError(
-            f"The body of {redact(self._send.request.url)} is not what its content-encoding says ({reason}).",
-            url=self._send.request.url,
-        )
+        for start in range(0, len(data), _SLICE):
+            for piece in self._decode_checked(data[start : start + _SLICE]):
+                self._emit(piece)
 
     def finish(self) -> bytes:
         """Return the whole body; empty where it was streamed.
@@ -203,10 +199,23 @@ class Body:
         is_short = self._expected is not None and self._raw < self._expected
         if is_short or (self._raw and any(not decoder.is_complete() for decoder in self._decoders)):
             raise TruncatedBody(
-                f"The body of {redact(self._send.request.url)} ended after {self._raw} bytes, before its time.",
+                f"The body of {redact(self._send.request.url)} ended after {self._raw} bytes, "
+                "before its time.",
                 url=self._send.request.url,
             )
         return b"" if self._content is None else self._content.getvalue()
+
+    def _decode_checked(self, data: bytes) -> Iterator[bytes]:
+        try:
+            yield from self._decode(data, 0)
+        except Exception as error:  # noqa: BLE001 - each of the libraries has its own
+            reason = str(error)
+        else:
+            return
+        raise ProtocolError(
+            f"The body of {redact(self._send.request.url)} is not what its content-encoding says ({reason}).",
+            url=self._send.request.url,
+        )
 
     def _decode(self, data: bytes, level: int) -> Iterator[bytes]:
         if level == len(self._decoders):
@@ -229,14 +238,15 @@ class Body:
                 self._content.write(piece)
             return
         deliver, size = self._send.policy.deliver, self._send.policy.chunk_size
+        assert deliver is not None  # noqa: S101 - or it would not stream
         self._send.delivered = True
-        assert deliver is not None
         for start in range(0, len(piece), size):
             deliver(piece[start : start + size], self._send.request)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(
-            f"The body of {redact(self._send.request.url)} is larger than max_response_size = {self._limit} bytes.",
+            f"The body of {redact(self._send.request.url)} is larger than "
+            f"max_response_size = {self._limit} bytes.",
             url=self._send.request.url,
         )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parallel_requests.exchange import Send
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from parallel_requests.exchange import Send
 
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 
@@ -55,7 +57,7 @@ class FinalResponse(http.client.HTTPResponse):
                 self.fp = lines
 
     def _read_next_chunk_size(self) -> int:
-        first = self.fp.peek(1)[:1]  # type: ignore[attr-defined]
+        first = self.fp.peek(1)[:1]
         if not first:
             raise http.client.IncompleteRead(b"")
         if first[0] not in _HEX_DIGITS:
@@ -64,6 +66,35 @@ class FinalResponse(http.client.HTTPResponse):
             return int(super()._read_next_chunk_size())  # type: ignore[misc]
         except ValueError as error:
             raise MalformedChunk(str(error)) from error
+
+
+class _Connecting:
+    """Mixed into a connection: connects as the library does, on a socket that is told of before."""
+
+    host: str
+    port: int | None
+    default_port: int
+    timeout: Any
+    source_address: tuple[str, int] | None
+    socket_options: Iterable[tuple[Any, ...]] | None
+    _dns_host: str
+
+    def new_socket(self, told: Callable[[socket.socket], object], errors: Any) -> socket.socket:
+        """Return a socket that is connected.
+
+        Args:
+            told: Called with each socket before it connects.
+            errors: The exceptions of the library.
+        """
+        address = self._dns_host, self.port or self.default_port
+        try:
+            return _connect(address, self.timeout, self.source_address, self.socket_options, told)
+        except socket.gaierror as error:
+            raise errors.NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
+        except OSError as error:
+            raise errors.NewConnectionError(self, str(error)) from error
 
 
 class Wire:
@@ -122,28 +153,15 @@ class Wire:
             errors: The exceptions of its library.
         """
         wire = self
-        is_tunnelled = connection_class._new_conn.__module__.endswith("socks")
+        is_tunnelled = connection_class.__module__.endswith("socks")  # the proxy is connected to by PySocks
 
-        class WatchedConnection(connection_class):  # type: ignore[misc]
+        class WatchedConnection(_Connecting, connection_class):  # type: ignore[misc]
             response_class = FinalResponse
 
             def _new_conn(self) -> Any:
-                sock = super()._new_conn() if is_tunnelled else self._connected_socket()
+                sock = super()._new_conn() if is_tunnelled else self.new_socket(wire.uses, errors)
                 wire.opened(sock)
                 return sock
-
-            def _connected_socket(self) -> socket.socket:
-                """Connect as the base does, on a socket that is told of before."""
-                try:
-                    return _connect(
-                        (self._dns_host, self.port), self.timeout, self.source_address, self.socket_options, wire.uses
-                    )
-                except socket.gaierror as error:
-                    raise errors.NameResolutionError(self.host, self, error) from error
-                except TimeoutError as error:
-                    raise errors.ConnectTimeoutError(self, f"no connection within {self.timeout} s") from error
-                except OSError as error:
-                    raise errors.NewConnectionError(self, str(error)) from error
 
             def connect(self) -> Any:
                 answer = super().connect()
@@ -186,11 +204,12 @@ def _connect(
     """
     host, port = address
     failure = OSError("the name has no address")
-    for family, kind, protocol, _, place in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM):
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, place in found:
         sock = socket.socket(family, kind, protocol)
         try:
-            for option in options or ():
-                sock.setsockopt(*option)
+            for level, name, value, *_ in options or ():  # urllib3-future adds whom it is for: "tcp"
+                sock.setsockopt(level, name, value)
             if timeout is None or isinstance(timeout, int | float):  # else it is left to the default
                 sock.settimeout(timeout)
             if source_address:

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pycurl
 
@@ -91,7 +91,7 @@ class Transfer:
 
     def __init__(self, backend: CurlBackend) -> None:
         self._backend = backend
-        self.easy: Any = pycurl.Curl()
+        self.easy = cast("Any", pycurl.Curl())
         self.easy.transfer = self
         self.task: Any = None
         self.send: Send | None = None

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from niquests.packages.urllib3.util.wait import wait_for_read
 
-from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.pools import Pools
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.connections import Wire
 
 _LOOK_EVERY = 0.05
 """Seconds after which the thread that watches the socket looks whether its own attempt was ended."""
@@ -55,6 +57,7 @@ class SharedConnection:
     def request(self, *args: Any, **kwargs: Any) -> Any:
         promise = super().request(*args, **kwargs)  # type: ignore[misc]
         promise.set_parameter("protocol", self._protocol)
+        promise.set_parameter("connection", self)
         return promise
 
     def wait_for_news(self, wire: Wire, police: Any, owner: Any, stream: _Stream) -> None:
@@ -94,6 +97,11 @@ class SharedConnection:
     def lost(self, stream: _Stream) -> bool:
         """Whether the connection a stream began on has ended."""
         return self._protocol is None or self._protocol is not stream.protocol
+
+    def capacity(self) -> int:
+        """How many attempts it can carry at once."""
+        is_multiplexed: bool = self.is_multiplexed  # type: ignore[attr-defined]
+        return max(1, self._protocol.max_stream_count) if is_multiplexed else 1
 
     def give_up(self, promise: Any) -> None:
         """Cancel a stream whose answer has not begun; the connection must be borrowed."""
@@ -142,7 +150,7 @@ class OriginPool:
     """What niquests asks before each attempt; it would take other threads' answers in to make room."""
 
     def __init__(self, *args: Any, maxsize: int = 1, **kwargs: Any) -> None:
-        super().__init__(*args, maxsize=1, **kwargs)
+        super().__init__(*args, maxsize=1, **kwargs)  # type: ignore[call-arg]
         self._attempts = maxsize
         self._is_known = False
         self._finding_out = threading.Lock()
@@ -163,8 +171,8 @@ class OriginPool:
 
     def _fit(self, connection: Any) -> None:
         """Set the size by what a new connection speaks."""
-        streams = connection._protocol.max_stream_count if connection.is_multiplexed else 1
-        self.pool.maxsize = math.ceil(self._attempts / max(1, streams))  # type: ignore[attr-defined]
+        streams = connection.capacity()
+        self.pool.maxsize = math.ceil(self._attempts / streams)  # type: ignore[attr-defined]
         self._is_known = True
         self._found_out()
 
@@ -205,7 +213,7 @@ class StreamedAnswer:
         """
         self._wire = wire
         self._police: Any = promise.get_parameter("police_officer")
-        self._connection: Any = promise._conn
+        self._connection: Any = promise.get_parameter("connection")
         self._stream = _Stream(promise)
         try:
             self._await(promise)
@@ -231,7 +239,7 @@ class StreamedAnswer:
             return self.read1(decode_content=decode_content)
         return b"".join(iter(self.read1, b""))
 
-    def read1(self, amt: int = -1, *, decode_content: bool = False) -> bytes:  # noqa: ARG002
+    def read1(self, amt: int = -1, *, decode_content: bool = False) -> bytes:
         """Return what has come of the body, whatever its size: what is left behind brings no news."""
         try:
             while not self._raw.closed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import niquests
 from niquests.adapters import HTTPAdapter
@@ -12,9 +12,11 @@ from parallel_requests.backends.answers import read_answer, timeouts_of, transla
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.multiplexing import SharingPools, StreamedAnswer
-from parallel_requests.exceptions import ParallelRequestsError
-from parallel_requests.exchange import Send
-from parallel_requests.models import Request, Response
+
+if TYPE_CHECKING:
+    from parallel_requests.exceptions import ParallelRequestsError
+    from parallel_requests.exchange import Send
+    from parallel_requests.models import Request, Response
 
 
 class _PooledAdapter(HTTPAdapter):  # type: ignore[misc]
@@ -88,7 +90,7 @@ class NiquestsBackend(BlockingBackend):
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         wrapper = niquests.exceptions.RequestException
-        return translate(self, self._wire, urllib3.exceptions, error, request, wrapper)
+        return translate(self, self._wire, urllib3.exceptions, error, request, wrapper=wrapper)
 
     def _adapter_for(self, request: Request) -> _PooledAdapter:
         manager = self._pools.manager_for(request.url, request.proxy, request.verify)

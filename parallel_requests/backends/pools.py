@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from parallel_requests.backends.base import TransportSettings
-from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.exceptions import ProxyError
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.base import TransportSettings
+    from parallel_requests.backends.connections import Wire
 
 _HOSTS = 256
 """Hosts whose connections are kept, at least."""
@@ -102,7 +104,11 @@ class Pools:
 
     def _pool_class(self, base: Any) -> Any:
         """Return a class of pools whose connections are watched."""
-        return type(base.__name__, (base,), {"ConnectionCls": self._wire.watch(base.ConnectionCls, self._library.exceptions)})
+        return type(
+            base.__name__,
+            (base,),
+            {"ConnectionCls": self._wire.watch(base.ConnectionCls, self._library.exceptions)},
+        )
 
     def _proxied(self, proxy: str, options: dict[str, Any]) -> Any:
         parts = urlsplit(proxy)

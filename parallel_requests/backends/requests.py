@@ -15,12 +15,13 @@ from parallel_requests.backends.answers import read_answer, timeouts_of, transla
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.pools import Pools
-from parallel_requests.exceptions import ParallelRequestsError
-from parallel_requests.exchange import Send
-from parallel_requests.models import Request, Response
 
 if TYPE_CHECKING:
     from requests.adapters import BaseAdapter
+
+    from parallel_requests.exceptions import ParallelRequestsError
+    from parallel_requests.exchange import Send
+    from parallel_requests.models import Request, Response
 
 
 class _PooledAdapter(HTTPAdapter):
@@ -41,11 +42,14 @@ class _PooledAdapter(HTTPAdapter):
         """Leave the connection alone: its pool has a TLS context."""
 
     def build_response(self, req: Any, resp: Any) -> requests.Response:
-        """Build no more than what is looked at, where no hook looks."""
+        """Leave headers and cookies out where no hook looks at them: they take as long as all the rest."""
         if any(req.hooks.values()):
             return super().build_response(req, resp)
         response = requests.Response()
         response.raw = resp
+        response.request = req
+        response.url = req.url
+        response.status_code = resp.status
         return response
 
     def close(self) -> None:
@@ -98,11 +102,11 @@ class RequestsBackend(BlockingBackend):
         response = self._adapter_for(request).send(prepared, **options)
         self._wire.answered()
         if any(prepared.hooks.values()):
-            response = dispatch_hook("response", prepared.hooks, response, **options)
+            response = dispatch_hook("response", prepared.hooks, response, **options)  # type: ignore[no-untyped-call]
         return read_answer(send, response.raw)
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
-        return translate(self, self._wire, errors, error, request, requests.RequestException)
+        return translate(self, self._wire, errors, error, request, wrapper=requests.RequestException)
 
     def _prepare(self, send: Send) -> requests.PreparedRequest:
         """Fill in what planning has worked out; ``PreparedRequest.prepare`` would do it all again."""
@@ -116,6 +120,7 @@ class RequestsBackend(BlockingBackend):
         if request.content is not None:
             prepared.headers["Content-Length"] = str(len(request.content))
         if self._session is not None:
+            prepared.prepare_cookies(None)  # an empty jar, which HTTPDigestAuth expects
             prepared.prepare_hooks(self._session.hooks)
             if "Authorization" not in prepared.headers and not send.is_away:
                 prepared.prepare_auth(self._session.auth)

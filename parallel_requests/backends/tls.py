@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None) -> ssl.SSLContext:
@@ -58,7 +60,7 @@ def _told_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
     """
 
     class ToldSSLSocket(ssl.SSLSocket):
-        def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base
+        def do_handshake(self, block: bool = False) -> None:
             uses(self)
             super().do_handshake(block)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import urllib3
 from urllib3 import exceptions as errors
@@ -11,9 +11,11 @@ from parallel_requests.backends.answers import read_answer, timeouts_of, transla
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.pools import Pools, target_of
-from parallel_requests.exceptions import ParallelRequestsError
-from parallel_requests.exchange import Send
-from parallel_requests.models import Request, Response
+
+if TYPE_CHECKING:
+    from parallel_requests.exceptions import ParallelRequestsError
+    from parallel_requests.exchange import Send
+    from parallel_requests.models import Request, Response
 
 
 class Urllib3Backend(BlockingBackend):
@@ -28,7 +30,7 @@ class Urllib3Backend(BlockingBackend):
 
     @classmethod
     def version(cls) -> str:
-        return urllib3.__version__
+        return str(urllib3.__version__)  # type: ignore[attr-defined]
 
     @property
     def connections_opened(self) -> int:

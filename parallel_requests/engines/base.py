@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 from parallel_requests.exceptions import ParallelRequestsError
 from parallel_requests.exchange import Exchange, Policy, Reply, Send, exchange
@@ -289,7 +289,7 @@ class Scheduler:
         self.concurrency = concurrency
         self.in_flight = 0
         self._ready: deque[Task] = deque()
-        self._timers: list[tuple[float, int, Task | str | Run]] = []
+        self._timers: list[tuple[float, int, Task | str | ReferenceType[Run]]] = []
         self._order = itertools.count()
         self._lanes: dict[str, _Lane] = {}
         self._parked = 0
@@ -301,7 +301,7 @@ class Scheduler:
         self._runs.add(run)
         self._pullable.append(run)
         if run.policy.deadline is not None:
-            self._set_timer(run.policy.deadline, run)
+            self._set_timer(run.policy.deadline, ref(run))  # a far deadline must not keep a run that is done
 
     def take(self, now: float) -> Task | None:
         """Return a task to advance, with a slot of its own, or None."""
@@ -422,9 +422,10 @@ class Scheduler:
             when, _, waiter = heapq.heappop(self._timers)
             if isinstance(waiter, Task):
                 self._make_ready(waiter)
-            elif isinstance(waiter, Run):
-                if not waiter.is_done():
-                    self.hurry(waiter)
+            elif isinstance(waiter, ReferenceType):
+                run = waiter()
+                if run is not None and not run.is_done():
+                    self.hurry(run)
             elif (lane := self._lanes.get(waiter)) is not None and lane.rings_at == when:
                 self._let_ask(waiter)
 
@@ -444,5 +445,5 @@ class Scheduler:
         self._parked -= 1
         self._ready.append(task)
 
-    def _set_timer(self, when: float, waiter: Task | str | Run) -> None:
+    def _set_timer(self, when: float, waiter: Task | str | ReferenceType[Run]) -> None:
         heapq.heappush(self._timers, (when, next(self._order), waiter))

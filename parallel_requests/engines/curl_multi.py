@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import pycurl
 
@@ -55,7 +55,7 @@ class CurlMultiEngine:
         self._ear, self._mouth = socket.socketpair()
         self._ear.setblocking(False)
         self._mouth.setblocking(False)
-        self._multi = pycurl.CurlMulti()
+        self._multi = cast("Any", pycurl.CurlMulti())
         self._multi.setopt(pycurl.M_MAXCONNECTS, max(100, 4 * concurrency))
         self._driver: _Driver = (
             _SelectDriver(self._multi, self._ear)

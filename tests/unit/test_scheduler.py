@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -302,6 +304,19 @@ def test_a_deadline_ends_what_is_parked() -> None:
 
 
 # -- windows
+
+
+def test_a_far_deadline_does_not_keep_a_run_that_is_done() -> None:
+    simulation = Simulation()
+    run = simulation.new_run(requests_to("a"), deadline=1e6)
+    simulation.play(until=10.0)
+    assert len(run.take()) == 1
+    gone = weakref.ref(run)
+
+    del run
+    gc.collect()
+
+    assert gone() is None
 
 
 def test_no_more_is_open_than_the_window() -> None:

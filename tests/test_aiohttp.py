@@ -1,0 +1,125 @@
+"""What is particular to aiohttp: what it adds, repeats or hides by itself, the backend takes away."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from parallel_requests.exceptions import ProtocolError, ProxyError, TruncatedBody, ValidationError
+from parallel_requests.session import ParallelSession
+from tests.server.faults import close, read_request, repeat, response, rst, send, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.server.faults import FaultServer, Step
+
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+_ANSWER = response(b'{"ok": true}')
+
+
+@pytest.fixture
+def session() -> Iterator[ParallelSession]:
+    with ParallelSession(backend="aiohttp", max_retries=0, timeout=5) as opened:
+        yield opened
+
+
+def test_only_the_headers_that_were_asked_for_are_sent(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([repeat(read_request(), send(_ANSWER))])
+    none: dict[str, Any] = {"User-Agent": None, "Accept": None, "Accept-Encoding": None, "X-Own": "1"}
+    session.get(server.url(), headers=none)
+    session.post(server.url(), headers=none, data=b"body")
+    session.post(server.url())
+    got, posted, bare = server.requests
+    assert set(got.headers) == {"host", "x-own"}
+    assert set(posted.headers) == {"host", "x-own", "content-length"}
+    assert "content-type" not in bare.headers
+
+
+def test_header_values_go_out_byte_for_byte_or_not_at_all(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([repeat(read_request(), send(_ANSWER))])
+    session.get(server.url(), headers={"X-Own": "café".encode().decode("latin-1")})
+    [request] = server.requests
+    assert b"X-Own: caf\xc3\xa9\r\n" in request.raw
+    with pytest.raises(ValidationError):
+        session.get(server.url(), headers={"X-Own": "café"})
+    assert len(server.requests) == 1
+
+
+def test_an_idempotent_request_is_not_sent_again_behind_our_back(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([read_request(), close()])
+    with pytest.raises(TruncatedBody):
+        session.get(server.url())
+    assert len(server.requests) == 1
+
+
+def test_a_kept_connection_that_was_closed_is_replayed_once(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    used_once = [read_request(), send(_ANSWER), read_request(), close()]
+    server = fault_server(used_once, [read_request(), close()])
+    session.get(server.url())
+    with pytest.raises(TruncatedBody):
+        session.get(server.url())
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("begin", "then", "error"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n", send(b"zz\r\n"), ProtocolError),
+        (b"Transfer-Encoding: chunked\r\n\r\n4\r\nab", close(), TruncatedBody),
+        (b"Content-Length: 10\r\n\r\nabc", rst(), TruncatedBody),
+        (b"\r\nabc", rst(), TruncatedBody),
+    ],
+    ids=["malformed", "cut", "reset", "reset without a length"],
+)
+def test_what_goes_wrong_after_the_head_is_told(  # noqa: PLR0917 - a table
+    session: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    begin: bytes,
+    then: Step,
+    error: type[Exception],
+    streamed: bool,
+) -> None:
+    has_begun = threading.Event()
+    steps = [read_request(), send(_HEAD + begin), then]
+    options: dict[str, Any] = {"return_type": "content"}
+    if streamed:
+        steps.insert(2, wait(has_begun))
+        options = {"return_type": "stream", "stream_callback": lambda _chunk: has_begun.set()}
+    server = fault_server(steps)
+    with pytest.raises(error):
+        session.get(server.url(), **options)
+
+
+def test_a_body_that_lasts_until_the_end_of_the_connection(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([read_request(), send(_HEAD + b"\r\nabc"), close()])
+    assert session.get(server.url(), return_type="content") == b"abc"
+
+
+def test_no_byte_of_a_malformed_answer_is_quoted(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([read_request(), send(_HEAD + b"Set-Cookie: session=hush\x00\r\n\r\n")])
+    with pytest.raises(ProtocolError) as caught:
+        session.get(server.url())
+    assert "hush" not in str(caught.value)
+
+
+def test_a_proxy_of_a_kind_that_is_not_spoken_is_refused(session: ParallelSession) -> None:
+    with pytest.raises(ProxyError, match="SOCKS"):
+        session.get("http://target.example/", proxy="socks5://user:hush@127.0.0.1:1")

@@ -1,0 +1,293 @@
+"""The event-loop engine: stop, close, several runs at once, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from parallel_requests.backends.aiohttp import AiohttpBackend
+from parallel_requests.engines.base import Run
+from parallel_requests.engines.event_loop import EventLoopEngine
+from parallel_requests.exceptions import (
+    PartialFailureError,
+    RequestTimeout,
+    RunStoppedError,
+    ValidationError,
+)
+from parallel_requests.exchange import Policy
+from parallel_requests.models import Request, Result
+from parallel_requests.session import ParallelSession
+from tests.leaks import open_sockets
+from tests.server.faults import read_request, stall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+    from tests.server.tls import Certificates
+
+LOOP_THREAD = "parallel-requests-loop"
+_STOP_SECONDS = 1.0
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test on uvloop's event loop, and on the standard library's."""
+    kind: str = request.param
+    if kind == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    else:
+        pytest.importorskip("uvloop")
+    return kind
+
+
+@pytest.fixture
+def session() -> Iterator[ParallelSession]:
+    with ParallelSession(backend="aiohttp", concurrency=10, max_retries=0, timeout=30) as opened:
+        yield opened
+
+
+@pytest.fixture
+def engine() -> Iterator[EventLoopEngine]:
+    opened = EventLoopEngine(AiohttpBackend(), 10)
+    yield opened
+    opened.close()
+
+
+def loop_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == LOOP_THREAD]
+
+
+def in_the_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[BaseException]]:
+    """Start a call that will fail on a thread of its own."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except (PartialFailureError, RunStoppedError) as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, raised
+
+
+def wait_for_requests(server: Server, count: int) -> None:
+    """Return once the server has that many requests in flight."""
+    until = time.monotonic() + 10
+    while server.stats().in_flight < count:
+        assert time.monotonic() < until
+
+
+def run_of(urls: list[str], deliver: Callable[[Result[Any], Callable[[Result[Any]], None]], None]) -> Run:
+    requests = (Request(url, index=index, timeout=30.0) for index, url in enumerate(urls))
+    return Run(Policy(), deliver, source=requests, window=100)
+
+
+def hand_on(result: Result[Any], deliver: Callable[[Result[Any]], None]) -> None:
+    deliver(result)
+
+
+# -- the thread
+
+
+def test_one_thread_starts_with_the_first_batch_and_ends_with_the_session(server: Server) -> None:
+    with ParallelSession(backend="aiohttp") as session:
+        assert not loop_threads()
+        session.request([server.url("/static")] * 50)
+        session.request([server.url("/static")] * 50)
+        [thread] = loop_threads()
+        assert not thread.daemon
+    assert not thread.is_alive()
+
+
+def test_the_loop_is_of_the_kind_that_is_installed(
+    loop_kind: str, engine: EventLoopEngine, server: Server
+) -> None:
+    modules: list[str] = []
+
+    def note_loop(result: Result[Any], deliver: Callable[[Result[Any]], None]) -> None:
+        modules.append(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+        deliver(result)
+
+    run = run_of([server.url("/static")], note_loop)
+    engine.submit(run)
+    assert run.wait(run.is_done, 10)
+    assert modules == [loop_kind]
+
+
+def test_calls_from_other_threads_are_harmless_before_the_first_batch_and_after_the_end(
+    engine: EventLoopEngine, server: Server
+) -> None:
+    run = run_of([server.url("/static")], hand_on)
+    engine.wake()
+    engine.stop(run, RunStoppedError("no more"))
+    engine.close()
+    engine.wake()
+    engine.stop(run, RunStoppedError("no more"))
+    engine.close()
+    with pytest.raises(RunStoppedError):
+        engine.submit(run)
+    assert server.stats().requests == 0
+
+
+def test_what_a_backend_fails_with_at_the_start_is_raised_by_the_call() -> None:
+    class Broken(AiohttpBackend):
+        def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+            raise OSError("no event queue")
+
+    with ParallelSession(backend=Broken()) as session, pytest.raises(OSError, match="no event queue"):
+        session.request(["http://127.0.0.1/"])
+
+
+# -- several runs at once
+
+
+def test_runs_side_by_side_share_the_slots_and_keep_their_own_order(
+    session: ParallelSession, server: Server
+) -> None:
+    def fetch(part: int) -> list[int]:
+        numbers = range(part * 100, part * 100 + 100)
+        return [body["id"] for body in session.request([server.url(f"/id/{n}?delay=0.001") for n in numbers])]
+
+    with ThreadPoolExecutor(8) as callers:
+        parts = list(callers.map(fetch, range(8)))
+
+    assert parts == [list(range(part * 100, part * 100 + 100)) for part in range(8)]
+    stats = server.stats()
+    assert stats.requests == 800
+    assert stats.max_in_flight <= 10
+    assert stats.connections <= 10
+
+
+def test_stopping_one_run_leaves_the_others_alone(session: ParallelSession, server: Server) -> None:
+    with ThreadPoolExecutor(1) as caller:
+        steady = caller.submit(lambda: session.request([server.url("/static?delay=0.2")] * 20))
+        quick = session.iter_results([server.url("/static"), server.url("/hang")])
+        assert next(quick).ok
+        began = time.monotonic()
+        quick.close()
+        assert time.monotonic() - began < _STOP_SECONDS
+        assert len(steady.result()) == 20
+
+
+# -- stop and close
+
+
+def test_a_stopped_run_ends_at_once_and_sends_nothing_more(engine: EventLoopEngine, server: Server) -> None:
+    run = run_of([server.url("/hang")] * 50, hand_on)
+    reason = RunStoppedError("enough")
+    engine.submit(run)
+    wait_for_requests(server, 10)
+    engine.stop(run, reason)
+
+    assert run.wait(run.is_done, _STOP_SECONDS)
+    assert [result.error for result in run.take()] == [reason] * 10
+    after = run_of([server.url("/static")] * 10, hand_on)
+    engine.submit(after)
+    assert after.wait(after.is_done, 10)
+    assert all(result.ok for result in after.take())
+    assert server.stats().by_path == {"/hang": 10, "/static": 10}
+
+
+def test_close_ends_calls_that_servers_never_answer(loop_kind: str, server: Server) -> None:
+    sockets = open_sockets()
+    session = ParallelSession(backend="aiohttp", concurrency=20)
+    caller, raised = in_the_background(lambda: session.request([server.url("/hang")] * 100))
+    wait_for_requests(server, 20)
+
+    began = time.monotonic()
+    session.close()
+    caller.join()
+    assert time.monotonic() - began < _STOP_SECONDS
+
+    [error] = raised
+    assert isinstance(error, PartialFailureError)
+    assert len(error.results) == 100
+    assert all(isinstance(result.error, RunStoppedError) for result in error.results)
+    assert server.stats().requests == 20
+    assert not loop_threads()
+    assert open_sockets() == sockets
+
+
+def test_close_does_not_wait_for_what_is_parked(server: Server) -> None:
+    session = ParallelSession(backend="aiohttp", rate_limit=0.1, rate_limit_burst=1)
+    caller, raised = in_the_background(lambda: session.request([server.url("/static")] * 10))
+    until = time.monotonic() + 10
+    while not server.stats().requests:
+        assert time.monotonic() < until
+    session.close()
+    caller.join(_STOP_SECONDS)
+    assert not caller.is_alive()
+    assert raised
+    assert server.stats().requests == 1
+
+
+def test_a_hook_may_close_the_session_from_the_engines_own_thread(server: Server) -> None:
+    closing = ParallelSession(backend="aiohttp", concurrency=2, on_result=lambda _: closing.close())
+    with pytest.raises(PartialFailureError) as caught:
+        closing.request([server.url("/static"), *[server.url("/hang")] * 20])
+    assert len(caught.value.results) == 21
+    assert server.stats().requests <= 3
+
+
+# -- timeouts
+
+
+def test_an_attempt_that_times_out_is_broken_off_alone(session: ParallelSession, server: Server) -> None:
+    urls = [server.url("/hang"), *[server.url("/static?delay=0.1")] * 30]
+    results = list(session.iter_results(urls, timeout=[0.3, *[None] * 30], ordered=True))
+    assert isinstance(results[0].error, RequestTimeout)
+    assert all(result.ok for result in results[1:])
+
+
+def test_the_earlier_deadline_is_kept_when_a_later_one_was_set_first(
+    session: ParallelSession, server: Server
+) -> None:
+    late = session.iter_results([server.url("/hang")] * 2, timeout=20)
+    with ThreadPoolExecutor(1) as caller:
+        caller.submit(next, late).add_done_callback(lambda _: None)
+        wait_for_requests(server, 2)
+        began = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            session.get(server.url("/hang"), timeout=0.3)
+        assert time.monotonic() - began < 5
+        session.close()
+
+
+def test_a_silent_tls_server_leaves_no_socket_behind(
+    loop_kind: str, fault_server: Callable[..., FaultServer], certificates: Certificates
+) -> None:
+    mute = fault_server([read_request(), stall()], tls=certificates.good.server_context())
+    with ParallelSession(
+        backend="aiohttp", max_retries=0, timeout=0.3, verify_ssl=str(certificates.ca_file)
+    ) as session:
+        results = list(session.iter_results([mute.url()] * 10))
+    assert all(isinstance(result.error, RequestTimeout) for result in results)
+    mute.close()
+    assert not loop_threads()
+
+
+# -- fairness
+
+
+def test_a_long_row_of_bad_urls_does_not_hold_up_another_run(
+    session: ParallelSession, server: Server
+) -> None:
+    with ThreadPoolExecutor(1) as caller:
+        bad = caller.submit(lambda: list(session.iter_results(["ftp://x"] * 20_000)))
+        bad_was_done = [bad.done() for _ in range(5) if session.get(server.url("/static"))]
+        results = bad.result()
+    assert not all(bad_was_done)
+    assert len(results) == 20_000
+    assert all(isinstance(result.error, ValidationError) for result in results)
