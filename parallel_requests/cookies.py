@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 class CookieStore:
-    """A thread-safe jar (RFC 6265, by the standard library's policy) that costs nothing while empty."""
+    """A thread-safe jar (RFC 6265, by the standard library's policy) that costs nothing while empty.
+
+    Attributes:
+        is_empty: Whether no server has set a cookie.
+    """
 
     def __init__(self) -> None:
+        self.is_empty = True
         self._jar: CookieJar | None = None
-        self._lock = threading.Lock()  # guards _jar
-
-    def __bool__(self) -> bool:
-        return self._jar is not None and len(self._jar) > 0
+        self._lock = threading.Lock()  # guards _jar and is_empty
 
     def header_for(self, url: str, own: str | None) -> str | None:
         """Return the Cookie header for a URL.
@@ -62,11 +64,13 @@ class CookieStore:
                 policy = DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
                 self._jar = CookieJar(policy)
             self._jar.extract_cookies(cast("HTTPResponse", _Answer(message)), question)
+            self.is_empty = len(self._jar) == 0
 
     def clear(self) -> None:
         """Forget every cookie."""
         with self._lock:
             self._jar = None
+            self.is_empty = True
 
 
 class _Answer:

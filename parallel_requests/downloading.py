@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from io import FileIO
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -41,6 +41,7 @@ Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Checksums: TypeAlias = str | bool | Sequence[str | None] | Mapping[str, str] | None
 
 CHUNK_SIZE: Final = 1 << 20
+_BUFFER_SIZE: Final = 1 << 18
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -91,7 +92,7 @@ class _Part:
         self._path = place.with_name(f".{stem}.part")
         self._record = place.with_name(f".{stem}.json")
         self._validator: str | None = None
-        self._file: FileIO | None = None
+        self._file: BufferedWriter | None = None
         self._has_begun = self._is_unfit = False
         remembered = self._remembered()
         if isinstance(remembered.get("validator"), str):
@@ -106,7 +107,7 @@ class _Part:
 
     def headers(self) -> dict[str, str]:
         """Return what asks for the rest alone, where there is a beginning."""
-        self.close()
+        self.break_off()
         self._is_unfit = False
         self.starts_at = self._length() if self._validator is not None else 0
         if self.size is not None:  # at least one byte, or there would be nothing to send
@@ -131,7 +132,7 @@ class _Part:
             self._is_unfit = True
             raise ProtocolError(f"{redact(request.url)} answered with another part than asked for.", url=request.url)
         try:
-            self._file = FileIO(os.open(self._path, os.O_RDWR | _NO_LINK), "r+", closefd=True)
+            self._file = _writer(os.open(self._path, os.O_WRONLY | _NO_LINK))
             self._file.truncate(self.starts_at)
             self._file.seek(self.starts_at)
         except OSError as error:
@@ -145,10 +146,8 @@ class _Part:
             DownloadError: They could not be written.
         """
         assert self._file is not None
-        rest = memoryview(chunk)
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            self._file.write(chunk)
         except OSError as error:
             raise self._failure("written", error) from error
 
@@ -167,13 +166,13 @@ class _Part:
         Raises:
             DownloadError: There is none, it is not what its checksum says, or it cannot be moved.
         """
-        self.close()
         url = redact(result.request.url)
         if not self._has_begun:
             status = result.response.status_code if result.response else "nothing"
             raise DownloadError(f"{url} answered {status}, which is no file.", str(self.place))
         digest = None
         try:
+            self.close()
             if self.checksum:
                 digest = sha256_of(self._path)
             if isinstance(self.checksum, str) and digest != self.checksum:
@@ -194,20 +193,31 @@ class _Part:
         return Download(self.place, url, size, digest, "resumed" if self.starts_at else "downloaded", result)
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Write what is still buffered, and give the descriptor back.
+
+        Raises:
+            OSError: It could not be written; the descriptor is given back all the same.
+        """
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def break_off(self) -> None:
+        """Close for now: what could not be written will be asked for again."""
+        try:
+            self.close()
+        except OSError as error:
+            logger.warning("%s could not be written: %s", self._path, error)
 
     def give_up(self) -> None:
         """Close, and keep only what a later call can go on from."""
-        self.close()
+        self.break_off()
         if self._validator is None and self._has_begun:
             self.discard()
 
     def discard(self) -> None:
         """Drop what is there."""
-        self.close()
+        self.break_off()
         self._validator = self.size = None
         for path in (self._path, self._record):
             try:
@@ -222,7 +232,7 @@ class _Part:
         self.size = None if coded else _number(headers.get("content-length"))
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = FileIO(_create(self._path), "w", closefd=True)
+            self._file = _writer(_create(self._path))
             if self._validator is None:
                 self._record.unlink(missing_ok=True)
             else:
@@ -478,6 +488,10 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _writer(descriptor: int) -> BufferedWriter:
+    return open(descriptor, "wb", buffering=_BUFFER_SIZE)
 
 
 def _create(path: Path) -> int:

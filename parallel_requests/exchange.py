@@ -195,7 +195,7 @@ class _Life:
             if (budget := policy.pacer.budget(target.origin)) is not None:
                 budget.deposit_call()
         self.attempts += 1
-        if policy.cookies:
+        if not policy.cookies.is_empty:
             target = _with_cookies(target, policy.cookies)
         timeout = target.timeout
         if policy.deadline is not None:
@@ -378,7 +378,8 @@ class _Life:
         policy = self.policy
         if (budget := policy.pacer.budget(self.target.origin)) is not None:
             budget.deposit_success()
-        if policy.on_attempt is not None and len(self.earlier) < self.attempts:
+        is_watched = policy.on_attempt is not None or logger.isEnabledFor(logging.DEBUG)
+        if is_watched and len(self.earlier) < self.attempts:
             self.record(response)
         if self.redirects:
             response.history = tuple(past for past in self.redirects if past is not response)

@@ -48,6 +48,7 @@ class Headers(Mapping[str, str]):
             self._fields = {}
             for name, value in fields.items() if isinstance(fields, Mapping) else fields:
                 self._fields.setdefault(name.lower(), []).append(value)
+            self._lower = "\n".join(self._fields).encode("utf-8", "replace")
 
     def _parsed(self) -> dict[str, list[str]]:
         if self._fields is None:
@@ -60,16 +61,15 @@ class Headers(Mapping[str, str]):
 
     def may_have(self, name: bytes) -> bool:
         """Tell quickly whether lower-case ``name``, or a part of a name, can be among the fields."""
-        if self._lower:
-            return name in self._lower
-        part = name.decode()
-        return any(part in field for field in self._parsed())
+        return name in self._lower
 
     def has_odd_framing(self) -> bool:
         """Whether the body needs a closer look: a content coding, or more than one content-length."""
-        if self._lower:
-            return b"content-encoding" in self._lower or self._lower.count(b"content-length") > 1
-        return True
+        if b"content-encoding" in self._lower:
+            return True
+        if self._fields is None:
+            return self._lower.count(b"content-length") > 1
+        return len(self._fields.get("content-length", ())) > 1
 
     def get_all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""

@@ -22,16 +22,16 @@ def store(*set_cookies: str, url: str = URL) -> CookieStore:
 
 def test_an_empty_store() -> None:
     cookies = CookieStore()
-    assert not cookies
+    assert cookies.is_empty
     assert cookies.header_for(URL, None) is None
     assert cookies.header_for(URL, "own=1") == "own=1"
     cookies.absorb(URL, Headers())
-    assert not cookies
+    assert cookies.is_empty
 
 
 def test_what_a_server_set_goes_back_to_it() -> None:
     cookies = store("a=1; Path=/", "b=2; Path=/")
-    assert cookies
+    assert not cookies.is_empty
     assert cookies.header_for(URL, None) == "a=1; b=2"
     assert cookies.header_for("http://other.test/", None) is None
 
@@ -76,7 +76,7 @@ def test_a_cookie_can_be_taken_back() -> None:
 def test_clearing() -> None:
     cookies = store("a=1; Path=/")
     cookies.clear()
-    assert not cookies
+    assert cookies.is_empty
     assert cookies.header_for(URL, None) is None
 
 
