@@ -84,6 +84,7 @@ class Transfer:
         "_known_connections",
         "_request",
         "_timeout",
+        "began",
         "easy",
         "send",
         "task",
@@ -102,6 +103,7 @@ class Transfer:
         self._request: Request | None = None
         self._timeout: float | None = None
         self._known_connections = 0
+        self.began = 0.0
 
     def prepare(self, send: Send) -> None:
         """Set the handle up for an attempt; what stays as it was is left alone."""
@@ -127,6 +129,25 @@ class Transfer:
         easy.setopt(pycurl.URL, request.url)
         self._request = request
         self._known_connections = self._backend.connections_opened
+        if _is_https(request):
+            self._backend.unconnected.add(self)
+
+    def shorten(self, waited: float) -> None:
+        """Count the seconds it has waited so far, which libcurl forgets when the handle is added again."""
+        if self.send is not None and self.send.timeout is not None:
+            self._timeout = max(0.001, self.send.timeout - waited)
+            self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
+
+    def _found_connection(self, *_addresses: object) -> int:
+        """Note that the request goes out now; called by libcurl."""
+        self._backend.unconnected.discard(self)
+        self._backend.has_connected = True
+        return int(pycurl.PREREQFUNC_OK)
+
+    def _opened_socket(self, *_socket: object) -> int:
+        """Note that a connection of its own is being made; called by libcurl."""
+        self._backend.unconnected.discard(self)
+        return self._backend.count_connection()
 
     def _configure(self, send: Send) -> None:
         """Set every option anew."""
@@ -136,12 +157,14 @@ class Transfer:
         for option, value in self._backend.constants:
             easy.setopt(option, value)
         easy.setopt(pycurl.WRITEHEADER, self._head)
+        easy.setopt(pycurl.SOCKOPTFUNCTION, self._opened_socket)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(request.connect_timeout))
         easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
         easy.setopt(pycurl.PROXY, request.proxy or "")
         self._choose_method(request)
         if _is_https(request):
             easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
+            easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
         if send.policy.deliver is None and send.policy.max_response_size is None:
             easy.setopt(pycurl.WRITEDATA, self._content)
         else:
@@ -263,6 +286,7 @@ class Transfer:
 
     def clear(self) -> None:
         """Forget what was carried."""
+        self._backend.unconnected.discard(self)
         self.task = self.send = self._body = self._error = None
         self._head.seek(0)
         self._head.truncate()
@@ -284,6 +308,8 @@ class CurlBackend(Backend):
         self.constants: list[tuple[int, Any]] = []
         self._opened = itertools.count()
         self._connections = 0
+        self.unconnected: set[Transfer] = set()  # over https, and without a connection yet
+        self.has_connected = False  # whether one of them got one since the engine last looked
 
     @classmethod
     def version(cls) -> str:
@@ -308,10 +334,10 @@ class CurlBackend(Backend):
             (pycurl.HTTP_VERSION, version),
             (pycurl.BUFFERSIZE, _BUFFER),
             (pycurl.HTTP_CONTENT_DECODING, 0),
-            (pycurl.SOCKOPTFUNCTION, self._count_connection),
         ]
 
-    def _count_connection(self, socket: int, purpose: int) -> int:
+    def count_connection(self) -> int:
+        """Count a connection that is being opened."""
         self._connections = next(self._opened) + 1
         return int(pycurl.SOCKOPT_OK)
 

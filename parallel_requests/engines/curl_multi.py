@@ -113,6 +113,8 @@ class CurlMultiEngine:
                     break
                 self._fill()
                 self._driver.perform()
+                if self._backend.has_connected:
+                    self._look_again()
                 if not self._harvest():
                     self._rest()
         finally:
@@ -145,6 +147,7 @@ class CurlMultiEngine:
         transfer.task = task
         try:
             transfer.prepare(send)
+            transfer.began = self._clock()
             self._multi.add_handle(transfer.easy)
         except pycurl.error as error:
             self._discard(transfer)
@@ -159,6 +162,19 @@ class CurlMultiEngine:
         self._transfers.remove(transfer)
         transfer.clear()
         transfer.easy.close()
+
+    def _look_again(self) -> None:
+        """Add those again that wait for a connection to come up, now that one has.
+
+        libcurl lets them wait until the first request on it is answered, where it turns out that it
+        cannot be shared.
+        """
+        self._backend.has_connected = False
+        now = self._clock()
+        for transfer in list(self._backend.unconnected):
+            self._multi.remove_handle(transfer.easy)
+            transfer.shorten(now - transfer.began)
+            self._multi.add_handle(transfer.easy)
 
     def _harvest(self) -> bool:
         """Take the transfers that have ended; False where there was none."""

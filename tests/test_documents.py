@@ -1,0 +1,80 @@
+"""README and docs/: every Python block runs, prints what the page says, and no table is out of date."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests.backends.base import BACKEND_NAMES, comparison_table, is_installed
+from parallel_requests.options import options_table
+from tests.documents import played_hosts, python_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.server.control import Server
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)]*))?\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+pages = pytest.mark.parametrize(
+    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
+)
+
+
+@pytest.fixture
+def played(tls_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The hosts of the pages, played on loopback; files land in a folder of the test's."""
+    monkeypatch.chdir(tmp_path)
+    with played_hosts(tls_server):
+        yield
+
+
+@pages
+@pytest.mark.usefixtures("played")
+def test_blocks_of_a_page_run_one_after_another(page: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in python_blocks(page):
+        printed = block.run(names)
+        if block.output is not None:
+            assert printed == block.output, block.id
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in _LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        leads_to = page.parent / target if target else page
+        assert leads_to.exists(), target
+        assert not anchor or anchor in anchors(leads_to), anchor
+
+
+def anchors(page: Path) -> set[str]:
+    """The names a page's headings can be linked by."""
+    headings = _HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert page.name == "README.md" or f"({page.name})" in index
+
+
+def test_the_table_of_options_is_current() -> None:
+    assert options_table() in (ROOT / "docs/options.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.contract  # so that it also runs where all backends are installed
+def test_the_comparison_of_backends_is_current() -> None:
+    page = (ROOT / "docs/backends.md").read_text(encoding="utf-8")
+    for row in comparison_table().splitlines():
+        assert f"{row}\n" in page
+    if all(map(is_installed, BACKEND_NAMES)):
+        assert comparison_table() in page
