@@ -15,8 +15,9 @@ from parallel_requests.gates.token_bucket import TokenBucket
 from parallel_requests.models import Headers, Response
 
 ALL_HOSTS: Final = "*"
-ARRIVAL_JITTER = 0.02
-"""Seconds by which the refill of a full bucket starts late, see `TokenBucket`."""
+LEAST_SETTLE, MOST_SETTLE = 0.05, 0.25
+"""Seconds by which the refill of a full bucket starts late: as long as one token takes, within these
+bounds. The first burst pays for connections and handshakes, and so reaches the server late."""
 
 _DIGITS = re.compile(r"\d{1,10}(?:\.\d{1,6})?")
 _REMAINING = re.compile(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*(\d{1,10})")
@@ -149,7 +150,8 @@ class Pacer:
         self._always_open = not (rates or self._counts_places or self._bucket)
 
     def _new_bucket(self, rate: float) -> TokenBucket:
-        return TokenBucket(rate, self._burst, settle=ARRIVAL_JITTER, clock=self.clock)
+        settle = min(MOST_SETTLE, max(LEAST_SETTLE, 1.0 / rate))
+        return TokenBucket(rate, self._burst, settle=settle, clock=self.clock)
 
     def _host(self, origin: str) -> _Host:
         host = self._hosts.get(origin)
