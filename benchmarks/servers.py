@@ -16,7 +16,7 @@ from benchmarks.environments import ROOT, interpreter
 from benchmarks.scenes import BIG_BODY_SIZE, JSON_BODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 STARTUP_SECONDS: Final = 10
 
@@ -56,8 +56,11 @@ class ServerMissing(Exception):
 
 
 @contextmanager
-def nginx() -> Iterator[str]:
+def nginx(files: Sequence[Path] = ()) -> Iterator[str]:
     """Run nginx with one worker and a generated configuration in a temporary folder.
+
+    Args:
+        files: More files to serve, each under its name.
 
     Yields:
         The base URL: `/json` answers 66 bytes, `/1MiB` a file of 1 MiB.
@@ -77,6 +80,8 @@ def nginx() -> Iterator[str]:
         # Started by root, nginx serves as nobody, who has to get in.
         folder.chmod(0o755)
         (folder / "1MiB").write_bytes(b"x" * BIG_BODY_SIZE)
+        for file in files:
+            shutil.copy(file, folder)
         port = _free_port()
         config = folder / "nginx.conf"
         config.write_text(NGINX_CONFIG.substitute(folder=folder, port=port, body=JSON_BODY.decode()))

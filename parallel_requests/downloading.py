@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from io import BufferedWriter, FileIO
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from parallel_requests.exceptions import (
@@ -41,7 +42,10 @@ Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Checksums: TypeAlias = str | bool | Sequence[str | None] | Mapping[str, str] | None
 
 CHUNK_SIZE: Final = 1 << 20
-_BUFFER_SIZE: Final = 1 << 18
+_BUFFER_SIZE: Final = 1 << 16
+"""Many files are written side by side: with larger buffers they would no longer fit the processor's cache."""
+_RECORD_AFTER: Final = 0.25
+"""Seconds a transfer lasts before its note is written: what is quicker is as quickly fetched again."""
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -76,7 +80,7 @@ class _Part:
     """
 
     def __init__(self, place: Path, stem: str, checksum: str | bool | None) -> None:
-        """Set up; nothing is touched yet.
+        """Set up, and look up what an earlier call has left.
 
         Args:
             place: Where the file is to be.
@@ -90,20 +94,19 @@ class _Part:
         self.size: int | None = None
         self.counted = self.expected = 0
         self._path = place.with_name(f".{stem}.part")
-        self._record = place.with_name(f".{stem}.json")
+        self._record_path = place.with_name(f".{stem}.json")
         self._validator: str | None = None
-        self._file: BufferedWriter | None = None
+        self._file: BufferedWriter[FileIO] | None = None
+        self._opened_at = 0.0
         self._has_begun = self._is_unfit = False
-        remembered = self._remembered()
-        if isinstance(remembered.get("validator"), str):
-            self._validator = remembered["validator"]
-            size = remembered.get("size")
-            self.size = size if isinstance(size, int) else None
-
-    def known_as(self) -> str | None:
-        """Return the name an earlier call gave the finished file, where the server had named it."""
-        name = self._remembered().get("name")
-        return name if isinstance(name, str) and os.path.basename(name) == name else None
+        record = self._read_record()
+        self._is_recorded = record is not None
+        known = record or {}
+        if isinstance(known.get("validator"), str):
+            self._validator = known["validator"]
+            self.size = known["size"] if isinstance(known.get("size"), int) else None
+        name = known.get("name")
+        self.known_as: str | None = name if isinstance(name, str) and name == Path(name).name else None
 
     def headers(self) -> dict[str, str]:
         """Return what asks for the rest alone, where there is a beginning."""
@@ -130,9 +133,12 @@ class _Part:
             return 0
         if not self._fits(headers):
             self._is_unfit = True
-            raise ProtocolError(f"{redact(request.url)} answered with another part than asked for.", url=request.url)
+            raise ProtocolError(
+                f"{redact(request.url)} answered with another part than asked for.", url=request.url
+            )
         try:
-            self._file = _writer(os.open(self._path, os.O_WRONLY | _NO_LINK))
+            self._open(os.open(self._path, os.O_WRONLY | _NO_LINK))
+            assert self._file is not None  # noqa: S101 - just opened
             self._file.truncate(self.starts_at)
             self._file.seek(self.starts_at)
         except OSError as error:
@@ -145,9 +151,12 @@ class _Part:
         Raises:
             DownloadError: They could not be written.
         """
-        assert self._file is not None
+        assert self._file is not None  # noqa: S101 - begin() comes first
         try:
             self._file.write(chunk)
+            if not self._is_recorded and monotonic() - self._opened_at > _RECORD_AFTER:
+                self._file.flush()
+                self._record()
         except OSError as error:
             raise self._failure("written", error) from error
 
@@ -172,7 +181,7 @@ class _Part:
             raise DownloadError(f"{url} answered {status}, which is no file.", str(self.place))
         digest = None
         try:
-            self.close()
+            size = self._close()
             if self.checksum:
                 digest = sha256_of(self._path)
             if isinstance(self.checksum, str) and digest != self.checksum:
@@ -180,33 +189,25 @@ class _Part:
                 raise DownloadError(
                     f"What {url} sent has the SHA-256 {digest} and not {self.checksum}.", str(self.place)
                 )
-            size = self._length()
             if not may_replace and os.path.lexists(self.place):
                 raise FileExistsError("it has come to be there in the meantime")
             self._path.replace(self.place)
-            self._record.unlink(missing_ok=True)
+            self._drop_record()
             if self.name_is_sent:
-                self._remember({"name": self.place.name})
+                self._write_record({"name": self.place.name})
         except OSError as error:
             raise self._failure("finished", error) from error
         self._has_begun = False
         return Download(self.place, url, size, digest, "resumed" if self.starts_at else "downloaded", result)
 
-    def close(self) -> None:
-        """Write what is still buffered, and give the descriptor back.
-
-        Raises:
-            OSError: It could not be written; the descriptor is given back all the same.
-        """
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
     def break_off(self) -> None:
-        """Close for now: what could not be written will be asked for again."""
+        """Close for now, so that another attempt or call may go on."""
+        if self._file is None:
+            return
         try:
-            self.close()
-        except OSError as error:
+            self._close()
+            self._record()
+        except OSError as error:  # what is missing will be asked for again
             logger.warning("%s could not be written: %s", self._path, error)
 
     def give_up(self) -> None:
@@ -217,26 +218,26 @@ class _Part:
 
     def discard(self) -> None:
         """Drop what is there."""
-        self.break_off()
         self._validator = self.size = None
-        for path in (self._path, self._record):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                logger.warning("%s could not be removed: %s", path, error)
+        self.break_off()
+        try:
+            self._drop_record()
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s could not be removed: %s", self._path, error)
 
     def _start(self, headers: Headers) -> None:
-        """Begin a new file, and remember what tells whether a later answer is of the same one."""
+        """Begin a new file, and note what tells whether a later answer is of the same one."""
         coded = headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
         self._validator = None if coded else _validator(headers)
         self.size = None if coded else _number(headers.get("content-length"))
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _writer(_create(self._path))
-            if self._validator is None:
-                self._record.unlink(missing_ok=True)
-            else:
-                self._remember({"validator": self._validator, "size": self.size})
+            self._drop_record()
+            try:
+                self._open(_create(self._path))
+            except FileNotFoundError:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._open(_create(self._path))
         except OSError as error:
             raise self._failure("created", error) from error
 
@@ -262,17 +263,47 @@ class _Part:
         # A link, hard or symbolic, is none of ours: it might lead out of the folder.
         return found.st_size if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
 
-    def _remembered(self) -> dict[str, Any]:
+    def _open(self, descriptor: int) -> None:
+        self._file = BufferedWriter(FileIO(descriptor, "w"), _BUFFER_SIZE)
+        self._opened_at = monotonic()
+
+    def _close(self) -> int:
+        """Write what is still buffered, give the descriptor back, and return the size of the file.
+
+        Raises:
+            OSError: It could not be written; the descriptor is given back all the same.
+        """
+        file, self._file = self._file, None
+        assert file is not None  # noqa: S101 - asked for once, of an open file
+        with file:
+            return file.tell()
+
+    def _record(self) -> None:
+        """Leave a note of what has to be the same for the rest to fit."""
+        if self._validator is not None and not self._is_recorded:
+            self._write_record({"validator": self._validator, "size": self.size})
+
+    def _read_record(self) -> dict[str, Any] | None:
         try:
-            with FileIO(os.open(self._record, os.O_RDONLY | _NO_LINK), "r", closefd=True) as file:
-                record = json.loads(file.read())
-        except (OSError, ValueError):
-            return {}
+            descriptor = os.open(self._record_path, os.O_RDONLY | _NO_LINK)
+        except OSError:
+            return None
+        with FileIO(descriptor, "r") as file:
+            try:
+                record = json.load(file)
+            except (OSError, ValueError):
+                return {}
         return record if isinstance(record, dict) else {}
 
-    def _remember(self, record: Mapping[str, object]) -> None:
-        with FileIO(_create(self._record), "w", closefd=True) as file:
+    def _write_record(self, record: Mapping[str, object]) -> None:
+        self._is_recorded = True
+        with FileIO(_create(self._record_path), "w") as file:
             file.write(json.dumps(record).encode())
+
+    def _drop_record(self) -> None:
+        if self._is_recorded:
+            self._record_path.unlink(missing_ok=True)
+            self._is_recorded = False
 
     def _failure(self, what: str, error: OSError) -> DownloadError:
         return DownloadError(f"The file {self.place} could not be {what}: {error}", str(self.place))
@@ -301,7 +332,9 @@ class Downloads:
             ConfigurationError: One of these is wrong, or the folder cannot be created.
         """
         if existing not in get_args(Existing):
-            raise ConfigurationError(f"existing must be 'skip', 'replace' or 'keep', not {existing!r}.", "existing")
+            raise ConfigurationError(
+                f"existing must be 'skip', 'replace' or 'keep', not {existing!r}.", "existing"
+            )
         self._existing = existing
         self._checksums = _checked_checksums(sha256)
         self._paths: list[Path] | None = None
@@ -361,7 +394,9 @@ class Downloads:
             left_out: What a run that was stopped never came to.
             stop: What that dies of.
         """
-        unsent = [Result(request, error=request.problem or stop) for request in left_out] if stop else []
+        unsent: list[Result[Any]] = (
+            [Result(request, error=request.problem or stop) for request in left_out] if stop else []
+        )
         return sorted([*results, *unsent, *self._skipped], key=lambda result: result.index)
 
     def close(self) -> None:
@@ -460,7 +495,7 @@ class Downloads:
                 part.place = _free(part.place)
             return None
         there = part.place
-        if not there.is_file() and (name := part.known_as()) is not None:
+        if not there.is_file() and (name := part.known_as) is not None:
             there = there.with_name(name)
         if not there.is_file():
             return None
@@ -490,14 +525,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _writer(descriptor: int) -> BufferedWriter:
-    return open(descriptor, "wb", buffering=_BUFFER_SIZE)
-
-
 def _create(path: Path) -> int:
-    """Open a new file; what was there is unlinked first, so that no link is ever written through."""
-    path.unlink(missing_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
+    """Open a new file; what is there is unlinked, so that no link is ever written through."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, flags, 0o666)
 
 
 def _free(path: Path) -> Path:
@@ -519,9 +554,11 @@ def _checked_paths(to: object) -> list[Path]:
     if not isinstance(to, list | tuple) or not all(isinstance(path, str | os.PathLike) for path in to):
         raise ConfigurationError(f"to must be a folder, or a list with one path per URL, not {to!r}.", "to")
     paths = [Path(path) for path in to]
-    for place, count in Counter(os.path.abspath(path) for path in paths).items():
+    for place, count in Counter(path.absolute() for path in paths).items():
         if count > 1:
-            raise ConfigurationError(f"to names {place} {count} times; every file needs a path of its own.", "to")
+            raise ConfigurationError(
+                f"to names {place} {count} times; every file needs a path of its own.", "to"
+            )
     for path in paths:
         if not path.name or "\0" in str(path):
             raise ConfigurationError(f"to has {str(path)!r}, which is no path of a file.", "to")
@@ -551,12 +588,13 @@ def _checked_checksum(value: object) -> str | bool | None:
     if value is None or value is True:
         return value
     raise ConfigurationError(
-        f"sha256 must be 64 hex digits, True, a list with one per URL or a dict by URL, not {value!r}.", "sha256"
+        f"sha256 must be 64 hex digits, True, a list with one per URL or a dict by URL, not {value!r}.",
+        "sha256",
     )
 
 
 def _validator(headers: Headers) -> str | None:
-    """Return what identifies this very content: a strong ETag, or a date that is as good (RFC 9110, 8.8.2.2)."""
+    """Return what identifies this very content: a strong ETag, or a date as good (RFC 9110, 8.8.2.2)."""
     if headers.get("accept-ranges", "").strip().lower() == "none":
         return None
     etag = headers.get("etag", "")

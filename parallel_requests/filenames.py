@@ -68,7 +68,7 @@ def safe_name(name: str) -> str:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """Yield a name, then it with numbers: ``a.txt``, ``a (2).txt``, ``a (3).txt`` …"""
+    """Yield a name, then it with numbers: ``a.txt``, ``a (2).txt``, ``a (3).txt`` and so on."""
     yield name
     stem, suffix = _split(name)
     for number in itertools.count(2):

@@ -217,10 +217,13 @@ class Transfer:
         """Return the answer of a transfer that has ended well.
 
         Raises:
+            TruncatedBody: The head broke off, which libcurl lets pass.
             BackendError: The body is not what the head says.
         """
         head, send = self._head.getvalue(), self.send
         assert send is not None
+        if b"\r\n\r\n" not in head and b"\n\n" not in head:
+            raise self._backend.failure(TruncatedBody, send.request, OSError("the head broke off"))
         status, reason, version, headers = _parse_head(head)
         if self._known_connections != self._backend.connections_opened:
             send.replays = self._count_replays(version)

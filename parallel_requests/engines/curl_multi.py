@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import socket
@@ -80,10 +81,9 @@ class CurlMultiEngine:
         """Look at the runs again: one was fed, or has room."""
         self._wanted = True
         if self._resting:
-            try:
+            # Blocked: it has been called often enough. Any other error: it has been closed.
+            with contextlib.suppress(OSError):
                 self._mouth.send(b"\0")
-            except BlockingIOError:
-                return  # it has been called often enough
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: nothing of it is sent any more, what is in flight is broken off."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _BODILESS = (204, 304)
+_TICK_SECONDS = 0.005
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
@@ -216,6 +217,14 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
+async def _measure_lag(counters: Counters) -> None:
+    """Note by how much a timer comes late, over and over."""
+    while True:
+        due = time.monotonic() + _TICK_SECONDS
+        await asyncio.sleep(_TICK_SECONDS)
+        counters.note_lag(time.monotonic() - due)
+
+
 async def main() -> None:
     """Listen, announce, serve until stdin closes."""
     arguments = parse_arguments("HTTP/1.1 test server")
@@ -239,7 +248,9 @@ async def main() -> None:
         await serve(listener, context, counted=True)
     await serve(control, None, counted=False)
     announce(listeners, control)
+    measuring = asyncio.create_task(_measure_lag(counters))
     await stdin_closed()
+    measuring.cancel()
 
 
 if __name__ == "__main__":

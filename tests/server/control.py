@@ -41,6 +41,8 @@ class Stats:
         max_in_flight_by_listener: The same by "address:port".
         abandoned: Requests whose client left before the answer was complete.
         mismatched_ids: Requests to /id/{n} whose body named another id.
+        max_lag: Seconds by which the server's own timer came late at most, because the machine was
+            busy; its stamps may be as late (not known to the HTTP/2 server).
     """
 
     requests: int
@@ -56,6 +58,7 @@ class Stats:
     max_in_flight_by_listener: dict[str, int]
     abandoned: int
     mismatched_ids: int
+    max_lag: float
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Counters:
         self._log: deque[tuple[float, Call]] = deque(maxlen=LOG_LENGTH)
         self._occurrences: Counter[str] = Counter()
         self._window_starts: dict[str, float] = {}
+        self._max_lag = 0.0
 
     def open_connection(self, listener: str) -> int:
         """Count a connection; the number given to it is never used twice."""
@@ -88,6 +89,14 @@ class Counters:
         self._ids.append(path_id)
         self._mismatched_ids += body_id is not None and body_id != path_id
 
+    def in_flight_at(self, listener: str) -> int:
+        """Requests being answered now on one listener."""
+        return self._in_flight_by_listener[listener]
+
+    def note_lag(self, seconds: float) -> None:
+        """Remember by how much the server itself came late: its stamps may be as late."""
+        self._max_lag = max(self._max_lag, seconds)
+
     def occurrence(self, key: str) -> int:
         """How often this key was asked for by now, this time included (1 for the first)."""
         self._occurrences[key] += 1
@@ -118,6 +127,7 @@ class Counters:
             "max_in_flight_by_listener": self._max_in_flight_by_listener,
             "abandoned": self._abandoned,
             "mismatched_ids": self._mismatched_ids,
+            "max_lag": self._max_lag,
         }
 
     def arrivals(self, host: str | None = None, route: str | None = None) -> list[float]:

@@ -352,3 +352,20 @@ def refusing_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound, so nobody else takes it; never listening
         yield bound.getsockname()[1]
+
+
+@contextlib.contextmanager
+def full_port() -> Iterator[int]:
+    """A port of 127.0.0.1 whose accept queue is full, so that connecting to it hangs."""
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port: int = listener.getsockname()[1]
+        is_full = False
+        while not is_full:
+            waiting = opened.enter_context(socket.socket())
+            waiting.settimeout(0.05)  # a connection that loopback would take is taken at once
+            try:
+                waiting.connect(("127.0.0.1", port))
+            except TimeoutError:
+                is_full = True
+        yield port

@@ -85,6 +85,13 @@ def ratio(call: Call) -> Answer:
     )
 
 
+@routes.route("crowded")
+def crowded(call: Call) -> Answer:
+    """A 503 while more than ``?most=`` calls are in flight on this listener; ``?delay=`` seconds late."""
+    fits = call.counters.in_flight_at(call.listener) <= int(call.arg("most", "10"))
+    return json_answer({"fits": fits}, 200 if fits else 503, delay=float(call.arg("delay", "0")))
+
+
 @routes.route("retry-after")
 def retry_after(call: Call) -> Answer:
     """The first ``?times=`` answers of ``?key=`` carry Retry-After and ``?status=``.

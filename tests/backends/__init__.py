@@ -1,0 +1,1 @@
+"""What single backends can do beyond the contract."""

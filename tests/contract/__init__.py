@@ -1,0 +1,1 @@
+"""What every backend must do; run for each one that is installed."""

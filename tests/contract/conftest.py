@@ -1,0 +1,53 @@
+"""The backends under test, and sessions over them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from parallel_requests.gates.backoff import RetryPolicy
+from parallel_requests.session import ParallelSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+INSTALLED = tuple(name for name in BACKEND_NAMES if is_installed(name))
+ONE_QUICK_RETRY = RetryPolicy(max_retries=1, backoff_factor=0.01)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder."""
+    folder = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(folder):
+            item.add_marker(pytest.mark.contract)
+
+
+@pytest.fixture(params=INSTALLED)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of a backend; the test runs once for each one installed."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def open_session(backend: str) -> Iterator[Callable[..., ParallelSession]]:
+    """``open_session(**options)`` opens a session over the backend; it is closed with the test."""
+    with contextlib.ExitStack() as opened:
+
+        def start(**options: Any) -> ParallelSession:
+            return opened.enter_context(
+                ParallelSession(**{"backend": backend, "retry": ONE_QUICK_RETRY, **options})
+            )
+
+        yield start
+
+
+@pytest.fixture
+def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
+    """A session that retries once, at once."""
+    return open_session()

@@ -1,0 +1,104 @@
+"""As many attempts in flight as asked for, as the server counts them, and no more connections than that."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parallel_requests.session import ParallelSession
+    from tests.server.control import Server
+
+
+@pytest.mark.parametrize("concurrency", [1, 20, 100])
+def test_one_host(open_session: Callable[..., ParallelSession], server: Server, concurrency: int) -> None:
+    session = open_session(concurrency=concurrency)
+    session.request([server.url("/static?delay=0.2")] * (2 * concurrency))
+    stats = server.stats()
+    assert stats.max_in_flight == concurrency
+    assert stats.connections <= concurrency
+    assert stats.requests == 2 * concurrency
+
+
+def test_one_host_with_tls(open_session: Callable[..., ParallelSession], tls_server: Server) -> None:
+    session = open_session(concurrency=20, verify_ssl=str(tls_server.ca_file))
+    session.request([tls_server.url("/static?delay=0.3")] * 60)
+    stats = tls_server.stats()
+    assert stats.max_in_flight == 20
+    assert stats.connections <= 20
+    assert session.backend.connections_opened in {None, stats.connections}
+
+
+def test_thirty_hosts_at_once(open_session: Callable[..., ParallelSession], many_hosts: Server) -> None:
+    session = open_session(concurrency=100)
+    session.request([f"{url}/static?delay=0.3" for url in many_hosts.urls] * 7)
+    stats = many_hosts.stats()
+    assert stats.max_in_flight == 100
+    assert stats.requests == 210
+
+
+def test_thirty_hosts_twenty_workers(
+    open_session: Callable[..., ParallelSession], many_hosts: Server
+) -> None:
+    session = open_session(concurrency=20)
+    session.request([f"{url}/static" for url in many_hosts.urls] * 20)
+    stats = many_hosts.stats()
+    assert stats.requests == 600
+    assert stats.max_in_flight <= 20
+    assert stats.connections < 300, "connections are reused"
+    assert max(stats.connections_by_listener.values()) <= 20
+
+
+def test_a_thousand_calls_of_100_ms(open_session: Callable[..., ParallelSession], server: Server) -> None:
+    session = open_session(concurrency=100)
+
+    def seconds() -> float:
+        began = time.monotonic()
+        session.request([server.url("/static?delay=0.1")] * 1_000)
+        return time.monotonic() - began
+
+    # One round of five may be had by a machine that is busy with something else.
+    assert any(seconds() < 1.5 for _ in range(5))
+
+
+def test_five_calls_of_a_second(open_session: Callable[..., ParallelSession], server: Server) -> None:
+    session = open_session(concurrency=5)
+    began = time.monotonic()
+    session.request([server.url("/delay/1")] * 5)
+    assert time.monotonic() - began < 1.3
+
+
+def test_batches_from_several_threads_share_the_places(
+    open_session: Callable[..., ParallelSession], server: Server
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    session = open_session(concurrency=10)
+    with ThreadPoolExecutor(4) as callers:
+        batches = [
+            [server.url(f"/id/{100 * caller + n}?delay=0.05") for n in range(20)] for caller in range(4)
+        ]
+        answers = list(callers.map(session.request, batches))
+    assert answers == [[{"id": 100 * caller + n} for n in range(20)] for caller in range(4)]
+    assert server.stats().max_in_flight == 10
+
+
+def test_a_callers_own_number_of_threads(
+    open_session: Callable[..., ParallelSession], server: Server, backend: str
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from parallel_requests.backends.base import backend_class
+
+    if backend_class(backend).engine != "threads":
+        pytest.skip("runs on a thread of its own")
+    with ThreadPoolExecutor(7) as executor:
+        session = open_session(concurrency=50, executor=executor)
+        session.request([server.url("/static?delay=0.1")] * 21)
+        session.close()
+        assert server.stats().max_in_flight == 7
+        assert executor.submit(int, "1").result() == 1

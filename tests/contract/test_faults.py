@@ -1,0 +1,101 @@
+"""One fault becomes one typed error on one item, retried or not as promised."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import exceptions
+from parallel_requests.backends.body import ACCEPT_ENCODING
+from tests.server.fault_cases import FAULT_CASES, FaultCase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parallel_requests.models import Result
+    from parallel_requests.session import ParallelSession
+    from tests.server.tls import Certificates
+
+_QUICK = 0.3
+"""The timeout of calls that run into it."""
+_PATIENCE = 0.25
+"""Seconds an attempt may last beyond its timeout."""
+_MORE_THAN_ONE_ATTEMPT = frozenset({18, 20, 25})
+"""Rows that redirect; and whether a proxy that refuses is asked again is up to the retry policy."""
+_SECRETS = ("secret-token", "secret-cookie")
+
+
+def call(session: ParallelSession, case: FaultCase, url: str, options: dict[str, Any]) -> Result[Any]:
+    """The Result of one call; JSON is decoded only where the fault is in the JSON."""
+    return_type = "json" if case.error == "DecodeError" else "content"
+    data = "something" if case.method == "POST" else None
+    [result] = session.iter_results([url], method=case.method, data=data, return_type=return_type, **options)
+    return result
+
+
+@pytest.mark.parametrize("case", FAULT_CASES, ids=str)
+def test_a_fault_is_one_typed_error(
+    case: FaultCase, open_session: Callable[..., ParallelSession], certificates: Certificates
+) -> None:
+    if case.coding is not None and case.coding not in ACCEPT_ENCODING:
+        pytest.skip(f"{case.coding} is not announced here")
+    timeout = _QUICK if case.error == "RequestTimeout" else case.timeout
+    with case.server(certificates) as server:
+        options: dict[str, Any] = {
+            "timeout": timeout,
+            "verify_ssl": str(certificates.ca_file),
+            **case.options,
+        }
+        if case.as_proxy:
+            options["proxy"] = server.url()
+        session = open_session()
+        for _ in range(case.warm_up):
+            session.get(server.url(), return_type="content")
+        began = time.monotonic()
+        result = call(session, case, case.url(server), options)
+        took = time.monotonic() - began
+        sent = len(server.requests) - case.warm_up
+        connections = server.connections
+
+    if case.error is None:
+        assert result.error is None
+        assert result.value == case.body
+    else:
+        error = result.error
+        if isinstance(error, exceptions.RetryExhaustedError):
+            assert error.__cause__ is error.last_error
+            error = error.last_error  # type: ignore[assignment]
+        assert isinstance(error, getattr(exceptions, case.error)), repr(error)
+        assert not any(secret in str(error) for secret in _SECRETS)
+    assert result.attempts == (2 if case.retried else result.attempts)
+    if case.error == "RequestTimeout":
+        assert took <= result.attempts * (timeout + _PATIENCE)
+    if not case.retried and case.row not in _MORE_THAN_ONE_ATTEMPT:
+        assert result.attempts == 1
+        assert sent <= 1
+    if case.row == 5:
+        assert connections == 1, "informational answers are no reason to give a connection up"
+    if case.row == 20:
+        assert [set(request.headers) & {"authorization", "cookie"} for request in server.requests] == [
+            {"authorization", "cookie"},
+            set(),
+        ]
+
+
+def test_a_refused_connection(session: ParallelSession) -> None:
+    from tests.server.faults import refusing_port
+
+    with refusing_port() as port:
+        [result] = session.iter_results([f"http://127.0.0.1:{port}/"])
+    assert isinstance(result.error, exceptions.RetryExhaustedError)
+    assert type(result.error.last_error) is exceptions.ConnectError
+    assert result.attempts == 2
+
+
+def test_a_name_that_does_not_exist(session: ParallelSession) -> None:
+    [result] = session.iter_results(["http://no-such-host.invalid/"])
+    assert isinstance(result.error, exceptions.RetryExhaustedError)
+    assert isinstance(result.error.last_error, exceptions.DNSError)
+    assert result.attempts == 2

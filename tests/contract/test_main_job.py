@@ -1,0 +1,235 @@
+"""URLs in, values out: what is sent and what comes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import exceptions
+from parallel_requests.backends.body import ACCEPT_ENCODING
+from parallel_requests.planning import USER_AGENT
+from tests.server.content import content
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parallel_requests.session import ParallelSession
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+
+
+def test_a_list_keeps_its_order(session: ParallelSession, server: Server) -> None:
+    numbers = list(range(200))
+    answers = session.request([server.url(f"/id/{number}") for number in numbers])
+    assert answers == [{"id": number} for number in numbers]
+    assert sorted(server.ids()) == numbers
+
+
+def test_one_url_gives_one_value(session: ParallelSession, server: Server) -> None:
+    assert session.request(server.url("/id/7")) == {"id": 7}
+
+
+def test_keys_give_a_dict(session: ParallelSession, server: Server) -> None:
+    urls = [server.url("/id/1"), server.url("/id/2")]
+    assert session.request(urls, keys=["one", "two"]) == {"one": {"id": 1}, "two": {"id": 2}}
+
+
+def test_parse_func_takes_the_decoded_answer(session: ParallelSession, server: Server) -> None:
+    urls = [server.url(f"/id/{number}") for number in range(3)]
+    assert session.request(urls, parse_func=lambda answer: answer["id"] * 10) == [0, 10, 20]
+
+
+def test_return_types(session: ParallelSession, server: Server) -> None:
+    assert session.request(server.url("/id/1"), return_type="json") == {"id": 1}
+    assert "Grüße" in session.request(server.url("/encoding/utf8"), return_type="text")
+    assert session.request(server.url("/bytes/1000?seed=3"), return_type="content") == content(1000, 3)
+    response = session.request(server.url("/status/418"), return_type="response")
+    assert response.status_code == 418
+    assert not response.ok
+    assert response.http_version == "HTTP/1.1"
+
+
+def test_a_response_tells_everything(session: ParallelSession, server: Server) -> None:
+    url = server.url("/response-headers?X-Thing=one&X-Thing=two")
+    response = session.request(url, return_type="response")
+    assert response.status_code == 200
+    assert response.url == url
+    assert response.headers.get_all("x-thing") == ["one", "two"]
+    assert response.headers["X-THING"] == "one, two"
+    assert response.reason == "OK"
+    assert response.is_json
+    assert response.elapsed > 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_methods(session: ParallelSession, server: Server, method: str) -> None:
+    told = session.request(server.url("/anything"), method=method)
+    assert told["method"] == method
+    assert server.stats().by_method == {method: 1}
+
+
+def test_head_and_options_have_no_body(session: ParallelSession, server: Server) -> None:
+    head = session.head(server.url("/get"))
+    assert head.status_code == 200
+    assert int(head.headers["content-length"]) > 0
+    assert head.content == b""
+    assert session.options(server.url("/anything")).status_code == 200
+    assert session.request(server.url("/status/204"), return_type="content") == b""
+    assert session.request(server.url("/status/304"), return_type="content") == b""
+    assert server.stats().connections == 1
+
+
+def test_what_is_sent_with_every_request(session: ParallelSession, server: Server) -> None:
+    session.request(server.url("/static"))
+    [entry] = server.log()
+    assert entry.headers["user-agent"] == USER_AGENT
+    assert entry.headers["accept-encoding"] == ACCEPT_ENCODING
+    assert entry.headers["accept"] == "*/*"
+    assert entry.headers["host"] == server.listeners[0]
+    assert set(entry.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
+
+
+def test_params(session: ParallelSession, server: Server) -> None:
+    told = session.request(server.url("/get?a=1"), params={"b": "zwei drei", "c": ["4", "5"]})
+    assert told["args"] == {"a": "1", "b": "zwei drei", "c": ["4", "5"]}
+
+
+def test_the_path_goes_out_as_it_is(session: ParallelSession, server: Server) -> None:
+    session.request(server.url("/anything/a%2Fb//c;d=1?q=%41&r=/x?:@"))
+    [entry] = server.log()
+    assert entry.path == "/anything/a%2Fb//c;d=1"
+    assert entry.query == "q=%41&r=/x?:@"
+
+
+def test_json_data_and_headers(session: ParallelSession, server: Server) -> None:
+    url = server.url("/post")
+    assert session.post(url, json={"name": "Grüße", "n": [1, None]})["json"] == {
+        "name": "Grüße",
+        "n": [1, None],
+    }
+    assert session.post(url, data={"a": "1", "b": "2 3"})["form"] == {"a": "1", "b": "2 3"}
+    assert session.post(url, data="text")["data"] == "text"
+    assert session.post(url, data=b"bytes", headers={"X-One": "1"})["headers"]["X-One"] == "1"
+    assert session.post(url)["data"] == ""
+    lengths = [entry.headers.get("content-length") for entry in server.log()]
+    assert lengths[2:] == ["4", "5", "0"]
+
+
+def test_big_uploads(session: ParallelSession, server: Server) -> None:
+    body = content(3_000_000)
+    told = session.post([server.url("/echo-length")] * 3, data=body)
+    assert [answer["length"] for answer in told] == [len(body)] * 3
+
+
+def test_per_url_options(session: ParallelSession, server: Server) -> None:
+    told = session.request(
+        [server.url("/anything")] * 3,
+        method=["GET", "POST", "PUT"],
+        params=[{"n": "1"}, None, {"n": "3"}],
+        json=[None, {"n": 2}, None],
+        headers=[{"X-N": "1"}, {"X-N": "2"}, {"X-N": "3"}],
+        cookies=[{"c": "1"}, None, None],
+    )
+    assert [answer["method"] for answer in told] == ["GET", "POST", "PUT"]
+    assert [answer["args"] for answer in told] == [{"n": "1"}, {}, {"n": "3"}]
+    assert [answer["json"] for answer in told] == [None, {"n": 2}, None]
+    assert [answer["headers"]["X-N"] for answer in told] == ["1", "2", "3"]
+    assert [answer["headers"].get("Cookie") for answer in told] == ["c=1", None, None]
+
+
+def test_auth(session: ParallelSession, server: Server) -> None:
+    url = server.url("/basic-auth/user/pass%20word")
+    assert session.request(url, auth=("user", "pass word"))["authenticated"]
+    assert session.request(url.replace("://", "://user:pass%20word@"))["authenticated"]
+    with pytest.raises(exceptions.HTTPStatusError) as refused:
+        session.request(url)
+    assert refused.value.status_code == 401
+
+
+def test_failures_lose_nothing(session: ParallelSession, server: Server) -> None:
+    urls = [server.url("/id/1"), server.url("/status/404"), "no url", server.url("/id/2")]
+    with pytest.raises(exceptions.PartialFailureError) as failed:
+        session.request(urls)
+    results = failed.value.results
+    assert [result.value for result in results] == [{"id": 1}, None, None, {"id": 2}]
+    assert [type(result.error).__name__ for result in results] == [
+        "NoneType",
+        "HTTPStatusError",
+        "ValidationError",
+        "NoneType",
+    ]
+    assert session.request(urls, return_none_on_failure=True) == [{"id": 1}, None, None, {"id": 2}]
+
+
+def test_a_flaky_answer_is_tried_again(session: ParallelSession, server: Server) -> None:
+    assert session.request(server.url("/flaky/once")) == {"key": "once", "count": 2}
+    with pytest.raises(exceptions.RetryExhaustedError) as spent:
+        session.request(server.url("/flaky/ever?fail=9"))
+    assert spent.value.attempts == 2
+    with pytest.raises(exceptions.HTTPStatusError):
+        session.post(server.url("/flaky/post"))
+    assert server.stats().by_path == {"/flaky/once": 2, "/flaky/ever": 2, "/flaky/post": 1}
+
+
+def test_codings_are_undone(session: ParallelSession, server: Server) -> None:
+    routes = {"gzip": "gzip", "deflate": "deflate", "brotli": "br", "zstd": "zstd"}
+    announced = {name for name, coding in routes.items() if coding in ACCEPT_ENCODING.split(", ")}
+    assert announced >= {"gzip", "deflate"}
+    for name in announced:
+        flag = {"gzip": "gzipped", "deflate": "deflated"}.get(name, name)
+        assert session.request(server.url(f"/{name}"))[flag] is True
+
+
+def test_a_head_that_was_cut(session: ParallelSession, fault_server: Callable[..., FaultServer]) -> None:
+    from tests.server.faults import close, read_request, send
+
+    server = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\nX-One: 1\r\n"), close()])
+    [result] = session.iter_results([server.url()], return_type="content")
+    assert isinstance(result.error, exceptions.RetryExhaustedError)
+    assert isinstance(result.error.last_error, exceptions.TruncatedBody), result.error
+    assert len(server.requests) == 2
+
+
+def test_streaming(session: ParallelSession, server: Server) -> None:
+    sizes = [1, 1_000, 200_000]
+    chunks: dict[int, list[bytes]] = {size: [] for size in sizes}
+
+    def take(chunk: bytes, request: Any) -> None:
+        chunks[sizes[request.index]].append(chunk)
+
+    urls = [server.url(f"/bytes/{size}") for size in sizes]
+    session.request(urls, return_type="stream", stream_callback=take, chunk_size=4096)
+    for size in sizes:
+        assert b"".join(chunks[size]) == content(size)
+        assert max(map(len, chunks[size])) <= 4096
+
+
+def test_streamed_chunks_come_as_they_arrive(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    import threading
+
+    from tests.server.faults import read_request, send, wait
+
+    first_came = threading.Event()
+    chunks: list[bytes] = []
+
+    def take(chunk: bytes) -> None:
+        chunks.append(chunk)
+        first_came.set()
+
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server = fault_server(
+        [read_request(), send(head + b"5\r\nfirst\r\n"), wait(first_came), send(b"4\r\nlast\r\n0\r\n\r\n")]
+    )
+    session.request(server.url(), return_type="stream", stream_callback=take, timeout=5.0)
+    assert chunks == [b"first", b"last"]
+
+
+def test_max_response_size(session: ParallelSession, server: Server) -> None:
+    url = server.url("/stream-bytes/50000")
+    assert len(session.request(url, return_type="content", max_response_size=50_000)) == 50_000
+    with pytest.raises(exceptions.BodyTooLarge):
+        session.request(url, return_type="content", max_response_size=49_999)
+    assert server.stats().requests == 2

@@ -1,0 +1,159 @@
+"""Whom to trust, and which way to go."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from typing import TYPE_CHECKING
+
+import pytest
+
+from parallel_requests import exceptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parallel_requests.session import ParallelSession
+    from tests.server.control import Server
+    from tests.server.proxy import Proxy
+
+
+def test_a_ca_file_is_trusted(session: ParallelSession, tls_server: Server) -> None:
+    urls = [tls_server.url(f"/id/{number}") for number in range(20)]
+    answers = session.request(urls, verify_ssl=str(tls_server.ca_file))
+    assert answers == [{"id": number} for number in range(20)]
+
+
+def test_nobody_else_is(session: ParallelSession, tls_server: Server) -> None:
+    with pytest.raises(exceptions.TLSError):
+        session.request(tls_server.url("/get"))
+    assert tls_server.stats().requests == 0
+
+
+def test_verification_is_part_of_what_tells_connections_apart(
+    session: ParallelSession, tls_server: Server
+) -> None:
+    url = tls_server.url("/id/1")
+    assert session.request(url, verify_ssl=False) == {"id": 1}
+    with pytest.raises(exceptions.TLSError):
+        session.request(url, verify_ssl=True)
+    assert session.request(url, verify_ssl=str(tls_server.ca_file)) == {"id": 1}
+    with pytest.raises(exceptions.TLSError):
+        session.request(url, verify_ssl=True)
+    assert session.request(url, verify_ssl=False) == {"id": 1}
+    assert tls_server.stats().requests == 3
+
+
+def test_explicit_verification_beats_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    open_session: Callable[..., ParallelSession],
+    tls_server: Server,
+    server: Server,
+) -> None:
+    url = tls_server.url("/id/1")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_server.ca_file))
+    assert open_session().request(url) == {"id": 1}
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls_server.ca_file))
+    with pytest.raises(exceptions.TLSError):
+        open_session(trust_env=False).request(url)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/dev/null")
+    assert open_session().request(url, verify_ssl=False) == {"id": 1}
+
+
+def test_a_proxy_forwards_and_tunnels(
+    session: ParallelSession, server: Server, tls_server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    running = proxy(resolve={"httpbin.org": server.address, "api.github.com": tls_server.address})
+    told = session.request("http://httpbin.org/get", proxy=running.url)
+    assert told["url"] == "http://httpbin.org/get"
+    told = session.request(
+        "https://api.github.com/repos/python/cpython", proxy=running.url, verify_ssl=str(tls_server.ca_file)
+    )
+    assert told["name"] == "cpython"
+    assert [request.method for request in running.requests] == ["GET", "CONNECT"]
+
+
+def test_proxy_credentials_go_to_the_proxy_alone(
+    session: ParallelSession, server: Server, tls_server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    running = proxy(credentials=("user", "p@ss:w"))
+    url = running.url_with("user", "p%40ss%3Aw")
+    assert session.request(server.url("/id/1"), proxy=url) == {"id": 1}
+    assert session.request(tls_server.url("/id/2"), proxy=url, verify_ssl=str(tls_server.ca_file)) == {
+        "id": 2
+    }
+    expected = "Basic " + base64.b64encode(b"user:p@ss:w").decode()
+    assert [request.headers.get("proxy-authorization") for request in running.requests] == [expected] * 2
+    for entry in [*server.log(), *tls_server.log()]:
+        assert "proxy-authorization" not in entry.headers
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_wrong_proxy_credentials_show_nowhere(
+    session: ParallelSession, server: Server, tls_server: Server, proxy: Callable[..., Proxy], scheme: str
+) -> None:
+    running = proxy(credentials=("user", "right"))
+    target = server if scheme == "http" else tls_server
+    options = {"proxy": running.url_with("user", "wrong-secret"), "verify_ssl": str(tls_server.ca_file)}
+    [result] = session.iter_results([target.url("/get?token=hidden")], **options)  # type: ignore[arg-type]
+    error = result.error
+    assert error is not None
+    cause = error.last_error if isinstance(error, exceptions.RetryExhaustedError) else error
+    assert isinstance(cause, exceptions.ProxyError)
+    assert cause.proxy_url.endswith(f"127.0.0.1:{running.port}/") or "***@" in cause.proxy_url
+    for text in (
+        str(error),
+        repr(result),
+        repr(error),
+        repr(pickle.dumps(error)),
+        repr(pickle.dumps(result)),
+    ):
+        assert "wrong-secret" not in text
+        assert "hidden" not in text
+    assert target.stats().requests == 0
+
+
+def test_a_proxy_that_is_not_there(session: ParallelSession, server: Server, tls_server: Server) -> None:
+    from tests.server.faults import refusing_port
+
+    with refusing_port() as port:
+        results = list(
+            session.iter_results(
+                [server.url("/get"), tls_server.url("/get")],
+                proxy=f"http://127.0.0.1:{port}",
+                verify_ssl=str(tls_server.ca_file),
+            )
+        )
+    for result in results:
+        assert isinstance(result.error, exceptions.RetryExhaustedError)
+        assert isinstance(result.error.last_error, exceptions.ProxyError), result.error
+    assert server.stats().requests == tls_server.stats().requests == 0, "never a silent direct connection"
+
+
+def test_the_next_proxy_is_tried(
+    open_session: Callable[..., ParallelSession], server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    from tests.server.faults import refusing_port
+
+    running = proxy()
+    with refusing_port() as port:
+        session = open_session(proxies=[f"http://127.0.0.1:{port}", running.url])
+        assert session.request([server.url("/id/1")] * 2) == [{"id": 1}] * 2
+    assert len(running.requests) == 2
+
+
+def test_proxies_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    open_session: Callable[..., ParallelSession],
+    server: Server,
+    proxy: Callable[..., Proxy],
+) -> None:
+    running = proxy()
+    monkeypatch.setenv("HTTP_PROXY", running.url)
+    assert open_session().request(server.url("/id/1")) == {"id": 1}
+    assert len(running.requests) == 1
+    assert open_session().request(server.url("/id/2"), proxy=False) == {"id": 2}
+    assert open_session(trust_env=False).request(server.url("/id/3")) == {"id": 3}
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert open_session().request(server.url("/id/4")) == {"id": 4}
+    assert len(running.requests) == 1

@@ -1,0 +1,117 @@
+"""What the tests let parse processes do; it stands in a module of its own, for them to import quickly."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from parallel_requests import Response
+
+HUGE = 48 * 1024 * 1024
+
+
+class NeedsTwo(Exception):
+    """Pickles, and then will not unpickle: its arguments are not those of its constructor."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+
+
+class HoldsLock(Exception):
+    """Will not pickle."""
+
+    def __init__(self) -> None:
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class Textless(Exception):
+    """Cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class OneWay:
+    """Pickles, and fails where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse, ()
+
+
+def _refuse() -> NoReturn:
+    raise ValueError("no way back")
+
+
+def with_pid(value: Any) -> tuple[Any, int]:
+    return value, os.getpid()
+
+
+def number(value: dict[str, int]) -> int:
+    return value["id"]
+
+
+def length(value: bytes) -> int:
+    return len(value)
+
+
+def huge(value: dict[str, int]) -> bytes:
+    return value["id"].to_bytes(1, "big") * HUGE
+
+
+def trouble(kind: str, at: int, value: dict[str, int]) -> Any:
+    """Make one item fail; `functools.partial` says which, and how."""
+    if value["id"] != at:
+        return value["id"]
+    match kind:
+        case "death":
+            os._exit(7)
+        case "exit":
+            sys.exit("enough")
+        case "unpicklable result":
+            return threading.Lock()
+        case "one-way result":
+            return OneWay()
+        case "unpicklable exception":
+            raise HoldsLock
+        case "exception that does not round-trip":
+            raise NeedsTwo(1, "why")
+        case "exception without a text":
+            raise Textless
+    raise LookupError(kind)
+
+
+def fails(kind: str, at: int) -> functools.partial[Any]:
+    return functools.partial(trouble, kind, at)
+
+
+def waits_for(path: Path, value: dict[str, int]) -> int:
+    """Return once a file is there."""
+    while not path.exists():
+        time.sleep(0.005)
+    return value["id"]
+
+
+def never_returns(begun: Path, value: Any) -> NoReturn:
+    """Say by a file that it has begun, and stay."""
+    begun.touch()
+    while True:
+        time.sleep(60)
+
+
+def what_travelled(response: Response) -> dict[str, Any]:
+    request = response.request
+    return {
+        "request": (request.url, dict(request.headers), request.content, request.meta, request.key),
+        "cookie": response.headers.get("x-seen"),
+        "status": response.status_code,
+        "history": [earlier.status_code for earlier in response.history],
+        "id": response.json().get("id"),
+    }

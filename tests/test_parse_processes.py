@@ -1,0 +1,552 @@
+"""Decoding and ``parse_func`` in processes; the server's count proves that nothing is fetched twice."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import (
+    ConfigurationError,
+    DeadlineExceededError,
+    DecodeError,
+    ParallelRequests,
+    ParallelSession,
+    ParseError,
+    PartialFailureError,
+    RunStoppedError,
+)
+from parallel_requests import session as session_module
+from parallel_requests.exchange import Policy
+from parallel_requests.models import ReturnType
+from parallel_requests.parse_work import Work
+from parallel_requests.parse_workers import Job
+from tests import parse_functions as functions
+from tests.leaks import children
+from tests.server.faults import close, read_request, response, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+
+ENGINES = ("urllib3", "aiohttp", "curl")
+TROUBLES = (
+    "death",
+    "exit",
+    "unpicklable result",
+    "one-way result",
+    "unpicklable exception",
+    "exception that does not round-trip",
+    "exception without a text",
+)
+_ROOT = Path(__file__).resolve().parents[1]
+_LONG_ENOUGH = 20.0
+
+
+@pytest.fixture
+def session() -> Iterator[ParallelSession]:
+    with ParallelSession(backend="urllib3", parse_processes=2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def callers_pool() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def ids(server: Server, count: int) -> list[str]:
+    return [server.url(f"/id/{number}") for number in range(count)]
+
+
+def failed(call: Callable[[], Any]) -> PartialFailureError:
+    with pytest.raises(PartialFailureError) as caught:
+        call()
+    return caught.value
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again; a condition that never holds fails."""
+    deadline = time.monotonic() + _LONG_ENOUGH
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+# -- what comes out
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_values_come_in_order_and_from_other_processes(server: Server, backend: str) -> None:
+    with ParallelSession(backend=backend, parse_processes=2) as session:
+        answers = session.request(ids(server, 200), parse_func=functions.with_pid)
+    assert [value for value, _ in answers] == [{"id": number} for number in range(200)]
+    assert os.getpid() not in {pid for _, pid in answers}
+    assert server.stats().requests == 200
+
+
+def test_the_processes_serve_one_batch_after_the_other(server: Server, session: ParallelSession) -> None:
+    pids = set()
+    for _ in range(3):
+        pids |= {pid for _, pid in session.request(ids(server, 20), parse_func=functions.with_pid)}
+    assert len(pids) <= 2
+
+
+def test_without_parse_func_they_decode(server: Server, session: ParallelSession) -> None:
+    assert session.request(ids(server, 20)) == [{"id": number} for number in range(20)]
+
+
+@pytest.mark.parametrize("return_type", [ReturnType.JSON, ReturnType.TEXT, ReturnType.CONTENT])
+def test_they_get_what_a_parse_func_in_place_gets(
+    server: Server, session: ParallelSession, return_type: ReturnType
+) -> None:
+    url = server.url("/response-headers?content-type=text/plain%3Bcharset=latin-1&name=%C3%A9")
+    value, _ = session.request(url, return_type=return_type, parse_func=functions.with_pid)
+    with ParallelSession(backend="urllib3") as other:
+        assert value == other.request(url, return_type=return_type)
+
+
+def test_of_the_request_no_secret_travels(server: Server, session: ParallelSession) -> None:
+    seen = session.post(
+        server.url("/id/5?token=hidden"),
+        json={"id": 5},
+        auth=("me", "secret"),
+        return_type="response",
+        parse_func=functions.what_travelled,
+    )
+    url, *others = seen["request"]
+    assert url.endswith("/id/5?token=***")
+    assert others == [{}, None, None, None]
+    assert seen["status"] == 200
+    assert seen["id"] == 5
+
+
+def test_a_response_has_its_history_there(server: Server, session: ParallelSession) -> None:
+    seen = session.get(server.url("/redirect/2"), return_type="response", parse_func=functions.what_travelled)
+    assert seen["history"] == [302, 302]
+
+
+@pytest.mark.parametrize("code", ["lambda", "closure"])
+def test_lambdas_and_closures_travel_with_cloudpickle(
+    server: Server, session: ParallelSession, code: str
+) -> None:
+    pytest.importorskip("cloudpickle")
+    factor = 3
+
+    def times(value: dict[str, int]) -> int:
+        return value["id"] * factor
+
+    parse_func = (lambda value: value["id"] * 3) if code == "lambda" else times
+    assert session.request(ids(server, 5), parse_func=parse_func) == [0, 3, 6, 9, 12]
+
+
+def test_huge_results_come_back(server: Server, session: ParallelSession) -> None:
+    first, second = session.request(ids(server, 2), parse_func=functions.huge)
+    assert first == bytes(functions.HUGE)
+    assert second == b"\1" * functions.HUGE
+
+
+def test_huge_bodies_go_out(server: Server, session: ParallelSession) -> None:
+    url = server.url("/range/20000000")
+    assert session.request([url] * 3, return_type="content", parse_func=functions.length) == [20_000_000] * 3
+
+
+async def _ask_async(server: Server) -> list[int]:
+    async with ParallelRequests(backend="urllib3", parse_processes=1) as client:
+        numbers: list[int] = await client.request(ids(server, 20), parse_func=functions.number)
+        return numbers
+
+
+def test_the_async_surface_has_them_too(server: Server) -> None:
+    import asyncio
+
+    assert asyncio.run(_ask_async(server)) == list(range(20))
+
+
+# -- what fails, fails alone
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_one_item_fails_and_no_other(server: Server, session: ParallelSession, kind: str) -> None:
+    error = failed(lambda: session.request(ids(server, 60), parse_func=functions.fails(kind, at=33)))
+    assert [details.index for details in error.failed] == [33]
+    assert [result.value for result in error.results if result.ok] == [n for n in range(60) if n != 33]
+    failure = error.results[33].error
+    assert isinstance(failure, ParseError)
+    assert failure.response is not None
+    assert failure.response.json() == {"id": 33}
+    assert server.stats().requests == 60
+    assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
+
+
+def test_a_failure_says_what_happened_and_where(server: Server, session: ParallelSession) -> None:
+    with pytest.raises(ParseError, match="LookupError") as caught:
+        session.get(server.url("/id/1"), parse_func=functions.fails("no such kind", at=1))
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert "parse_functions.py" in caught.value.__notes__[0]
+    with pytest.raises(ParseError, match="exit code 7"):
+        session.get(server.url("/id/1"), parse_func=functions.fails("death", at=1))
+
+
+def test_every_item_may_kill_its_process(server: Server, session: ParallelSession) -> None:
+    error = failed(
+        lambda: session.request(
+            [server.url("/id/1")] * 8, parse_func=functools.partial(functions.trouble, "death", 1)
+        )
+    )
+    assert len(error.failed) == 8
+    assert server.stats().requests == 8
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"[" * 100_000, b"1" * 5_000, b'{"a": "\xff"}'],
+    ids=["html", "deep", "long number", "not UTF-8"],
+)
+@pytest.mark.parametrize("parse_func", [None, functions.with_pid])
+def test_a_body_that_is_no_json_is_a_decode_error_with_its_body(
+    fault_server: Callable[..., FaultServer],
+    session: ParallelSession,
+    body: bytes,
+    parse_func: Callable[[Any], Any] | None,
+) -> None:
+    running = fault_server([read_request(), send(response(body)), close()])
+    with pytest.raises(DecodeError, match="is not JSON") as caught:
+        session.get(running.url(), parse_func=parse_func)
+    assert caught.value.response.content == body
+    assert caught.value.response.request.url == running.url()
+    assert len(running.requests) == 1
+
+
+# -- what is refused before anything is sent
+
+
+def test_without_cloudpickle_a_lambda_is_refused(
+    server: Server, session: ParallelSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(ConfigurationError, match=r"top level of a module, or install cloudpickle") as caught:
+        session.request(ids(server, 3), parse_func=lambda value: value)
+    assert caught.value.config_key == "parse_func"
+    assert server.stats().requests == 0
+
+
+def test_what_even_cloudpickle_cannot_carry_is_refused(server: Server, session: ParallelSession) -> None:
+    pytest.importorskip("cloudpickle")
+    lock = threading.Lock()
+    with pytest.raises(ConfigurationError, match="nor by cloudpickle"):
+        session.request(ids(server, 3), parse_func=lambda value: (lock, value))
+    assert server.stats().requests == 0
+
+
+# -- the caller's pool
+
+
+def test_the_callers_pool_is_used_and_left_running(server: Server, callers_pool: ProcessPoolExecutor) -> None:
+    own = {callers_pool.submit(os.getpid).result() for _ in range(4)}
+    with ParallelSession(backend="curl", parse_processes=callers_pool) as session:
+        answers = session.request(ids(server, 50), parse_func=functions.with_pid)
+        error = failed(
+            lambda: session.request(ids(server, 9), parse_func=functions.fails("unpicklable result", at=4))
+        )
+    assert [value["id"] for value, _ in answers] == list(range(50))
+    assert own & {pid for _, pid in answers}
+    assert error.successes == 8
+    assert callers_pool.submit(os.getpid).result() != os.getpid()
+
+
+def test_the_callers_pool_is_not_rebuilt(server: Server, callers_pool: ProcessPoolExecutor) -> None:
+    with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
+        error = failed(lambda: session.request(ids(server, 30), parse_func=functions.fails("death", at=20)))
+        failures = [result.error for result in error.results if not result.ok]
+        assert 20 in {details.index for details in error.failed}
+        assert all(isinstance(failure, ParseError) and failure.response for failure in failures)
+        assert "not rebuilt" in str(failures[-1])
+        assert server.stats().requests == 30
+        with pytest.raises(ConfigurationError, match="out of order"):
+            session.request(ids(server, 3), parse_func=functions.number)
+    assert server.stats().requests == 30
+    with pytest.raises(BrokenProcessPool):
+        callers_pool.submit(os.getpid)
+
+
+def test_a_pool_that_was_shut_down_is_refused(server: Server) -> None:
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    pool.shutdown()
+    with ParallelSession(parse_processes=pool) as session, pytest.raises(ConfigurationError):
+        session.request(ids(server, 3))
+    assert server.stats().requests == 0
+
+
+# -- transfers and parsing side by side
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_transfers_go_on_while_parsing_lags(server: Server, tmp_path: Path, backend: str) -> None:
+    gate = tmp_path / "open"
+    parse_func = functools.partial(functions.waits_for, gate)
+    with (
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend=backend, concurrency=5, parse_processes=1) as session,
+    ):
+        answers = consumer.submit(session.request, ids(server, 300), parse_func=parse_func)
+        until(lambda: server.stats().requests == 300)
+        assert not answers.done()
+        gate.touch()
+        assert answers.result() == list(range(300))
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+@pytest.mark.parametrize("as_list", [True, False])
+def test_what_waits_to_be_parsed_is_bounded(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, as_list: bool
+) -> None:
+    monkeypatch.setattr(session_module, "_LOOK_AHEAD", 10)
+    gate = tmp_path / "open"
+    parse_func = functools.partial(functions.waits_for, gate)
+    with (
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend=backend, concurrency=5, parse_processes=1) as session,
+    ):
+        urls = ids(server, 100) if as_list else iter(ids(server, 100))
+        answers = consumer.submit(session.request, urls, parse_func=parse_func)
+        until(lambda: server.stats().requests == 10)
+        gate.touch()
+        assert answers.result(_LONG_ENOUGH) == list(range(100))
+    assert server.stats().requests == 100
+
+
+def test_a_stream_of_results_holds_twice_the_concurrency(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "open"
+    parse_func = functools.partial(functions.waits_for, gate)
+    with ParallelSession(backend="curl", concurrency=5, parse_processes=1) as session:
+        results = session.iter_results(ids(server, 100), parse_func=parse_func)
+        with ThreadPoolExecutor(1) as consumer:
+            first = consumer.submit(next, results)
+            until(lambda: server.stats().requests == 10)
+            gate.touch()
+            first.result()
+        rest = {result.value for result in results}
+    assert rest | {first.result().value} == set(range(100))
+    assert server.stats().requests == 100
+
+
+def test_chunks_grow_with_what_is_known_of_the_items() -> None:
+    job = Job(Work(ReturnType.JSON, None, by_value=False), Policy())
+    assert job.items_per_chunk() == 1
+    job.learn(0.02, 1)
+    assert job.items_per_chunk() == 2
+    job.learn(1.0, 1)
+    assert job.items_per_chunk() == 1
+    for _ in range(30):
+        job.learn(0.001, 100)
+    assert job.items_per_chunk() == 256
+
+
+# -- the end
+
+
+def test_nothing_is_left_when_the_session_closes(server: Server) -> None:
+    before = children(os.getpid())
+    with ParallelSession(backend="curl", parse_processes=2) as session:
+        pids = {pid for _, pid in session.request(ids(server, 50), parse_func=functions.with_pid)}
+        assert pids <= children(os.getpid())
+    assert not pids & children(os.getpid())
+    assert (
+        len(children(os.getpid()) - before) <= 2
+    )  # the standard library's own: forkserver, resource tracker
+
+
+def test_closing_ends_a_parse_func_that_never_does(server: Server, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    session = ParallelSession(backend="urllib3", parse_processes=2)
+    with ThreadPoolExecutor(1) as consumer:
+        answer = consumer.submit(
+            session.request, ids(server, 20), parse_func=functools.partial(functions.never_returns, begun)
+        )
+        until(begun.exists)
+        began = time.monotonic()
+        session.close()
+        seconds = time.monotonic() - began
+        error = answer.exception()
+    assert seconds < 1
+    assert isinstance(error, PartialFailureError)
+    assert all(isinstance(result.error, RunStoppedError) for result in error.results)
+
+
+def test_a_deadline_ends_a_parse_func_that_never_does(
+    server: Server, session: ParallelSession, tmp_path: Path
+) -> None:
+    parse_func = functools.partial(functions.never_returns, tmp_path / "begun")
+    error = failed(lambda: session.request(ids(server, 20), parse_func=parse_func, deadline=0.5))
+    assert len(error.failed) == 20
+    assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
+    assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
+
+
+def test_a_deadline_holds_while_another_batch_has_all_processes(server: Server, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    session = ParallelSession(backend="urllib3", parse_processes=1)
+    with ThreadPoolExecutor(1) as other:
+        parse_func = functools.partial(functions.never_returns, begun)
+        endless = other.submit(session.request, ids(server, 3), parse_func=parse_func)
+        until(begun.exists)
+        error = failed(lambda: session.request(ids(server, 5), parse_func=functions.number, deadline=0.5))
+        assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
+        assert not endless.done()
+        session.close()
+        assert isinstance(endless.exception(), PartialFailureError)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_leaving_the_loop_ends_the_parsing(server: Server, tmp_path: Path, backend: str) -> None:
+    begun = tmp_path / "begun"
+    with ParallelSession(backend=backend, parse_processes=1) as session:
+        items: list[Any] = [{"url": server.url("/status/404")}, *ids(server, 5)]
+        parse_func = functools.partial(functions.never_returns, begun)
+        for result in session.iter_results(items, parse_func=parse_func):
+            assert not result.ok
+            break
+        assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
+
+
+def alive_in_group(group: int) -> list[str]:
+    """The command lines of the processes of a group that still run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, its_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def run_script(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
+    script = folder / "script.py"
+    script.write_text(code)
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+INTERRUPTED = """\
+import functools, sys
+from pathlib import Path
+from parallel_requests import ParallelSession
+from tests import parse_functions
+
+if __name__ == "__main__":
+    parse_func = functools.partial(parse_functions.never_returns, Path(sys.argv[2]))
+    try:
+        with ParallelSession(backend=sys.argv[3], parse_processes=2) as session:
+            session.request([sys.argv[1]] * 10, parse_func=parse_func)
+    except KeyboardInterrupt as error:
+        print("interrupted", error.results)
+"""
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_ctrl_c_ends_everything_within_a_second(server: Server, tmp_path: Path, backend: str) -> None:
+    begun = tmp_path / "begun"
+    process = run_script(tmp_path, INTERRUPTED, server.url("/id/1"), str(begun), backend)
+    until(begun.exists)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does it
+    output, errors = process.communicate(timeout=_LONG_ENOUGH)
+    seconds = time.monotonic() - began
+    assert output == "interrupted []\n"
+    assert not errors
+    assert seconds < 2  # one, and the interpreter's own end on a busy machine
+    until(lambda: not alive_in_group(process.pid))
+    assert server.stats().requests == 10
+
+
+UNGUARDED = """\
+import sys
+from parallel_requests import ParallelSession, PartialFailureError
+
+def number(value):
+    return value["id"]
+
+try:
+    with ParallelSession(backend="urllib3", parse_processes=2) as session:
+        session.request([sys.argv[1]] * 10, parse_func=number)
+except PartialFailureError as error:
+    print(len(error.failed), error.results[0].error)
+"""
+
+
+def test_a_script_without_a_guard_fetches_nothing_twice_and_is_told(server: Server, tmp_path: Path) -> None:
+    process = run_script(tmp_path, UNGUARDED, server.url("/id/1"))
+    output, errors = process.communicate(timeout=_LONG_ENOUGH)
+    assert output.startswith("10 ")
+    assert "if __name__ == '__main__'" in output
+    assert "if __name__ == '__main__'" in errors
+    assert server.stats().requests == 10
+
+
+INTERACTIVE = """\
+from dataclasses import dataclass
+from parallel_requests import ParallelSession
+
+@dataclass
+class Number:
+    value: int
+
+def number(value):
+    return Number(value["id"])
+
+with ParallelSession(backend="urllib3", parse_processes=2) as session:
+    print(session.get("URL", parse_func=number) == Number(7))
+"""
+
+
+@pytest.mark.parametrize("has_cloudpickle", [True, False])
+def test_a_function_defined_interactively(server: Server, has_cloudpickle: bool) -> None:
+    pytest.importorskip("cloudpickle")
+    code = INTERACTIVE.replace("URL", server.url("/id/7"))
+    if not has_cloudpickle:
+        code = f"import sys; sys.modules['cloudpickle'] = None\n{code}"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
+    if has_cloudpickle:
+        assert answer.stdout == "True\n", answer.stderr
+    else:
+        assert "ConfigurationError" in answer.stderr
+        assert "install cloudpickle" in answer.stderr
+    assert server.stats().requests == has_cloudpickle
+
+
+def test_a_script_from_stdin_is_refused_before_anything_is_sent(server: Server) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-"],
+        input=INTERACTIVE.replace("URL", server.url("/id/7")),
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "<stdin> is no file" in answer.stderr
+    assert server.stats().requests == 0
