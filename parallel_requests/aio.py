@@ -1,4 +1,4 @@
-"""The asyncio shim: the same API as coroutines. It delegates to the session's engine and never blocks the loop."""
+"""The asyncio shim: the same API as coroutines, delegated to the session's engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import contextvars
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from parallel_requests.batch import Batch, Outbox
 from parallel_requests.collecting import Call, collect, merge_retried
-from parallel_requests.downloading import Checksums, Existing, Target
-from parallel_requests.exceptions import PartialFailureError
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
     VERB_ARGUMENTS,
@@ -23,17 +20,21 @@ from parallel_requests.options import (
     documents_options,
     reject_unknown,
 )
-from parallel_requests.planning import Item
 from parallel_requests.session import NOT_FOR_DOWNLOADS, ParallelSession, http_verb
-from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from parallel_requests.downloading import Checksums, Existing, Target
+    from parallel_requests.exceptions import PartialFailureError
+    from parallel_requests.planning import Item
     from parallel_requests.signatures import (
         AsyncDownloadVerb,
         AsyncHeadVerb,
         AsyncOneCallVerb,
         AsyncRequestVerb,
     )
+    from parallel_requests.stats import RunStats
 
 # What turns the functions below into verbs with a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], AsyncRequestVerb] = documents_options(session=False)
@@ -79,7 +80,7 @@ async def _feed(
             batch.feed(batch.plan_item(item, index, next(names, None)))
             index += 1
             await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_done())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
         batch.end_input(error)
     else:
         batch.end_input()
@@ -160,9 +161,7 @@ class ParallelRequests:
     ) -> AsyncIterator[Result[Any]]:
         """Do what `ParallelSession.iter_results` does; the input may also be an async generator."""
         call = Call(return_type=return_type, parse_func=parse_func, options=options)
-        batch = self._session.plan(
-            _for_session(urls), _keys_for_session(urls, keys), call, holds_back=True
-        )
+        batch = self._session.plan(_for_session(urls), _keys_for_session(urls, keys), call, holds_back=True)
         batch.outbox = Outbox(ordered=ordered)
         async with self._running(batch, urls, keys) as listener:
             while not batch.is_over:
@@ -258,7 +257,9 @@ class ParallelRequests:
         """Run a batch for as long as the block lasts; leaving it early breaks the batch off."""
         listener = _Listener(batch)
         feeder = (
-            asyncio.ensure_future(_feed(batch, urls, keys, listener)) if isinstance(urls, AsyncIterable) else None
+            asyncio.ensure_future(_feed(batch, urls, keys, listener))
+            if isinstance(urls, AsyncIterable)
+            else None
         )
         try:
             batch.start()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parallel_requests.engines.base import Engine, Run
 from parallel_requests.exceptions import RunStoppedError
 from parallel_requests.models import Request, Result
 from parallel_requests.stats import RunStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from parallel_requests.engines.base import Engine, Run
 
 _STOP_PATIENCE = 0.8
 """Seconds a stopped run may take to let go of what is in flight."""
@@ -158,7 +161,7 @@ class Batch:
         while self.run.room() > 0 and not (self.run.has_results() and perf_counter() > until):
             try:
                 request = next(self.inputs, None)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again once what is in flight is done
                 self.inputs = None
                 self.end_input(error)
                 return

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from io import BufferedWriter, FileIO
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from parallel_requests.exceptions import (
     ConfigurationError,
@@ -29,11 +29,13 @@ from parallel_requests.exceptions import (
     ParallelRequestsError,
     ProtocolError,
 )
-from parallel_requests.exchange import Reply
 from parallel_requests.filenames import name_from_headers, name_from_url, numbered
 from parallel_requests.models import Headers, Request, Response, Result
-from parallel_requests.observing import ByteProgress
 from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from parallel_requests.exchange import Reply
+    from parallel_requests.observing import ByteProgress
 
 logger = logging.getLogger("parallel_requests")
 

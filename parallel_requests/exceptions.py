@@ -363,7 +363,9 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
     def _details(self) -> Iterator[FailureDetails]:
         for result in self.results:
             if result.error is not None:
-                yield FailureDetails(ShownUrl(result.request.url), result.error, result.attempts, result.index)
+                yield FailureDetails(
+                    ShownUrl(result.request.url), result.error, result.attempts, result.index
+                )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PartialFailureError, (self.message, tuple(self.exceptions), self.results)

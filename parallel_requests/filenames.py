@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Iterator
 from email.message import Message
 from email.utils import collapse_rfc2231_value
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from parallel_requests.models import Headers
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from parallel_requests.models import Headers
 
 FALLBACK = "download"
 _LONGEST = 180

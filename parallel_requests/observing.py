@@ -6,12 +6,15 @@ import contextvars
 import inspect
 import logging
 import threading
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from parallel_requests.exceptions import ConfigurationError
-from parallel_requests.models import Request, Result
-from parallel_requests.options import Settings, StreamCallback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parallel_requests.models import Request, Result
+    from parallel_requests.options import Settings, StreamCallback
 
 logger = logging.getLogger("parallel_requests")
 
@@ -59,13 +62,13 @@ def _progress(
     if progress is True:
         bar = _new_bar(total)
 
-        def advance(result: Result[Any]) -> None:
+        def advance(_result: Result[Any]) -> None:
             bar.update(1)
 
         return advance
     completed = 0
 
-    def count(result: Result[Any]) -> None:
+    def count(_result: Result[Any]) -> None:
         nonlocal completed
         completed += 1
         progress(completed, total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
@@ -13,6 +12,8 @@ from parallel_requests.redaction import redact
 from parallel_requests.urls import check_url, is_private, split_user_info
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parallel_requests.models import Request, Response
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})

@@ -8,8 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from parallel_requests import shutdown
 from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
@@ -17,7 +16,6 @@ from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.batch import Batch
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.cookies import CookieStore
-from parallel_requests.downloading import CHUNK_SIZE, Checksums, Downloads, Existing, Target
 from parallel_requests.engines.base import Engine, Parse, Run
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.environment import Environment
@@ -35,7 +33,11 @@ from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
+    from types import TracebackType
 
+    from parallel_requests.backends.base import BlockingBackend
+    from parallel_requests.backends.curl import CurlBackend
+    from parallel_requests.downloading import Checksums, Downloads, Existing, Target
     from parallel_requests.parse_processes import ParsePool
     from parallel_requests.signatures import DownloadVerb, HeadVerb, RequestVerb
 
@@ -325,11 +327,18 @@ class ParallelSession:
 
     def __del__(self) -> None:
         if not getattr(self, "_is_closed", True):
-            warnings.warn(f"{self!r} was not closed; use it in a with statement", ResourceWarning, source=self)
+            warnings.warn(
+                f"{self!r} was not closed; use it in a with statement",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
             self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} backend={self._backend.name} concurrency={self._settings.concurrency}>"
+        return (
+            f"<{type(self).__name__} backend={self._backend.name} concurrency={self._settings.concurrency}>"
+        )
 
     def plan(
         self,
@@ -343,12 +352,9 @@ class ParallelSession:
 
         The surfaces call this; ``urls`` is None where they feed the batch themselves.
         """
-        if self._is_closed:
-            raise RunStoppedError("The session is closed; open a new one.")
-        if urls is not None and (not isinstance(urls, Iterable) or isinstance(urls, str | bytes)):
-            raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
-        if call.parse_func is not None and not callable(call.parse_func):
-            raise ConfigurationError(f"parse_func must be callable, not {call.parse_func!r}.", "parse_func")
+        self._check_open()
+        _check_urls(() if urls is None else urls)
+        _check_callable("parse_func", call.parse_func)
         if call.is_keyed:
             _check_names(keys)
         settings = self._settings.override(call.options, "request")
@@ -384,11 +390,11 @@ class ParallelSession:
         existing: Existing,
     ) -> tuple[Batch, Downloads]:
         """Check everything there is to check, and set up a batch of files; the surfaces call this."""
-        if self._is_closed:
-            raise RunStoppedError("The session is closed; open a new one.")
+        from parallel_requests.downloading import CHUNK_SIZE, Downloads
+
+        self._check_open()
         items = [urls] if isinstance(urls, str) else urls
-        if not isinstance(items, Iterable) or isinstance(items, bytes):
-            raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
+        _check_urls(items)
         for name in call.options:
             if name in NOT_FOR_DOWNLOADS:
                 raise ConfigurationError(f"{name} is of no use to download().", name)
@@ -400,9 +406,7 @@ class ParallelSession:
             progress=None if settings.progress is False else ByteProgress(settings.progress),
         )
         downloads.check(items)
-        planner = Planner(
-            settings, self._environment, accept_encoding="identity", cookies=self._own_cookies
-        )
+        planner = Planner(settings, self._environment, accept_encoding="identity", cookies=self._own_cookies)
         policy = dataclasses.replace(
             self._policy(settings, ReturnType.JSON, planner),
             raise_for_status=True,
@@ -434,6 +438,10 @@ class ParallelSession:
         opened = self._backend.connections_opened
         return Batch(self._engine, run, inputs, planner.plan_item, connections_before=opened)
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RunStoppedError("The session is closed; open a new one.")
+
     def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
         rules = RedirectRules(
             settings.max_redirects,
@@ -448,7 +456,9 @@ class ParallelSession:
             cookies=self._cookies,
             redirects=rules if settings.follow_redirects else None,
             raise_for_status=(
-                kind is not ReturnType.RESPONSE if settings.raise_for_status is None else settings.raise_for_status
+                kind is not ReturnType.RESPONSE
+                if settings.raise_for_status is None
+                else settings.raise_for_status
             ),
             deadline=None if settings.deadline is None else self._pacer.clock() + settings.deadline,
             max_response_size=settings.max_response_size,
@@ -517,12 +527,28 @@ class ParallelSession:
         logger.info("run ended: %s", batch.stats)
 
 
+def _check_urls(urls: object) -> None:
+    if not isinstance(urls, Iterable) or isinstance(urls, str | bytes):
+        raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
+
+
+def _check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{name} must be callable, not {value!r}.", name)
+
+
 def _new_backend(settings: Settings) -> Backend:
     chosen = settings.backend
-    backend = backend_class(chosen, needs_threads=settings.executor is not None)() if isinstance(chosen, str) else chosen
+    backend = (
+        backend_class(chosen, needs_threads=settings.executor is not None)()
+        if isinstance(chosen, str)
+        else chosen
+    )
     if settings.http2 and not backend.capabilities.http2:
         warnings.warn(
-            f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.", UserWarning, stacklevel=4
+            f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.",
+            UserWarning,
+            stacklevel=4,
         )
     if settings.executor is not None and backend.engine != "threads":
         raise ConfigurationError(
@@ -540,8 +566,8 @@ def _new_engine(backend: Backend, settings: Settings) -> Engine:
     if backend.engine == "curl_multi":
         from parallel_requests.engines.curl_multi import CurlMultiEngine
 
-        return CurlMultiEngine(backend, settings.concurrency)
-    return ThreadsEngine(backend, settings.concurrency, settings.executor)
+        return CurlMultiEngine(cast("CurlBackend", backend), settings.concurrency)
+    return ThreadsEngine(cast("BlockingBackend", backend), settings.concurrency, settings.executor)
 
 
 def _check_names(keys: Iterable[Any] | None) -> None:

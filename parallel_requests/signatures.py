@@ -15,14 +15,27 @@ Python's types cannot fold its columns (no type stands for "a coroutine of whate
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from typing import Any, Generic, Literal, Protocol, Required, TypeAlias, TypedDict, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    Required,
+    TypeAlias,
+    TypedDict,
+    Unpack,
+    overload,
+)
 
 from typing_extensions import TypeVar
 
-from parallel_requests.downloading import Checksums, Download, Existing, Target
 from parallel_requests.models import Response, ReturnType
 from parallel_requests.options import Options, RequestOptions
 from parallel_requests.planning import Item
+
+if TYPE_CHECKING:
+    from parallel_requests.downloading import Checksums, Download, Existing, Target
 
 K = TypeVar("K")
 # What comes out: the default stands where no parse_func is given.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
 from io import BytesIO
-from typing import Any, ClassVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pycurl
 
@@ -29,9 +29,11 @@ from parallel_requests.exceptions import (
     TLSError,
     TruncatedBody,
 )
-from parallel_requests.exchange import Send
 from parallel_requests.models import Headers, Request, Response
 from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from parallel_requests.exchange import Send
 
 _FEATURES = pycurl.version_info()[4]
 _HTTP2 = bool(_FEATURES & (1 << 16))
@@ -95,7 +97,7 @@ class Transfer:
         self.easy = cast("Any", pycurl.Curl())
         self.easy.transfer = self
         self.task: Any = None
-        self.send: Send | None = None
+        self.send: Any = None  # the Send under way
         self._head = BytesIO()
         self._content = BytesIO()
         self._body: Body | None = None
@@ -177,7 +179,7 @@ class Transfer:
         elif request.verify is True:
             easy.setopt(pycurl.CAINFO, self._backend.ca_file)
         else:
-            easy.setopt(pycurl.CAPATH if os.path.isdir(request.verify) else pycurl.CAINFO, request.verify)
+            easy.setopt(pycurl.CAPATH if Path(request.verify).is_dir() else pycurl.CAINFO, request.verify)
 
     def _choose_method(self, request: Request) -> None:
         easy, method, content = self.easy, request.method, request.content
@@ -202,13 +204,12 @@ class Transfer:
 
     def _receive(self, data: bytes) -> int | None:
         """Take a piece of a streamed or bounded body off the wire; called by libcurl."""
-        assert self.send is not None
         try:
             if self._body is None:
                 status, _, _, headers = _parse_head(self._head.getvalue())
                 self._body = Body(self.send, status, headers)
             self._body.feed(data)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - libcurl cannot carry it: it is told apart when the transfer has failed
             self._error = error
             return -1
         return None
@@ -221,7 +222,6 @@ class Transfer:
             BackendError: The body is not what the head says.
         """
         head, send = self._head.getvalue(), self.send
-        assert send is not None
         if b"\r\n\r\n" not in head and b"\n\n" not in head:
             raise self._backend.failure(TruncatedBody, send.request, OSError("the head broke off"))
         status, reason, version, headers = _parse_head(head)
@@ -242,16 +242,14 @@ class Transfer:
         It does so where a kept-alive connection is closed unanswered, and there is no option
         against it; only the bytes it sent tell.
         """
-        assert self.send is not None
         if not version.startswith("HTTP/1"):
             return 0
         once = _bytes_on_the_wire(self.send.request)
-        return max(0, round(self.easy.getinfo(pycurl.REQUEST_SIZE) / once) - 1)
+        return max(0, round(int(self.easy.getinfo(pycurl.REQUEST_SIZE)) / once) - 1)
 
     def failure(self, code: int, message: str) -> ParallelRequestsError:
         """Say in our words why a transfer has failed."""
         send = self.send
-        assert send is not None
         request = send.request
         if self._error is not None:
             return self._backend.translate(self._error, request)
@@ -264,7 +262,8 @@ class Transfer:
             or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
         ):
             return ProxyError(
-                f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through ({redact(message)}).",
+                f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "
+                f"({redact(message)}).",
                 self._backend.name,
                 request.url,
                 proxy_url=request.proxy,
@@ -277,9 +276,7 @@ class Transfer:
                 request.url,
             )
         stale = (
-            code in _UNANSWERED
-            and not self._head.getvalue()
-            and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
+            code in _UNANSWERED and not self._head.getvalue() and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
         )
         return self._backend.failure(kind, request, OSError(message), stale=stale)
 
@@ -354,15 +351,13 @@ def _milliseconds(seconds: float | None) -> int:
 
 
 def _header_lines(request: Request) -> list[bytes]:
-    lines = [
-        f"{name}: {value}".encode("latin-1") if value else f"{name};".encode("latin-1")
-        for name, value in request.headers.items()
-    ]
     given = {name.lower() for name in request.headers}
-    for name in ("accept", "user-agent", "expect", "content-type"):
-        if name not in given:
-            lines.append(f"{name}:".encode())  # keeps libcurl from adding its own
-    return lines
+    own = [f"{name}: {value}" if value else f"{name};" for name, value in request.headers.items()]
+    # A name without a value keeps libcurl from adding a header of its own.
+    kept_out = [
+        f"{name}:" for name in ("accept", "user-agent", "expect", "content-type") if name not in given
+    ]
+    return [line.encode("latin-1") for line in own + kept_out]
 
 
 def _bytes_on_the_wire(request: Request) -> int:

@@ -199,7 +199,6 @@ class CurlMultiEngine:
     def _end(self, transfer: Transfer, reply: Reply) -> None:
         """Take a transfer off the wire and give its exchange the reply."""
         task, send = transfer.task, transfer.send
-        assert send is not None
         self._multi.remove_handle(transfer.easy)
         transfer.clear()
         self._spare.append(transfer)
@@ -240,7 +239,7 @@ class _Driver(Protocol):
     """Moves transfers on, and waits for their sockets and for the engine's ear."""
 
     def perform(self) -> None: ...
-    def wait(self, seconds: float, in_flight: int) -> None: ...
+    def wait(self, seconds: float, in_flight: int, /) -> None: ...
     def close(self) -> None: ...
 
 
@@ -281,7 +280,7 @@ class _EpollDriver:
         self._clock = clock
         self._epoll = select.epoll()
         self._epoll.register(ear.fileno(), select.EPOLLIN)
-        self._masks: dict[int, int] = {}
+        self._registered: set[int] = set()
         self._used: set[int] = set()
         self._alarm: float | None = None
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -293,7 +292,7 @@ class _EpollDriver:
             self._alarm = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
-    def wait(self, seconds: float, in_flight: int) -> None:
+    def wait(self, seconds: float, _in_flight: int) -> None:
         """Sleep until something happens, and move on the transfers it happened to."""
         if self._alarm is not None:
             seconds = min(seconds, max(0.0, self._alarm - self._clock()))
@@ -303,9 +302,9 @@ class _EpollDriver:
                     pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
                 )
                 self._multi.socket_action(descriptor, action)
-            elif descriptor in self._masks:
+            elif descriptor in self._registered:
                 self._epoll.unregister(descriptor)
-                del self._masks[descriptor]
+                self._registered.discard(descriptor)
             else:
                 _drain(self._ear)
 
@@ -316,28 +315,25 @@ class _EpollDriver:
     def _set_alarm(self, milliseconds: int) -> None:
         self._alarm = None if milliseconds < 0 else self._clock() + milliseconds / 1000
 
-    def _watch(self, what: int, descriptor: int, multi: Any, data: Any) -> None:
+    def _watch(self, what: int, descriptor: int, *_context: object) -> None:
         """Follow which sockets libcurl waits for.
 
-        A socket it lets go of stays registered: most are used again at once, and those that are
-        closed leave epoll by themselves.
+        A socket it lets go of stays registered: most are used again at once. One that was closed has
+        left epoll by itself, and its number may be that of another by now.
         """
         if what == pycurl.POLL_REMOVE:
             self._used.discard(descriptor)
             return
         self._used.add(descriptor)
         mask = select.EPOLLIN | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
-        known = self._masks.get(descriptor)
-        if known == mask:
-            return
-        self._masks[descriptor] = mask
-        if known is not None:
+        if descriptor in self._registered:
             try:
                 self._epoll.modify(descriptor, mask)
             except FileNotFoundError:
-                known = None
-        if known is None:
+                self._epoll.register(descriptor, mask)
+        else:
             self._epoll.register(descriptor, mask)
+            self._registered.add(descriptor)
 
 
 def _drain(ear: socket.socket) -> None:

@@ -91,9 +91,7 @@ class EventLoopEngine:
     def _start(self) -> asyncio.AbstractEventLoop:
         bound: Future[None] = Future()
         self._loop = loop = _new_event_loop()
-        self._thread = threading.Thread(
-            target=self._serve, args=(loop, bound), name="parallel-requests-loop"
-        )
+        self._thread = threading.Thread(target=self._serve, args=(loop, bound), name="parallel-requests-loop")
         self._thread.start()
         bound.result()
         return loop
