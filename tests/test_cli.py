@@ -362,3 +362,33 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"parallel-requests {parallel_requests.__version__}\n"
+
+
+# -- download
+
+
+def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Path) -> None:
+    urls = [server.url("/range/1000"), server.url("/range/2000")]
+    listed = tmp_path / "urls.txt"
+    listed.write_text("\n".join(urls))
+    folder = tmp_path / "files"
+    done = run("download", "-i", str(listed), "--to", str(folder), "--sha256", "0" * 64, "--sha256", "f" * 64)
+    assert done.returncode == SOME_FAILED
+    assert {record["error"]["type"] for record in records(done.stdout)} == {"DownloadError"}
+    assert list(folder.iterdir()) == []
+    done = run("download", *urls, "--to", str(folder))
+    assert done.returncode == FINE, done.stderr
+    told = sorted(values(done.stdout), key=lambda value: int(value["size"]))
+    assert [value["path"] for value in told] == [str(folder / "1000"), str(folder / "2000")]
+    assert {path.stat().st_size for path in folder.iterdir()} == {1000, 2000}
+    done = run("download", urls[0], "--to", str(folder), "--existing", "keep")
+    assert values(done.stdout)[0]["path"] == str(folder / "1000 (2)")
+    done = run("download", *urls, "--to", str(folder), "-q")
+    assert {value["status"] for value in values(done.stdout)} == {"skipped"}
+    assert done.stderr == ""
+
+
+def test_download_refuses_what_makes_no_sense(server: Server, tmp_path: Path) -> None:
+    done = run("download", server.url("/range/1"), "--to", str(tmp_path), "--sha256", "nonsense")
+    assert done.returncode == WRONG_USAGE
+    assert server.stats().requests == 0

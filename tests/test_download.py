@@ -1,0 +1,666 @@
+"""Files: whole or not there, resumed, checked, and never outside their folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import (
+    BodyTooLarge,
+    ConfigurationError,
+    Download,
+    DownloadError,
+    HTTPStatusError,
+    ParallelRequests,
+    ParallelSession,
+    PartialFailureError,
+    RetryExhaustedError,
+    RetryPolicy,
+    RunStoppedError,
+    TruncatedBody,
+    download,
+)
+from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from tests.server.content import content, content_sha256
+from tests.server.faults import close, read_request, repeat, response, rst, send, trickle, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+
+QUICK = RetryPolicy(max_retries=2, backoff_factor=0.01)
+BODY = content(300_000)
+DIGEST = hashlib.sha256(BODY).hexdigest()
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(params=[name for name in BACKEND_NAMES if is_installed(name)])
+def session(request: pytest.FixtureRequest) -> Iterator[ParallelSession]:
+    """A session over each backend."""
+    with ParallelSession(backend=request.param, retry=QUICK) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fast() -> Iterator[ParallelSession]:
+    """A session over whatever is there, for what does not depend on it."""
+    with ParallelSession(retry=QUICK) as opened:
+        yield opened
+
+
+def names(folder: Path) -> list[str]:
+    """Everything in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def head(*lines: str, status: str = "200 OK") -> bytes:
+    """The bytes of a head."""
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin-1")
+
+
+def whole(body: bytes = BODY, etag: str = '"one"') -> bytes:
+    """The bytes of a whole answer."""
+    return response(body, f"ETag: {etag}")
+
+
+def rest(start: int, body: bytes = BODY, etag: str = '"one"') -> bytes:
+    """The bytes of an answer with the rest."""
+    span = f"Content-Range: bytes {start}-{len(body) - 1}/{len(body)}"
+    return response(body[start:], f"ETag: {etag}", span, status="206 Partial Content")
+
+
+def cut(at: int, etag: str = '"one"') -> bytes:
+    """The bytes of an answer that ends too soon."""
+    return head(f"Content-Length: {len(BODY)}", f"ETag: {etag}") + BODY[:at]
+
+
+def descriptors() -> int:
+    """Descriptors of this process that are open on regular files in a temporary folder."""
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += link.readlink().name.endswith(".part")
+    return count
+
+
+# -- the main job
+
+
+def test_files_of_many_urls(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+    sizes = [0, 1, 65_536, 300_000, 1_000_000]
+    urls = [server.url(f"/range/{size}?seed={size}") for size in sizes]
+    files = session.download(urls, tmp_path)
+    assert [file.path for file in files] == [tmp_path / str(size) for size in sizes]
+    assert [file.size for file in files] == sizes
+    assert {file.status for file in files} == {"downloaded"}
+    for file, size in zip(files, sizes, strict=True):
+        assert file.path.read_bytes() == content(size, size)
+        assert file.result.ok
+        assert file.result.value is file
+    assert names(tmp_path) == sorted(map(str, sizes))
+    assert {entry.headers["accept-encoding"] for entry in server.log()} == {"identity"}
+
+
+def test_one_url_and_keys(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+    assert fast.download(server.url("/range/10"), tmp_path / "a" / "b").path == tmp_path / "a" / "b" / "10"
+    by_key = fast.download([server.url("/range/20"), server.url("/range/30")], tmp_path, keys=["x", "y"])
+    assert {key: file.size for key, file in by_key.items()} == {"x": 20, "y": 30}
+
+
+def test_paths_of_ones_own(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+    paths: list[str | Path] = [tmp_path / "new" / "one.bin", str(tmp_path / "two.bin")]
+    files = fast.download((server.url(f"/range/{size}") for size in (10, 20)), paths)
+    assert [file.path for file in files] == list(map(Path, paths))
+    assert Path(paths[1]).read_bytes() == content(20)
+
+
+def test_the_function_and_the_coroutine(server: Server, tmp_path: Path) -> None:
+    url = server.url("/range/1000")
+    file = download(url, tmp_path / "sync", backend="urllib3")
+    assert isinstance(file, Download)
+
+    async def fetch() -> list[Download]:
+        async with ParallelRequests() as client:
+            return await client.download([url, server.url("/range/2000")], tmp_path / "async")
+
+    assert [file.size for file in asyncio.run(fetch())] == [1000, 2000]
+
+
+def test_wrong_options_are_found_before_anything_is_sent(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    urls = [server.url("/range/1"), server.url("/range/2")]
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    wrong: list[tuple[Any, dict[str, Any]]] = [
+        (tmp_path, {"sha256": "abc"}),
+        (tmp_path, {"sha256": [DIGEST]}),
+        (tmp_path, {"existing": "ask"}),
+        (tmp_path, {"stream_callback": print}),
+        ([tmp_path / "one"], {}),
+        ([tmp_path / "one", tmp_path / "one"], {}),
+        ([tmp_path / "one", "nul\0"], {}),
+        (occupied / "below", {}),
+        (7, {}),
+    ]
+    for to, options in wrong:
+        with pytest.raises(ConfigurationError):
+            fast.download(urls, to, **options)
+    assert server.stats().requests == 0
+
+
+def test_progress_counts_bytes(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    session.download(
+        [server.url(f"/range/{size}") for size in (300_000, 500_000)],
+        tmp_path,
+        progress=lambda completed, total: seen.append((completed, total)),
+    )
+    assert seen[-1] == (800_000, 800_000)
+    assert [completed for completed, _ in seen] == sorted(completed for completed, _ in seen)
+
+
+def test_a_progress_bar(fast: ParallelSession, server: Server, tmp_path: Path, capsys: Any) -> None:
+    fast.download([server.url("/range/300000")], tmp_path, progress=True)
+    assert "300k" in capsys.readouterr().err
+
+
+# -- failures
+
+
+def test_failures_lose_nothing(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+    urls = [server.url("/range/10"), server.url("/status/404"), "ftp://nowhere", server.url("/range/20")]
+    with pytest.raises(PartialFailureError) as caught:
+        session.download(urls, tmp_path)
+    results = caught.value.results
+    assert [result.ok for result in results] == [True, False, False, True]
+    assert isinstance(results[1].error, HTTPStatusError)
+    assert names(tmp_path) == ["10", "20"]
+    assert session.download(urls, tmp_path, return_none_on_failure=True)[1:3] == [None, None]
+
+
+def test_a_redirect_that_is_not_followed_is_no_file(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    with pytest.raises(DownloadError):
+        fast.download(server.url("/redirect/1"), tmp_path, follow_redirects=False)
+    assert names(tmp_path) == []
+
+
+def test_a_redirect_is_followed(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+    file = session.download(server.url("/redirect-to?url=/range/1000"), tmp_path)
+    assert file.path.name == "redirect-to"
+    assert file.path.read_bytes() == content(1000)
+
+
+def test_a_body_that_is_too_large(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(BodyTooLarge):
+        session.download(server.url("/range/300000"), tmp_path, max_response_size=100_000)
+    assert not [name for name in names(tmp_path) if not name.startswith(".")]
+
+
+def test_a_file_that_cannot_be_written_fails_that_item_alone(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "way"
+    in_the_way.write_text("")
+    paths = [in_the_way / "one", tmp_path / "two"]
+    with pytest.raises(PartialFailureError) as caught:
+        session.download([server.url("/range/10"), server.url("/range/20")], paths)
+    [error] = caught.value.exceptions
+    assert isinstance(error, DownloadError)
+    assert error.path == str(paths[0])
+    assert paths[1].read_bytes() == content(20)
+    assert server.stats().requests == 2, "to try again would not help"
+
+
+def test_a_folder_of_that_name_is_in_the_way(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "10").mkdir()
+    with pytest.raises(DownloadError):
+        fast.download(server.url("/range/10"), tmp_path)
+
+
+@pytest.mark.parametrize("end", [close, rst])
+def test_what_breaks_off_for_good_leaves_no_file_and_no_descriptor(
+    session: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    tmp_path: Path,
+    end: Callable[[], Any],
+) -> None:
+    server = fault_server([read_request(), send(head("Content-Length: 100") + bytes(50)), end()])
+    with pytest.raises(RetryExhaustedError) as caught:
+        session.download(server.url("/file"), tmp_path)
+    assert isinstance(caught.value.last_error, TruncatedBody)
+    assert len(server.requests) == 3
+    assert names(tmp_path) == [], "without a validator there is nothing to go on from"
+    assert descriptors() == 0
+
+
+def test_a_deadline_leaves_a_result_for_every_url(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    urls = [server.url("/hang")] * 100
+    with pytest.raises(PartialFailureError) as caught:
+        session.download(urls, tmp_path, deadline=0.2)
+    assert [result.index for result in caught.value.results] == list(range(100))
+
+
+# -- resuming
+
+
+def test_a_retry_asks_for_the_rest(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
+    )
+    file = session.download(server.url("/file.bin"), tmp_path, sha256=DIGEST)
+    assert (file.status, file.sha256, file.size) == ("resumed", DIGEST, len(BODY))
+    assert [request.headers.get("range") for request in server.requests] == [None, "bytes=100000-"]
+    assert server.requests[1].headers["if-range"] == '"one"'
+    assert names(tmp_path) == ["file.bin"]
+    assert descriptors() == 0
+
+
+def test_the_next_call_asks_for_the_rest(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
+    )
+    with pytest.raises(TruncatedBody):
+        session.download(server.url("/file.bin"), tmp_path, retry=RetryPolicy(max_retries=0))
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == []
+    file = session.download(server.url("/file.bin"), tmp_path)
+    assert file.status == "resumed"
+    assert file.path.read_bytes() == BODY
+    assert [request.headers.get("range") for request in server.requests] == [None, "bytes=100000-"]
+
+
+OTHER = content(200_000, seed=5)
+REFUSALS = {
+    "ranges_are_ignored": [whole()],
+    "changed": [whole(OTHER, '"two"')],
+    "416": [response(b"no", status="416 Range Not Satisfiable"), whole()],
+    "another_part": [rest(99_999), whole()],
+    "no_content_range": [response(BODY[100_000:], status="206 Partial Content"), whole()],
+    "changed_and_yet_206": [rest(100_000, etag='"two"'), whole()],
+    "another_length": [rest(100_000, BODY + b"more"), whole()],
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_resumed_begins_anew(
+    case: str, session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    answers = [send(cut(100_000)), close()]
+    scripts = [[read_request(), *answers]]
+    scripts += [[read_request(), send(answer), close()] for answer in REFUSALS[case]]
+    server = fault_server(*scripts)
+    file = session.download(server.url("/file"), tmp_path)
+    assert file.path.read_bytes() == (OTHER if case == "changed" else BODY)
+    assert file.status == "downloaded"
+    ranges = [request.headers.get("range") for request in server.requests]
+    assert ranges == [None, "bytes=100000-", None][: len(ranges)]
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_whole_file_that_was_not_moved_costs_one_byte(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()],
+        [read_request(), send(rest(len(BODY) - 1)), close()],
+    )
+    with pytest.raises(TruncatedBody):
+        fast.download(server.url("/file"), tmp_path, max_retries=0, retry=None)
+    [partial] = tmp_path.glob(".*.part")
+    partial.write_bytes(BODY)
+    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+    assert server.requests[1].headers["range"] == f"bytes={len(BODY) - 1}-"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ('ETag: W/"weak"',),
+        ("Accept-Ranges: none", 'ETag: "one"'),
+        ("Content-Encoding: identity",),
+        ("Last-Modified: Mon, 01 Jan 2024 00:00:30 GMT", "Date: Mon, 01 Jan 2024 00:00:31 GMT"),
+    ],
+)
+def test_without_a_strong_validator_the_whole_is_asked_for_again(
+    headers: tuple[str, ...], fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    first = head(f"Content-Length: {len(BODY)}", *headers) + BODY[:1000]
+    server = fault_server([read_request(), send(first), close()], [read_request(), send(whole())])
+    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+    assert "range" not in server.requests[1].headers
+
+
+def test_a_date_is_a_validator_where_it_is_old_enough(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    modified = "Mon, 01 Jan 2024 00:00:00 GMT"
+    dates = (f"Last-Modified: {modified}", "Date: Mon, 01 Jan 2024 00:05:00 GMT")
+    first = head(f"Content-Length: {len(BODY)}", *dates) + BODY[:1000]
+    server = fault_server([read_request(), send(first), close()], [read_request(), send(rest(1000))])
+    assert fast.download(server.url("/file"), tmp_path).status == "resumed"
+    assert server.requests[1].headers["if-range"] == modified
+
+
+def test_a_coded_answer_is_decoded_and_not_resumed(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    file = session.download(server.url("/bomb?mib=1"), tmp_path)
+    assert file.path.read_bytes() == bytes(1 << 20)
+
+
+def test_progress_of_what_is_resumed(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
+    )
+    fast.download(server.url("/f"), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (len(BODY), len(BODY))
+
+
+# -- checksums
+
+
+def test_checksums_in_every_form(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+    urls = [server.url(f"/range/{size}") for size in (1000, 2000)]
+    sums = [content_sha256(1000), content_sha256(2000)]
+    given: list[Any] = [sums, [sums[0].upper(), None], dict(zip(urls, sums, strict=True)), True]
+    for number, sha256 in enumerate(given):
+        files = fast.download(urls, tmp_path / str(number), sha256=sha256)
+        assert files[0].sha256 == sums[0]
+    assert fast.download(urls[0], tmp_path / "none").sha256 is None
+
+
+def test_a_wrong_checksum_is_no_file(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="SHA-256") as caught:
+        session.download(server.url("/range/1000"), tmp_path, sha256="0" * 64)
+    assert caught.value.path == str(tmp_path / "1000")
+    assert names(tmp_path) == []
+    assert server.stats().requests == 1
+
+
+# -- what is there already
+
+
+def test_existing_files(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+    url, file = server.url("/range/1000"), tmp_path / "1000"
+    file.write_bytes(b"old")
+    skipped = fast.download(url, tmp_path)
+    assert (skipped.status, skipped.size, skipped.result.attempts) == ("skipped", 3, 0)
+    assert server.stats().requests == 0
+    kept = fast.download(url, tmp_path, existing="keep")
+    assert (kept.status, kept.path) == ("downloaded", tmp_path / "1000 (2)")
+    assert file.read_bytes() == b"old"
+    replaced = fast.download(url, tmp_path, existing="replace")
+    assert replaced.path == file
+    assert file.read_bytes() == content(1000)
+    assert fast.download([url], [file], existing="keep")[0].path == tmp_path / "1000 (3)"
+
+
+def test_skipping_goes_by_the_checksum_where_one_is_given(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    url, file = server.url("/range/1000"), tmp_path / "1000"
+    file.write_bytes(b"old")
+    assert fast.download(url, tmp_path, sha256=content_sha256(1000)).status == "downloaded"
+    assert fast.download(url, tmp_path, sha256=content_sha256(1000)).status == "skipped"
+    assert file.read_bytes() == content(1000)
+
+
+def test_skipped_items_keep_their_places(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "20").write_bytes(b"")
+    seen: list[int] = []
+    files = fast.download(
+        [server.url(f"/range/{size}") for size in (10, 20, 30)],
+        tmp_path,
+        on_result=lambda result: seen.append(result.index),
+    )
+    assert [file.status for file in files] == ["downloaded", "skipped", "downloaded"]
+    assert sorted(seen) == [0, 1, 2]
+
+
+# -- names
+
+
+def test_two_urls_of_one_name_do_not_collide(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    urls = [server.url(f"/range/1000?seed={seed}") for seed in (1, 2, 3)] * 2
+    files = session.download(urls, tmp_path)
+    assert [file.path.name for file in files] == ["1000", *(f"1000 ({n})" for n in range(2, 7))]
+    assert [file.path.read_bytes() for file in files] == [content(1000, seed) for seed in (1, 2, 3)] * 2
+
+
+def named(disposition: str, body: bytes = b"body") -> bytes:
+    """The bytes of an answer that names its file."""
+    return response(body, f"Content-Disposition: {disposition}")
+
+
+DISPOSITIONS = {
+    'attachment; filename="report.pdf"': "report.pdf",
+    "attachment; filename*=UTF-8''na%C3%AFve%20plan.txt": "naïve plan.txt",
+    "attachment; filename=\"old.txt\"; filename*=UTF-8''new.txt": "new.txt",
+    'attachment; filename="../../etc/passwd"': "passwd",
+    'attachment; filename="..\\\\..\\\\boot.ini"': "boot.ini",
+    'attachment; filename="/etc/shadow"': "shadow",
+    "attachment; filename*=UTF-8''..%2F..%2Fup.txt": "up.txt",
+    "attachment; filename*=UTF-8''a%00b.txt": "ab.txt",
+    'attachment; filename="CON.txt"': "_CON.txt",
+    'attachment; filename=".bashrc"': "bashrc",
+    'attachment; filename="a:b|c?.txt"': "a_b_c_.txt",
+    'attachment; filename="dots...  "': "dots",
+    f'attachment; filename="{"x" * 400}.tar.gz"': "x" * 173 + ".tar.gz",
+    'attachment; filename=".."': "file",
+    'attachment; filename=""': "file",
+    "inline": "file",
+    "attachment; filename*=nonsense''%ff%fe": "file",
+}
+
+
+@pytest.mark.parametrize("disposition", DISPOSITIONS)
+def test_names_from_the_server_are_made_safe(
+    disposition: str, fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    server = fault_server([repeat(read_request(), send(named(disposition)))])
+    file = fast.download(server.url("/file"), folder)
+    assert file.path.parent == folder
+    if "nonsense" not in disposition:
+        assert file.path.name == DISPOSITIONS[disposition]
+    assert file.path.read_bytes() == b"body"
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/b.txt", "b.txt"),
+        ("/..%2F..%2Fescape.txt", "escape.txt"),
+        ("/%2e%2e", "download"),
+        ("/a%00b", "ab"),
+        ("/aux.c", "_aux.c"),
+        ("/", "download"),
+        ("/na%C3%AFve?x=y/z", "naïve"),
+        ("/.htaccess", "htaccess"),
+        ("/%E2%80%AEtxt.exe", "txt.exe"),
+        ("/" + "y" * 500, "y" * 180),
+    ],
+)
+def test_names_from_urls_are_made_safe(
+    path: str, name: str, fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([repeat(read_request(), send(response(b"body")))])
+    assert fast.download(server.url(path), tmp_path / "folder").path == tmp_path / "folder" / name
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_name_from_the_server_never_takes_a_file_that_is_there(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    (tmp_path / "report.pdf").write_bytes(b"mine")
+    server = fault_server([repeat(read_request(), send(named('attachment; filename="report.pdf"')))])
+    urls = [server.url(f"/get?id={number}") for number in range(3)]
+    files = fast.download(urls, tmp_path)
+    assert sorted(file.path.name for file in files) == [f"report ({number}).pdf" for number in (2, 3, 4)]
+    assert (tmp_path / "report.pdf").read_bytes() == b"mine"
+    again = fast.download(urls, tmp_path)
+    assert [file.path for file in again] == [file.path for file in files], "each finds its own"
+    assert {file.status for file in again} == {"skipped"}
+    assert len(server.requests) == 3
+    assert fast.download(urls[0], tmp_path, existing="replace").path == tmp_path / "report.pdf"
+
+
+def test_links_are_never_written_through(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_bytes(b"precious")
+    folder.mkdir()
+    (folder / "file").symlink_to(outside)
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()], [repeat(read_request(), send(whole()))]
+    )
+    with pytest.raises(TruncatedBody):
+        fast.download(server.url("/file"), folder, existing="replace", retry=RetryPolicy(max_retries=0))
+    for hidden in [*folder.glob(".*.part"), *folder.glob(".*.json")]:
+        hidden.unlink()
+        hidden.symlink_to(outside)
+    file = fast.download(server.url("/file"), folder, existing="replace")
+    assert file.path.read_bytes() == BODY
+    assert not file.path.is_symlink()
+    assert outside.read_bytes() == b"precious"
+    assert "range" not in server.requests[1].headers
+
+
+def test_a_hard_link_is_never_written_through(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_bytes(bytes(50))
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()], [repeat(read_request(), send(whole()))]
+    )
+    with pytest.raises(TruncatedBody):
+        fast.download(server.url("/file"), folder, retry=RetryPolicy(max_retries=0))
+    [partial] = folder.glob(".*.part")
+    partial.unlink()
+    partial.hardlink_to(outside)
+    assert fast.download(server.url("/file"), folder).path.read_bytes() == BODY
+    assert outside.read_bytes() == bytes(50)
+
+
+# -- stopping
+
+
+def test_closing_the_session_leaves_no_descriptor(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    sent, never = threading.Event(), threading.Event()
+
+    def tell(_connection: Any) -> None:
+        sent.set()
+
+    server = fault_server([read_request(), send(cut(100_000)), tell, wait(never)])
+
+    def close_when_sent() -> None:
+        sent.wait()
+        session.close()
+
+    closer = threading.Thread(target=close_when_sent)
+    closer.start()
+    with pytest.raises((RunStoppedError, PartialFailureError)):
+        session.download([server.url("/a"), server.url("/b")], tmp_path)
+    closer.join()
+    assert descriptors() == 0
+    assert not [name for name in names(tmp_path) if not name.startswith(".")]
+
+
+def test_cancelling_the_await_stops_the_work(
+    fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    sent, never = threading.Event(), threading.Event()
+
+    def tell(_connection: Any) -> None:
+        sent.set()
+
+    server = fault_server([read_request(), send(cut(100_000)), tell, wait(never)])
+
+    async def fetch() -> None:
+        async with ParallelRequests() as client:
+            work = asyncio.ensure_future(client.download(server.url("/file"), tmp_path))
+            await asyncio.get_running_loop().run_in_executor(None, sent.wait)
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+
+    asyncio.run(fetch())
+    assert descriptors() == 0
+
+
+PROGRAM = """
+import sys
+from parallel_requests import download
+folder, *urls = sys.argv[1:]
+download(urls, [f"{folder}/{n}" for n in range(len(urls))], concurrency=4, timeout=None)
+"""
+
+
+def test_killed_halfway_and_started_again_it_fetches_what_is_missing(
+    server: Server, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    count, size, killed = 60, 1 << 20, threading.Event()
+    slow = fault_server(
+        [read_request(), send(cut(290_000)), trickle(BODY[290_000:290_020], 0.05), wait(killed)],
+        [read_request(), respond_with_rest],
+    )
+    urls = [slow.url("/slow"), *(server.url(f"/range/{size}?seed={number}") for number in range(1, count))]
+    digests = [DIGEST, *(content_sha256(size, number) for number in range(1, count))]
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), *urls]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment) as victim:
+        while len(finished_in(tmp_path)) < count // 2 or not list(tmp_path.glob(".*.json")):
+            assert victim.poll() is None, "it was too fast to be killed"
+        victim.send_signal(signal.SIGKILL)
+    killed.set()
+    finished = finished_in(tmp_path)
+    assert "0" not in finished
+    server.reset()
+    subprocess.run(command, check=True, env=environment)
+    fetched = {entry.query.removeprefix("seed=") for entry in server.log()}
+    assert fetched == set(map(str, range(1, count))) - finished
+    assert len(server.log()) == len(fetched)
+    assert int(slow.requests[1].headers["range"].strip("bytes=-")) >= 290_000
+    assert names(tmp_path) == sorted(map(str, range(count)))
+    for number, digest in enumerate(digests):
+        assert hashlib.sha256((tmp_path / str(number)).read_bytes()).hexdigest() == digest
+
+
+def finished_in(folder: Path) -> set[str]:
+    """The files that are whole."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def respond_with_rest(connection: Any) -> None:
+    """Send what the last request asks for."""
+    connection.send(rest(int(connection.server.requests[-1].headers["range"].strip("bytes=-"))))

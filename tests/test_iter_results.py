@@ -1,0 +1,285 @@
+"""One Result after the other: lazy, bounded, and over when the caller has seen enough."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import (
+    HTTPStatusError,
+    ParallelRequests,
+    ParallelSession,
+    Request,
+    RetryPolicy,
+    ValidationError,
+    iter_results,
+)
+from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from tests.server.control import Server
+from tests.server.faults import read_request, repeat, response, send, wait
+from tests.soak.many_ids import MIB, fetch_ids
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tests.server.faults import FaultServer
+
+INSTALLED = [name for name in BACKEND_NAMES if is_installed(name)]
+CONCURRENCY = 4
+
+
+@pytest.fixture(params=INSTALLED)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def session(backend: str) -> Iterator[ParallelSession]:
+    """A session that does not retry."""
+    with ParallelSession(
+        backend=backend, concurrency=CONCURRENCY, retry=RetryPolicy(max_retries=0)
+    ) as opened:
+        yield opened
+
+
+def endless(server: Server, taken: list[int]) -> Iterator[str]:
+    """URLs without end, each one noted as it is taken."""
+    for number in itertools.count():
+        taken.append(number)
+        yield server.url(f"/id/{number}")
+
+
+# -- lazy
+
+
+def test_an_endless_input_is_taken_as_slots_come_free(session: ParallelSession, server: Server) -> None:
+    taken: list[int] = []
+    results = session.iter_results(endless(server, taken))
+    assert taken == [], "nothing happens before the first step"
+    for count, result in enumerate(results, 1):
+        assert result.value == {"id": result.index}
+        assert len(taken) <= count - 1 + 2 * CONCURRENCY
+        if count == 200:
+            break
+    results.close()
+    assert len(server.ids()) <= 200 + 2 * CONCURRENCY
+    assert len(set(server.ids())) == len(server.ids())
+
+
+def test_the_input_is_advanced_in_the_thread_of_the_caller(session: ParallelSession, server: Server) -> None:
+    threads = set()
+
+    def urls() -> Iterator[str]:
+        for number in range(50):
+            threads.add(threading.current_thread())
+            yield server.url(f"/id/{number}")
+
+    assert len(list(session.iter_results(urls()))) == 50
+    assert threads == {threading.current_thread()}
+
+
+def test_a_slow_consumer_slows_the_input_down(session: ParallelSession, server: Server) -> None:
+    taken: list[int] = []
+    results = session.iter_results(endless(server, taken))
+    next(results)
+    seen = len(taken)
+    # While nobody asks for more, the open ones finish, and not one is added.
+    with ParallelSession() as other:
+        for number in range(50):
+            other.request(server.url(f"/static?{number}"))
+    assert len(taken) == seen <= 1 + 2 * CONCURRENCY
+    results.close()
+
+
+# -- order
+
+
+def test_in_order_of_the_input(session: ParallelSession, server: Server) -> None:
+    delays = [0.2, 0.0, 0.1, 0.0, 0.0, 0.05] * 5
+    urls = [server.url(f"/id/{number}?delay={delay}") for number, delay in enumerate(delays)]
+    indices = [result.index for result in session.iter_results(iter(urls), ordered=True)]
+    assert indices == list(range(len(urls)))
+
+
+def test_the_first_to_finish_comes_first(session: ParallelSession, server: Server) -> None:
+    urls = [server.url("/delay/0.5"), server.url("/static")]
+    assert [result.index for result in session.iter_results(urls)] == [1, 0]
+
+
+def test_what_comes_early_is_held_back_within_a_window(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    go = threading.Event()
+    slow = [read_request(), wait(go), send(response(b"0"))]
+    quick = [repeat(read_request(), send(response(b"1")))]
+    held, rest = fault_server(slow), fault_server(quick)
+    taken: list[int] = []
+
+    def urls() -> Iterator[str]:
+        for number in range(100):
+            taken.append(number)
+            if number == 2 * CONCURRENCY - 1:
+                go.set()  # the window is full: only now may the first one end
+            yield rest.url() if number else held.url()
+
+    indices = []
+    for result in session.iter_results(urls(), ordered=True):
+        indices.append(result.index)
+        assert len(taken) <= len(indices) + 2 * CONCURRENCY
+    assert indices == list(range(100))
+
+
+# -- the end
+
+
+def test_breaking_out_ends_the_run(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    never = threading.Event()
+    first = [read_request(), send(response(b"1")), *[read_request(), wait(never)]]
+    server = fault_server(first, [read_request(), wait(never)])
+    for result in session.iter_results(server.url(f"/{number}") for number in itertools.count()):
+        assert result.ok
+        break
+    seen = len(server.requests)
+    assert seen <= 2 * CONCURRENCY + 1
+    assert len(server.requests) == seen
+
+
+def test_an_input_that_raises_ends_the_run_after_what_is_in_flight(
+    session: ParallelSession, server: Server
+) -> None:
+    def urls() -> Iterator[str]:
+        for number in range(30):
+            yield server.url(f"/id/{number}")
+        raise KeyError("the table is gone")
+
+    seen: list[int] = []
+    with pytest.raises(KeyError, match="the table is gone"):
+        seen.extend(result.index for result in session.iter_results(urls()))
+    assert sorted(seen) == sorted(server.ids()) == list(range(30))
+
+
+def test_what_an_input_that_raises_has_given_is_yielded_first(
+    session: ParallelSession, server: Server
+) -> None:
+    def urls() -> Iterator[str]:
+        for number in range(30):
+            yield server.url(f"/id/{number}")
+        raise KeyError("the table is gone")
+
+    results = session.iter_results(urls())
+    assert sorted(next(results).index for _ in range(30)) == list(range(30))
+    with pytest.raises(KeyError):
+        next(results)
+
+
+def test_failures_are_results(session: ParallelSession, server: Server) -> None:
+    urls = [server.url("/static"), server.url("/status/500"), "ftp://nowhere", server.url("/static")]
+    results = list(session.iter_results(iter(urls), ordered=True))
+    assert [result.ok for result in results] == [True, False, False, True]
+    assert isinstance(results[1].error, HTTPStatusError)
+    assert isinstance(results[2].error, ValidationError)
+
+
+def test_no_input(session: ParallelSession) -> None:
+    assert list(session.iter_results(iter([]))) == []
+
+
+# -- items
+
+
+def test_items_of_every_kind(session: ParallelSession, server: Server) -> None:
+    items: list[Any] = [
+        server.url("/anything/plain"),
+        Request(server.url("/anything/request"), "POST", content=b"body", key="r", meta=("any", "thing")),
+        {"url": server.url("/anything/dict"), "method": "PUT", "json": {"a": 1}, "key": "d", "meta": 7},
+        {"url": server.url("/anything/params"), "params": {"q": "x y"}, "headers": {"X-Own": "yes"}},
+        {"url": server.url("/anything/odd"), "metod": "GET"},
+    ]
+    results = list(session.iter_results((item for item in items), ordered=True, headers={"X-All": "1"}))
+    plain, request, by_dict, params, odd = results
+    assert plain.unwrap()["method"] == "GET"
+    assert (request.unwrap()["method"], request.unwrap()["data"]) == ("POST", "body")
+    assert (request.key, request.meta) == ("r", ("any", "thing"))
+    assert (by_dict.unwrap()["method"], by_dict.unwrap()["json"]) == ("PUT", {"a": 1})
+    assert (by_dict.key, by_dict.meta) == ("d", 7)
+    assert params.unwrap()["args"] == {"q": "x y"}
+    assert params.unwrap()["headers"]["X-Own"] == "yes"
+    assert isinstance(odd.error, ValidationError)
+
+
+def test_keys_go_with_their_items(session: ParallelSession, server: Server) -> None:
+    urls = (server.url(f"/id/{number}") for number in range(3))
+    results = session.iter_results(urls, keys=iter("abc"))
+    assert {result.key: result.unwrap()["id"] for result in results} == {"a": 0, "b": 1, "c": 2}
+
+
+def test_the_function(backend: str, server: Server) -> None:
+    results = iter_results((server.url(f"/id/{n}") for n in range(20)), backend=backend, ordered=True)
+    assert [result.unwrap()["id"] for result in results] == list(range(20))
+
+
+# -- asynchronous
+
+
+def test_an_async_generator_with_back_pressure(backend: str, server: Server) -> None:
+    taken: list[int] = []
+
+    async def urls() -> AsyncIterator[str]:
+        for number in itertools.count():
+            taken.append(number)
+            yield server.url(f"/id/{number}")
+
+    async def take() -> None:
+        async with ParallelRequests(backend=backend, concurrency=CONCURRENCY) as client:
+            count = 0
+            async with contextlib.aclosing(client.iter_results(urls())) as results:  # type: ignore[type-var]
+                async for result in results:
+                    count += 1
+                    assert result.unwrap() == {"id": result.index}
+                    assert len(taken) <= count + 2 * CONCURRENCY
+                    if count == 100:
+                        break
+
+    asyncio.run(take())
+    assert len(server.ids()) <= 100 + 2 * CONCURRENCY
+
+
+def test_async_in_order_and_an_input_that_raises(backend: str, server: Server) -> None:
+    async def urls() -> AsyncIterator[str]:
+        for number in range(30):
+            yield server.url(f"/id/{number}?delay={0.02 * (number % 3)}")
+        raise KeyError("the table is gone")
+
+    async def take() -> list[int]:
+        seen: list[int] = []
+        async with ParallelRequests(backend=backend, concurrency=CONCURRENCY) as client:
+            results = client.iter_results(urls(), ordered=True)
+            while len(seen) < 30:
+                seen.append((await anext(results)).index)
+            with pytest.raises(KeyError):
+                await anext(results)
+        return seen
+
+    assert asyncio.run(take()) == list(range(30))
+
+
+# -- many
+
+
+@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
+def test_fifty_thousand_urls(backend: str) -> None:
+    with Server("tests.server.ids") as server:
+        outcome = fetch_ids(server, 50_000, backend=backend, concurrency=20, warm_up=10_000)
+    assert outcome.results == outcome.report["known"] == 50_000
+    assert outcome.report["missing"] == outcome.report["doubled"] == 0
+    assert outcome.most_open <= 40
+    assert outcome.report["most_open"] <= 20
+    assert outcome.growth <= 20 * MIB
