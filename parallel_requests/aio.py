@@ -194,7 +194,7 @@ class ParallelRequests:
             none_on_failure=return_none_on_failure,
             options=options,
         )
-        batch, downloads = self._session.plan_download(urls, keys, call, to, sha256, existing)
+        batch, downloads = self._session.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
         executor = ThreadPoolExecutor(1, "parallel-requests-download")
         work = asyncio.get_running_loop().run_in_executor(
             executor, contextvars.copy_context().run, self._session.carry_out, batch, downloads, call

@@ -136,7 +136,7 @@ class Batch:
         return self.keep_finished()
 
     def keep_finished(self) -> list[Result[Any]]:
-        """Show the Results that are done and not handed over in the figures, and return them in input order."""
+        """Count in the Results that are done and not handed over, and return them in input order."""
         late = [result for result in self.run.take() if not isinstance(result.error, RunStoppedError)]
         self.account(late)
         finished = sorted([*self.outbox.rest(), *late], key=_index)

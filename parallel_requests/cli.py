@@ -466,7 +466,7 @@ def _add_download(commands: _Commands) -> None:
         "--existing",
         choices=["skip", "replace", "keep"],
         default="skip",
-        help="a file that is there: skip it, replace it, or keep both by numbering the new one; default: skip",
+        help="a file that is there: skip it, replace it, or keep both and number the new one; default: skip",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
     _add_options(parser)

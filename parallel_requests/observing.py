@@ -121,7 +121,7 @@ def _new_bar(total: int | None, **options: Any) -> _Bar:
         from tqdm import tqdm
     except ImportError:
         missing = ConfigurationError(
-            "progress=True needs the package tqdm: install it with pip install 'parallel-requests[progress]'.",
+            "progress=True needs the package tqdm: pip install 'parallel-requests[progress]'.",
             "progress",
         )
     else:

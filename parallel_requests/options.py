@@ -216,17 +216,24 @@ class Settings:
         reject_unknown(options, caller)
         return cls(**options)
 
-    def override(self, options: Mapping[str, Any], caller: str) -> Settings:
+    def override(self, options: Mapping[str, Any], caller: str, *, refused: Collection[str] = ()) -> Settings:
         """Return these settings with the keywords of one call in place.
+
+        Args:
+            options: The keywords.
+            caller: The function that was given them.
+            refused: Options that mean nothing to it.
 
         Raises:
             TypeError: A keyword is no option; the message names the closest one.
-            ConfigurationError: A value is wrong, or the option belongs to the session.
+            ConfigurationError: A value is wrong, or the option does not belong there.
         """
         if not options:
             return self
         reject_unknown(options, caller, beside=VERB_ARGUMENTS)
         for name in options:
+            if name in refused:
+                raise ConfigurationError(f"{name} is of no use to {caller}().", name)
             if name not in CALL_OPTION_NAMES:
                 raise ConfigurationError(
                     f"{name} belongs to the session: give it to ParallelSession(...), not to {caller}().",

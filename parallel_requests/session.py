@@ -6,39 +6,39 @@ import dataclasses
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sized
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from parallel_requests import shutdown
-from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
+from parallel_requests.assembly import (
+    check_call,
+    checked_return_type,
+    new_backend,
+    new_engine,
+    new_pacer,
+    new_policy,
+)
 from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.batch import Batch
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.cookies import CookieStore
-from parallel_requests.engines.base import Engine, Parse, Run
-from parallel_requests.engines.threads import ThreadsEngine
+from parallel_requests.engines.base import Run
 from parallel_requests.environment import Environment
 from parallel_requests.exceptions import ConfigurationError, PartialFailureError, RunStoppedError
-from parallel_requests.exchange import Policy
-from parallel_requests.gates.pacing import Pacer
 from parallel_requests.logs import set_level
 from parallel_requests.models import Request, Result, ReturnType
-from parallel_requests.observing import ByteProgress, chunk_receiver, in_context, observers
+from parallel_requests.observing import ByteProgress, observers
 from parallel_requests.options import PER_URL_NAMES, Options, RequestOptions, Settings, documents_options
-from parallel_requests.parsing import InPlaceParser, ThreadParser
+from parallel_requests.parsers import Parsers
 from parallel_requests.planning import Item, Planner
-from parallel_requests.redirects import RedirectRules
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
     from types import TracebackType
 
-    from parallel_requests.backends.base import BlockingBackend
-    from parallel_requests.backends.curl import CurlBackend
+    from parallel_requests.backends.base import Backend
     from parallel_requests.downloading import Checksums, Downloads, Existing, Target
-    from parallel_requests.parse_processes import ParsePool
+    from parallel_requests.exchange import Policy
     from parallel_requests.signatures import DownloadVerb, HeadVerb, RequestVerb
 
 logger = logging.getLogger("parallel_requests")
@@ -114,19 +114,11 @@ class ParallelSession:
         self._environment = Environment(trust=settings.trust_env)
         self._cookies = CookieStore()
         self._own_cookies: dict[str, str] = {}
-        self._pacer = Pacer(
-            rate_limit=settings.rate_limit,
-            burst=settings.rate_limit_burst,
-            concurrency=settings.concurrency,
-            concurrency_per_host=settings.concurrency_per_host,
-            adaptive=settings.adaptive,
-            retry_budget=settings.retry_budget,
-        )
-        self._backend = _new_backend(settings)
-        self._engine = _new_engine(self._backend, settings)
-        self._parse_thread: ThreadPoolExecutor | None = None
-        self._parse_pools: dict[int | ProcessPoolExecutor, ParsePool] = {}
-        self._lock = threading.Lock()  # guards _parse_thread, _parse_pools and _is_closed
+        self._pacer = new_pacer(settings)
+        self._backend = new_backend(settings)
+        self._engine = new_engine(self._backend, settings)
+        self._parsers = Parsers(on_own_thread=self._backend.engine != "threads")
+        self._lock = threading.Lock()  # guards _is_closed
         self._last_run = RunStats()
         self._is_closed = False
         shutdown.close_at_exit(self)
@@ -254,7 +246,7 @@ class ParallelSession:
             none_on_failure=return_none_on_failure,
             options=options,
         )
-        batch, downloads = self.plan_download(urls, keys, call, to, sha256, existing)
+        batch, downloads = self.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
         return self.carry_out(batch, downloads, call)
 
     def retry_failed(self, error: PartialFailureError) -> Any:
@@ -306,16 +298,10 @@ class ParallelSession:
             if self._is_closed:
                 return
             self._is_closed = True
-            parse_thread, self._parse_thread = self._parse_thread, None
-            parse_pools = list(self._parse_pools.values())
-            self._parse_pools.clear()
         shutdown.forget(self)
         self._engine.close()
         self._backend.close()
-        if parse_thread is not None:
-            parse_thread.shutdown()
-        for pool in parse_pools:
-            pool.close()
+        self._parsers.close()
 
     def __enter__(self) -> Self:
         return self
@@ -353,12 +339,9 @@ class ParallelSession:
         The surfaces call this; ``urls`` is None where they feed the batch themselves.
         """
         self._check_open()
-        _check_urls(() if urls is None else urls)
-        _check_callable("parse_func", call.parse_func)
-        if call.is_keyed:
-            _check_names(keys)
+        check_call(urls, keys, call)
         settings = self._settings.override(call.options, "request")
-        kind = _checked_return_type(call.return_type, settings)
+        kind = checked_return_type(call.return_type, settings)
         planner = Planner(
             settings, self._environment, accept_encoding=ACCEPT_ENCODING, cookies=self._own_cookies
         )
@@ -367,15 +350,11 @@ class ParallelSession:
         policy = self._policy(settings, kind, planner)
         run = Run(
             policy,
-            self._parser(settings, policy, kind, call.parse_func),
+            self._parsers.parser(settings, policy, kind, call.parse_func),
             source=requests if is_list else None,
-            window=(
-                max(_LOOK_AHEAD, 2 * self._settings.concurrency)
-                if is_list and not holds_back
-                else 2 * self._settings.concurrency
-            ),
+            window=max(2 * self._settings.concurrency, _LOOK_AHEAD if is_list and not holds_back else 0),
             holds_back=holds_back,
-            observe=observers(settings, total=len(urls) if isinstance(urls, Sized) else None),
+            observe=observers(settings, total=_length(urls)),
         )
         inputs = None if is_list or urls is None else requests
         return self._new_batch(run, inputs, planner)
@@ -386,6 +365,7 @@ class ParallelSession:
         keys: Iterable[Any] | None,
         call: Call,
         to: Target,
+        *,
         sha256: Checksums,
         existing: Existing,
     ) -> tuple[Batch, Downloads]:
@@ -394,11 +374,8 @@ class ParallelSession:
 
         self._check_open()
         items = [urls] if isinstance(urls, str) else urls
-        _check_urls(items)
-        for name in call.options:
-            if name in NOT_FOR_DOWNLOADS:
-                raise ConfigurationError(f"{name} is of no use to download().", name)
-        settings = self._settings.override(call.options, "download")
+        check_call(items, keys, call)
+        settings = self._settings.override(call.options, "download", refused=NOT_FOR_DOWNLOADS)
         downloads = Downloads(
             to,
             sha256=sha256,
@@ -417,7 +394,7 @@ class ParallelSession:
         downloads.observe = observers(dataclasses.replace(settings, progress=False), total=None)
         run = Run(
             policy,
-            self._off_the_engine(downloads.finish) if downloads.needs_time else downloads.finish,
+            self._parsers.off_the_engine(downloads.finish) if downloads.needs_time else downloads.finish,
             window=2 * self._settings.concurrency,
             observe=downloads.let_go,
         )
@@ -438,73 +415,19 @@ class ParallelSession:
         opened = self._backend.connections_opened
         return Batch(self._engine, run, inputs, planner.plan_item, connections_before=opened)
 
+    def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
+        return new_policy(
+            settings,
+            kind,
+            pacer=self._pacer,
+            cookies=self._cookies,
+            proxies=planner.proxies,
+            environment=self._environment,
+        )
+
     def _check_open(self) -> None:
         if self._is_closed:
             raise RunStoppedError("The session is closed; open a new one.")
-
-    def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
-        rules = RedirectRules(
-            settings.max_redirects,
-            settings.allow_private_hosts,
-            frozenset(name.lower() for name in settings.secret_headers),
-            self._environment.proxy_for if self._environment.has_proxies else None,
-        )
-        callback = settings.stream_callback if kind is ReturnType.STREAM else None
-        return Policy(
-            pacer=self._pacer,
-            retry=settings.retry_policy,
-            cookies=self._cookies,
-            redirects=rules if settings.follow_redirects else None,
-            raise_for_status=(
-                kind is not ReturnType.RESPONSE
-                if settings.raise_for_status is None
-                else settings.raise_for_status
-            ),
-            deadline=None if settings.deadline is None else self._pacer.clock() + settings.deadline,
-            max_response_size=settings.max_response_size,
-            deliver=None if callback is None else chunk_receiver(callback),
-            restart=getattr(callback, "restart", None),
-            chunk_size=settings.chunk_size,
-            proxies=planner.proxies,
-            on_attempt=None if settings.on_attempt is None else in_context(settings.on_attempt),
-        )
-
-    def _parser(
-        self, settings: Settings, policy: Policy, kind: ReturnType, parse_func: Callable[[Any], Any] | None
-    ) -> Parse:
-        if settings.parse_processes and (parse_func is not None or kind is ReturnType.JSON):
-            return self._process_parser(settings.parse_processes, policy, kind, parse_func)
-        parser = InPlaceParser(kind, parse_func)
-        return parser if parse_func is None else self._off_the_engine(parser)
-
-    def _off_the_engine(self, parser: Parse) -> Parse:
-        """Have something slow done elsewhere than on the thread of an event-driven engine."""
-        if self._backend.engine == "threads":
-            return parser
-        with self._lock:
-            if self._parse_thread is None:
-                self._parse_thread = ThreadPoolExecutor(1, "parallel-requests-parse")
-            return ThreadParser(parser, self._parse_thread)
-
-    def _process_parser(
-        self,
-        processes: int | ProcessPoolExecutor,
-        policy: Policy,
-        kind: ReturnType,
-        parse_func: Callable[[Any], Any] | None,
-    ) -> Parse:
-        from parallel_requests.parse_processes import ParsePool, ProcessParser
-        from parallel_requests.parse_work import plan_work
-
-        work = plan_work(kind, parse_func)
-        with self._lock:
-            if self._is_closed:
-                raise RunStoppedError("The session is closed; open a new one.")
-            pool = self._parse_pools.get(processes)
-            if pool is None:
-                pool = self._parse_pools[processes] = ParsePool(processes)
-        pool.prepare()
-        return ProcessParser(pool, work, policy)
 
     def _results_of(self, batch: Batch) -> list[Result[Any]]:
         try:
@@ -527,71 +450,5 @@ class ParallelSession:
         logger.info("run ended: %s", batch.stats)
 
 
-def _check_urls(urls: object) -> None:
-    if not isinstance(urls, Iterable) or isinstance(urls, str | bytes):
-        raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
-
-
-def _check_callable(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise ConfigurationError(f"{name} must be callable, not {value!r}.", name)
-
-
-def _new_backend(settings: Settings) -> Backend:
-    chosen = settings.backend
-    backend = (
-        backend_class(chosen, needs_threads=settings.executor is not None)()
-        if isinstance(chosen, str)
-        else chosen
-    )
-    if settings.http2 and not backend.capabilities.http2:
-        warnings.warn(
-            f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.",
-            UserWarning,
-            stacklevel=4,
-        )
-    if settings.executor is not None and backend.engine != "threads":
-        raise ConfigurationError(
-            f"executor is for blocking backends; {backend.name!r} runs on a thread of its own.", "executor"
-        )
-    backend.open(TransportSettings(concurrency=settings.concurrency, http2=settings.http2))
-    return backend
-
-
-def _new_engine(backend: Backend, settings: Settings) -> Engine:
-    if isinstance(backend, AsyncBackend):
-        from parallel_requests.engines.event_loop import EventLoopEngine
-
-        return EventLoopEngine(backend, settings.concurrency)
-    if backend.engine == "curl_multi":
-        from parallel_requests.engines.curl_multi import CurlMultiEngine
-
-        return CurlMultiEngine(cast("CurlBackend", backend), settings.concurrency)
-    return ThreadsEngine(cast("BlockingBackend", backend), settings.concurrency, settings.executor)
-
-
-def _check_names(keys: Iterable[Any] | None) -> None:
-    """Refuse names that would make answers take one another's place in a dict."""
-    if not isinstance(keys, Collection):
-        return
-    try:
-        if len(set(keys)) == len(keys):
-            return
-    except TypeError:
-        wrong = ConfigurationError("keys must be hashable, as names in a dict are.", "keys")
-    else:
-        wrong = ConfigurationError("keys must differ from one another, or answers would be lost.", "keys")
-    raise wrong
-
-
-def _checked_return_type(return_type: ReturnType | str, settings: Settings) -> ReturnType:
-    try:
-        kind = ReturnType(return_type)
-    except ValueError:
-        names = ", ".join(kind.value for kind in ReturnType)
-        wrong = ConfigurationError(f"return_type must be one of {names}, not {return_type!r}.", "return_type")
-    else:
-        if kind is ReturnType.STREAM and settings.stream_callback is None:
-            raise ConfigurationError("return_type 'stream' needs a stream_callback.", "stream_callback")
-        return kind
-    raise wrong
+def _length(urls: object) -> int | None:
+    return len(urls) if isinstance(urls, Sized) else None

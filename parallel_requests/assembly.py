@@ -1,0 +1,157 @@
+"""Settings → the parts of a session and the terms of a batch; and a look at what no option covers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
+from parallel_requests.engines.threads import ThreadsEngine
+from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.exchange import Policy
+from parallel_requests.gates.pacing import Pacer
+from parallel_requests.models import ReturnType
+from parallel_requests.observing import chunk_receiver, in_context
+from parallel_requests.redirects import RedirectRules
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.base import BlockingBackend
+    from parallel_requests.backends.curl import CurlBackend
+    from parallel_requests.collecting import Call
+    from parallel_requests.cookies import CookieStore
+    from parallel_requests.engines.base import Engine
+    from parallel_requests.environment import Environment
+    from parallel_requests.gates.rotation import Rotation
+    from parallel_requests.options import Settings
+
+
+def new_backend(settings: Settings) -> Backend:
+    """Return the backend the settings name, opened.
+
+    Raises:
+        ConfigurationError: There is none, it is not installed, or it cannot use the executor.
+    """
+    chosen = settings.backend
+    backend = (
+        backend_class(chosen, needs_threads=settings.executor is not None)()
+        if isinstance(chosen, str)
+        else chosen
+    )
+    if settings.http2 and not backend.capabilities.http2:
+        warnings.warn(
+            f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.",
+            UserWarning,
+            stacklevel=4,
+        )
+    if settings.executor is not None and backend.engine != "threads":
+        raise ConfigurationError(
+            f"executor is for blocking backends; {backend.name!r} runs on a thread of its own.", "executor"
+        )
+    backend.open(TransportSettings(concurrency=settings.concurrency, http2=settings.http2))
+    return backend
+
+
+def new_engine(backend: Backend, settings: Settings) -> Engine:
+    """Return the engine that drives a backend."""
+    if isinstance(backend, AsyncBackend):
+        from parallel_requests.engines.event_loop import EventLoopEngine
+
+        return EventLoopEngine(backend, settings.concurrency)
+    if backend.engine == "curl_multi":
+        from parallel_requests.engines.curl_multi import CurlMultiEngine
+
+        return CurlMultiEngine(cast("CurlBackend", backend), settings.concurrency)
+    return ThreadsEngine(cast("BlockingBackend", backend), settings.concurrency, settings.executor)
+
+
+def new_pacer(settings: Settings) -> Pacer:
+    """Return the gates of a session."""
+    return Pacer(
+        rate_limit=settings.rate_limit,
+        burst=settings.rate_limit_burst,
+        concurrency=settings.concurrency,
+        concurrency_per_host=settings.concurrency_per_host,
+        adaptive=settings.adaptive,
+        retry_budget=settings.retry_budget,
+    )
+
+
+def new_policy(
+    settings: Settings,
+    kind: ReturnType,
+    *,
+    pacer: Pacer,
+    cookies: CookieStore,
+    proxies: Rotation | None,
+    environment: Environment,
+) -> Policy:
+    """Return the terms of a batch."""
+    rules = RedirectRules(
+        settings.max_redirects,
+        settings.allow_private_hosts,
+        frozenset(name.lower() for name in settings.secret_headers),
+        environment.proxy_for if environment.has_proxies else None,
+    )
+    callback = settings.stream_callback if kind is ReturnType.STREAM else None
+    raises = settings.raise_for_status
+    return Policy(
+        pacer=pacer,
+        retry=settings.retry_policy,
+        cookies=cookies,
+        redirects=rules if settings.follow_redirects else None,
+        raise_for_status=kind is not ReturnType.RESPONSE if raises is None else raises,
+        deadline=None if settings.deadline is None else pacer.clock() + settings.deadline,
+        max_response_size=settings.max_response_size,
+        deliver=None if callback is None else chunk_receiver(callback),
+        restart=getattr(callback, "restart", None),
+        chunk_size=settings.chunk_size,
+        proxies=proxies,
+        on_attempt=None if settings.on_attempt is None else in_context(settings.on_attempt),
+    )
+
+
+def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
+    """Look at what no option covers; ``urls`` may be None where they are fed.
+
+    Raises:
+        ConfigurationError: ``urls``, ``keys`` or ``parse_func`` is not what it must be.
+    """
+    if urls is not None and (not isinstance(urls, Iterable) or isinstance(urls, str | bytes)):
+        raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
+    parse_func: object = call.parse_func
+    if parse_func is not None and not callable(parse_func):
+        raise ConfigurationError(f"parse_func must be callable, not {parse_func!r}.", "parse_func")
+    if call.is_keyed and isinstance(keys, Collection):
+        _check_names(keys)
+
+
+def _check_names(keys: Collection[Any]) -> None:
+    """Refuse names that would make answers take one another's place in a dict."""
+    try:
+        is_clear = len(set(keys)) == len(keys)
+    except TypeError:
+        wrong = ConfigurationError("keys must be hashable, as names in a dict are.", "keys")
+    else:
+        if is_clear:
+            return
+        wrong = ConfigurationError("keys must differ from one another, or answers would be lost.", "keys")
+    raise wrong
+
+
+def checked_return_type(return_type: ReturnType | str, settings: Settings) -> ReturnType:
+    """Return what answers become.
+
+    Raises:
+        ConfigurationError: There is no such return type, or it lacks its ``stream_callback``.
+    """
+    try:
+        kind = ReturnType(return_type)
+    except ValueError:
+        names = ", ".join(kind.value for kind in ReturnType)
+        wrong = ConfigurationError(f"return_type must be one of {names}, not {return_type!r}.", "return_type")
+    else:
+        if kind is ReturnType.STREAM and settings.stream_callback is None:
+            raise ConfigurationError("return_type 'stream' needs a stream_callback.", "stream_callback")
+        return kind
+    raise wrong

@@ -1,0 +1,94 @@
+"""Which parser a batch gets; and the thread and the processes that parsers of one session share."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from parallel_requests.exceptions import RunStoppedError
+from parallel_requests.models import ReturnType
+from parallel_requests.parsing import InPlaceParser, ThreadParser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import ProcessPoolExecutor
+
+    from parallel_requests.engines.base import Parse
+    from parallel_requests.exchange import Policy
+    from parallel_requests.options import Settings
+    from parallel_requests.parse_processes import ParsePool
+
+
+class Parsers:
+    """Hands out parsers, and ends what they run on."""
+
+    def __init__(self, *, on_own_thread: bool) -> None:
+        """Start nothing yet.
+
+        Args:
+            on_own_thread: The engine has one thread, which a slow parser must not hold up.
+        """
+        self._on_own_thread = on_own_thread
+        self._lock = threading.Lock()  # guards all below
+        self._thread: ThreadPoolExecutor | None = None
+        self._pools: dict[int | ProcessPoolExecutor, ParsePool] = {}
+        self._is_closed = False
+
+    def parser(
+        self, settings: Settings, policy: Policy, kind: ReturnType, parse_func: Callable[[Any], Any] | None
+    ) -> Parse:
+        """Return the parser of a batch.
+
+        Raises:
+            ConfigurationError: ``parse_func`` cannot travel to a process, or the pool is of no use.
+        """
+        if settings.parse_processes and (parse_func is not None or kind is ReturnType.JSON):
+            return self._in_processes(settings.parse_processes, policy, kind, parse_func)
+        parser = InPlaceParser(kind, parse_func)
+        return parser if parse_func is None else self.off_the_engine(parser)
+
+    def off_the_engine(self, parser: Parse) -> Parse:
+        """Have something slow done elsewhere than on the one thread of an event-driven engine."""
+        if not self._on_own_thread:
+            return parser
+        with self._lock:
+            self._check_open()
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "parallel-requests-parse")
+            return ThreadParser(parser, self._thread)
+
+    def close(self) -> None:
+        """End the thread and the processes."""
+        with self._lock:
+            self._is_closed = True
+            thread, self._thread = self._thread, None
+            pools = list(self._pools.values())
+            self._pools.clear()
+        if thread is not None:
+            thread.shutdown()
+        for pool in pools:
+            pool.close()
+
+    def _in_processes(
+        self,
+        processes: int | ProcessPoolExecutor,
+        policy: Policy,
+        kind: ReturnType,
+        parse_func: Callable[[Any], Any] | None,
+    ) -> Parse:
+        from parallel_requests.parse_processes import ParsePool, ProcessParser
+        from parallel_requests.parse_work import plan_work
+
+        work = plan_work(kind, parse_func)
+        with self._lock:
+            self._check_open()
+            pool = self._pools.get(processes)
+            if pool is None:
+                pool = self._pools[processes] = ParsePool(processes)
+        pool.prepare()
+        return ProcessParser(pool, work, policy)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RunStoppedError("The session is closed; open a new one.")
