@@ -1,0 +1,112 @@
+"""`timeout` bounds a whole attempt and `deadline` a whole batch, whatever the servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from parallel_requests import ParallelSession, PartialFailureError, RequestTimeout, RetryPolicy
+from parallel_requests.exceptions import DeadlineExceededError
+from tests.server.faults import FaultServer, full_port, read_request, response, send, stall, trickle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.live.lateness import Lateness
+    from tests.server.control import Server
+
+    OpenSession = Callable[..., ParallelSession]
+
+OVERSHOOT = 0.25
+"""Seconds an attempt or a batch may last beyond its bound, the machine's own lateness apart."""
+
+_ANSWER = response(b"x" * 1_000)
+_HEAD = _ANSWER.partition(b"x")[0]
+_NEVER_DONE = {
+    "trickled head": [read_request(), trickle(_ANSWER, 0.02)],
+    "trickled body": [read_request(), send(_HEAD), trickle(b"x" * 1_000, 0.02)],
+    "stall in the body": [read_request(), send(_HEAD + b"xxx"), stall()],
+    "no answer": [read_request(), stall()],
+}
+_NEVER_CONNECTED = ("silent TLS", "full accept queue")
+
+
+@pytest.fixture(scope="module")
+def never_done() -> Iterator[dict[str, str]]:
+    """URLs by what is wrong with them: none of them is ever done."""
+    with contextlib.ExitStack() as running:
+        urls = {
+            name: running.enter_context(FaultServer(script)).url() for name, script in _NEVER_DONE.items()
+        }
+        silent = running.enter_context(FaultServer([stall()]))
+        urls["silent TLS"] = f"https://127.0.0.1:{silent.port}/"
+        urls["full accept queue"] = f"http://127.0.0.1:{running.enter_context(full_port())}/"
+        yield urls
+
+
+def test_timeout_bounds_a_whole_attempt(
+    open_session: OpenSession, never_done: dict[str, str], lateness: Lateness
+) -> None:
+    session = open_session(max_retries=0, timeout=0.3)
+    for result in session.iter_results(never_done.values(), keys=never_done):
+        assert type(result.error) is RequestTimeout, result.key
+        assert 0.25 <= result.elapsed <= 0.3 + OVERSHOOT + lateness.worst, result.key
+    assert session.last_run.seconds <= 0.3 + OVERSHOOT + lateness.worst
+
+
+def test_the_connect_part_covers_the_handshake(
+    open_session: OpenSession, never_done: dict[str, str], lateness: Lateness
+) -> None:
+    session = open_session(max_retries=0, timeout=(0.2, 30))
+    urls = [never_done[name] for name in _NEVER_CONNECTED]
+    for result in session.iter_results(urls, keys=_NEVER_CONNECTED):
+        assert type(result.error) is RequestTimeout, result.key
+        assert result.elapsed <= 0.2 + OVERSHOOT + lateness.worst, result.key
+
+
+def test_each_attempt_has_the_timeout_to_itself(
+    open_session: OpenSession, server: Server, lateness: Lateness
+) -> None:
+    session = open_session(retry=RetryPolicy(max_retries=1, backoff_factor=0.01), timeout=0.2)
+    [result] = session.iter_results([server.url("/hang")])
+    assert result.attempts == 2
+    for attempt in result.history:
+        assert isinstance(attempt.error, RequestTimeout)
+        assert attempt.elapsed <= 0.2 + OVERSHOOT + lateness.worst
+
+
+def test_deadline_bounds_a_whole_batch(
+    open_session: OpenSession, never_done: dict[str, str], server: Server, lateness: Lateness
+) -> None:
+    session = open_session(concurrency=len(never_done) + 1, timeout=None)
+    done = [server.url("/static")] * 5
+    never_started = [server.url("/get")] * 5
+    began = time.monotonic()
+    with pytest.raises(PartialFailureError) as caught:
+        session.get(
+            [*done, *never_done.values(), server.url("/hang"), *never_started],
+            return_type="content",
+            deadline=0.5,
+        )
+    assert time.monotonic() - began <= 0.5 + OVERSHOOT + lateness.worst
+
+    results = caught.value.results
+    assert [result.ok for result in results[:5]] == [True] * 5
+    assert {type(result.error) for result in results[5:]} == {DeadlineExceededError}
+    assert [result.attempts for result in results[-5:]] == [0] * 5
+    assert server.stats().by_path == {"/static": 5, "/hang": 1}
+
+
+def test_deadline_bounds_what_waits_for_a_gate(
+    open_session: OpenSession, server: Server, lateness: Lateness
+) -> None:
+    session = open_session(rate_limit=10, rate_limit_burst=1)
+    with pytest.raises(PartialFailureError) as caught:
+        session.get([server.url("/static")] * 1_000, deadline=0.25)
+    assert session.last_run.seconds <= 0.25 + OVERSHOOT + lateness.worst
+    # The last one may be on its way when the deadline passes.
+    assert 2 <= caught.value.successes <= server.stats().requests <= 3
+    assert {type(error) for error in caught.value.exceptions} == {DeadlineExceededError}

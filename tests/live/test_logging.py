@@ -1,0 +1,140 @@
+"""The log is silent unless asked, leaves others' loggers alone, and no secret shows anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import ParallelSession, RetryPolicy
+from tests.server.faults import close, read_request, redirect, refusing_port, response, send, stall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from parallel_requests import Options
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer, Script
+
+QUICK = RetryPolicy(max_retries=1, backoff_factor=0.01)
+logger = logging.getLogger("parallel_requests")
+
+
+@pytest.fixture(autouse=True)
+def logger_as_imported() -> Iterator[None]:
+    """Take back what a test makes of our logger."""
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def unconfigured() -> Iterator[logging.Logger]:
+    """The root logger as it is in a program that never configured logging, without pytest's handlers."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = []
+    try:
+        yield root
+    finally:
+        root.handlers = handlers
+    assert root.level == level
+
+
+def test_the_library_only_brings_a_null_handler() -> None:
+    with unconfigured() as root, ParallelSession():
+        assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
+        assert logger.level == logging.NOTSET
+        assert root.handlers == []
+
+
+@pytest.mark.parametrize(
+    ("options", "level"), [({"debug": True}, logging.DEBUG), ({"verbose": True}, logging.INFO)]
+)
+def test_asked_to_talk_it_finds_a_way_once(options: Options, level: int) -> None:
+    with unconfigured() as root, ParallelSession(**options), ParallelSession(**options):
+        assert logger.level == level
+        assert [type(handler) for handler in logger.handlers] == [logging.NullHandler, logging.StreamHandler]
+        assert root.handlers == []
+
+
+@pytest.mark.parametrize("owner", [None, "parallel_requests"])
+def test_who_has_configured_logging_is_left_alone(owner: str | None) -> None:
+    with unconfigured() as root:
+        theirs = logging.Handler(level=logging.ERROR)
+        logging.getLogger(owner).addHandler(theirs)
+        before = list(logger.handlers)
+        with ParallelSession(debug=True):
+            assert logger.handlers == before
+            assert root.handlers == ([] if owner else [theirs])
+            assert theirs.level == logging.ERROR
+
+
+def test_debug_logs_every_attempt(backend: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with ParallelSession(backend=backend, retry=QUICK, debug=True) as session:
+        session.get([server.url("/static"), server.url("/flaky/logged")])
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    assert sum(message.startswith("<Attempt") for message in logged) == 3
+
+
+# -- secrets
+
+_FAULTS: dict[str, Script] = {
+    "status": [read_request(), send(response(b"no", status="500 No"))],
+    "lost answer": [read_request(), close()],
+    "cut body": [read_request(), send(response(b"x" * 9)[:-4]), close()],
+    "not HTTP": [read_request(), send(b"SSH-2.0-OpenSSH_9\r\n"), close()],
+    "not JSON": [read_request(), send(response(b"{"))],
+    "timeout": [read_request(), stall()],
+    "redirect": [read_request(), redirect("ftp://user:redirected-secret@127.0.0.1/?token=redirected-secret")],
+    "proxy": [read_request(), send(response(status="407 Authenticate"))],
+}
+
+
+def everything_said(error: BaseException, session: ParallelSession) -> str:
+    """All that a person may read of an error and its like."""
+    results = session.last_run.results or getattr(error, "results", ())
+    return "\n".join(
+        [
+            str(error),
+            repr(error),
+            "".join(traceback.format_exception(error)),
+            pickle.dumps(error).decode("latin-1"),
+            repr(session),
+            repr(results),
+            repr([(result.request, result.response, result.history) for result in results]),
+        ]
+    )
+
+
+@pytest.mark.parametrize("fault", [*_FAULTS, "refused", "no such host"])
+def test_no_secret_shows(
+    backend: str,
+    fault_server: Callable[..., FaultServer],
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+) -> None:
+    caplog.set_level(logging.DEBUG, "parallel_requests")
+    path = "/?token=query-secret&api_key=query-secret"
+    options: dict[str, Any] = {"timeout": 0.3, "headers": {"Authorization": "Bearer header-secret"}}
+    options["cookies"] = {"session": "cookie-secret"}
+    with refusing_port() as refused:
+        port = fault_server(_FAULTS[fault]).port if fault in _FAULTS else refused
+        host = "no-such-host.invalid" if fault == "no such host" else f"127.0.0.1:{port}"
+        url = f"http://user:url-secret@{host}{path}"
+        if fault == "proxy":
+            options["proxy"] = f"http://someone:proxy-secret@127.0.0.1:{port}"
+        with ParallelSession(backend=backend, retry=QUICK, debug=True) as session:
+            with pytest.raises(Exception, match=r"\w") as caught:
+                session.request([url], **options)
+            said = everything_said(caught.value, session)
+    ours = [record for record in caplog.records if record.name == logger.name]
+    logged = "\n".join(logging.Formatter().format(record) for record in ours)
+    assert "<Attempt 1" in logged
+    assert "-secret" not in logged
+    assert "-secret" not in said
