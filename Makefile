@@ -12,6 +12,9 @@ PYTHON ?= python3
 # What runs again with urllib3-future in place, as a pytest -m expression.
 NIQUESTS_TESTS ?= contract or niquests
 
+# Test processes side by side: most tests wait for a server rather than work.
+WORKERS ?= 2
+
 # Handed on to every pytest run, as in `make tests PYTEST_ARGS="-x -k retry"`.
 PYTEST_ARGS ?=
 
@@ -64,12 +67,12 @@ layers: $(READY) ## Imports point down only
 .PHONY: tests
 tests: $(READY) ## The tests, with the real urllib3
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
 
 .PHONY: tests-niquests
 tests-niquests: $(READY_NIQUESTS) ## The contract once more, with niquests and urllib3-future
 	@echo "==> pytest, with urllib3-future"
-	@$(BIN_NIQUESTS)/python -m pytest -q -m "($(NIQUESTS_TESTS)) and not soak" $(PYTEST_ARGS)
+	@$(BIN_NIQUESTS)/python -m pytest -q -n $(WORKERS) -m "($(NIQUESTS_TESTS)) and not soak" $(PYTEST_ARGS)
 
 .PHONY: coverage
 coverage: $(READY) ## Branch coverage of the tests
@@ -81,6 +84,10 @@ coverage: $(READY) ## Branch coverage of the tests
 .PHONY: bench
 bench: $(READY) ## The benchmarks, against what users would pick instead
 	@$(BIN)/python -m benchmarks.compare $(BENCH_ARGS)
+
+.PHONY: gates
+gates: $(READY) ## Measure rate, stop, timeouts and an outage on every backend
+	@$(BIN)/python -m benchmarks.gates $(BENCH_ARGS)
 
 .PHONY: soak
 soak: $(READY) ## The long runs under load

@@ -80,8 +80,10 @@ async def _feed(
             batch.feed(batch.plan_item(item, index, next(names, None)))
             index += 1
             await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_done())
-    except Exception as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
-        batch.end_input(error)
+    except BaseException as error:
+        batch.end_input(error)  # raised again by the consumer, once the rest is done
+        if not isinstance(error, Exception):
+            raise  # a cancellation, our own or one that the input let through
     else:
         batch.end_input()
 

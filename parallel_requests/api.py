@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from parallel_requests.models import Result, ReturnType
-from parallel_requests.options import VERB_ARGUMENTS, Options, Settings, documents_options, reject_unknown
+from parallel_requests.options import (
+    CALL_OPTION_NAMES,
+    VERB_ARGUMENTS,
+    Options,
+    Settings,
+    documents_options,
+    reject_unknown,
+)
 from parallel_requests.session import NOT_FOR_DOWNLOADS, ParallelSession
 
 if TYPE_CHECKING:
@@ -131,7 +138,9 @@ def download(
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
     """
     reject_unknown(options, "download", beside=VERB_ARGUMENTS)
-    with ParallelSession(**options) as session:
+    given: dict[str, Any] = {**options}
+    for_call = {name: given.pop(name) for name in options if name in CALL_OPTION_NAMES}
+    with ParallelSession(**given) as session:
         fetch: Callable[..., Any] = session.download
         return fetch(
             urls,
@@ -140,4 +149,5 @@ def download(
             existing=existing,
             keys=keys,
             return_none_on_failure=return_none_on_failure,
+            **for_call,
         )

@@ -62,7 +62,11 @@ class Batch:
         """Hand the run to the engine."""
         self._began = perf_counter()
         self.run.on_room = self.engine.wake
-        self.engine.submit(self.run)
+        try:
+            self.engine.submit(self.run)
+        except Exception:
+            self.run.stop_pulling()  # nobody will: it is over before it began
+            raise
 
     def results(self) -> list[Result[Any]]:
         """Wait for the end and return all Results, in input order.

@@ -27,7 +27,7 @@ from parallel_requests.exceptions import (
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.gates.pacing import Pacer, Wait, parse_delay, parse_quota
 from parallel_requests.models import Attempt, Headers, Request, Response, Result
-from parallel_requests.redaction import redact
+from parallel_requests.redaction import redact, text_of
 from parallel_requests.redirects import REDIRECT_STATUSES, RedirectRules, is_same_origin, next_hop
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class _Life:
         if self.policy.on_attempt is not None:
             try:
                 self.policy.on_attempt(self.request, attempt)
-            except Exception:
+            except BaseException:
                 logger.exception("on_attempt raised; the request goes on")
 
     def moves_on(self, reply: Reply) -> bool:
@@ -307,7 +307,7 @@ class _Life:
             self.is_to_wait = self.wants_retry(reply)
         except RedirectError as error:
             return self.end(error, reply)
-        except Exception as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
+        except BaseException as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
             return self.end(_callback_failure(error), reply)
         if not self.is_to_wait:
             return self.conclude(reply)
@@ -420,8 +420,10 @@ def _with_cookies(request: Request, cookies: CookieStore) -> Request:
     return dataclasses.replace(request, headers={**request.headers, "Cookie": header})
 
 
-def _callback_failure(error: Exception) -> ParallelRequestsError:
-    failure = ParallelRequestsError(f"A callback of the retry policy raised {type(error).__name__}: {error}")
+def _callback_failure(error: BaseException) -> ParallelRequestsError:
+    failure = ParallelRequestsError(
+        f"A callback of the retry policy raised {type(error).__name__}: {text_of(error)}"
+    )
     failure.__cause__ = error
     return failure
 

@@ -42,7 +42,7 @@ def observers(settings: Settings, total: int | None) -> Callable[[Result[Any]], 
             for hook in hooks:
                 try:
                     context.copy().run(hook, result)
-                except Exception:
+                except BaseException:  # a SystemExit here must not take the item along
                     logger.exception("%r raised; the run goes on", hook)
 
     return observe
@@ -107,7 +107,7 @@ class ByteProgress:
             elif self._callback is not None:
                 try:
                     self._callback(self._completed, self._total or None)
-                except Exception:
+                except BaseException:
                     logger.exception("progress raised; the run goes on")
 
     def close(self) -> None:

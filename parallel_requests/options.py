@@ -240,6 +240,8 @@ class Settings:
                     name,
                 )
         merged = {name: _laid_over(getattr(self, name), options[name]) for name in _MERGED if name in options}
+        if self.retry is not None and "max_retries" in options and "retry" not in options:
+            merged["retry"] = dataclasses.replace(self.retry, max_retries=options["max_retries"])
         return dataclasses.replace(self, **{**options, **merged})
 
     @property

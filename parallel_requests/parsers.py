@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.exceptions import RunStoppedError
+from parallel_requests.exceptions import ConfigurationError, RunStoppedError
 from parallel_requests.models import ReturnType
 from parallel_requests.parsing import InPlaceParser, ThreadParser
 
@@ -32,6 +32,7 @@ class Parsers:
         self._on_own_thread = on_own_thread
         self._lock = threading.Lock()  # guards all below
         self._thread: ThreadPoolExecutor | None = None
+        self._ident: int | None = None  # the thread's
         self._pools: dict[int | ProcessPoolExecutor, ParsePool] = {}
         self._is_closed = False
 
@@ -46,27 +47,35 @@ class Parsers:
         if settings.parse_processes and (parse_func is not None or kind is ReturnType.JSON):
             return self._in_processes(settings.parse_processes, policy, kind, parse_func)
         parser = InPlaceParser(kind, parse_func)
-        return parser if parse_func is None else self.off_the_engine(parser)
+        return parser if parse_func is None else self.off_the_engine(parser, policy)
 
-    def off_the_engine(self, parser: Parse) -> Parse:
-        """Have something slow done elsewhere than on the one thread of an event-driven engine."""
+    def off_the_engine(self, parser: Parse, policy: Policy) -> Parse:
+        """Have something slow done elsewhere than on the one thread of an event-driven engine.
+
+        Raises:
+            ConfigurationError: The caller is that other thread, which would wait for itself.
+        """
         if not self._on_own_thread:
             return parser
+        if self._is_at_work_here():
+            raise ConfigurationError(
+                "A parse_func cannot wait for another one on the session that runs it: use another session."
+            )
         with self._lock:
             self._check_open()
             if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, "parallel-requests-parse")
-            return ThreadParser(parser, self._thread)
+                self._thread = ThreadPoolExecutor(1, "parallel-requests-parse", self._begin)
+            return ThreadParser(parser, self._thread, policy)
 
     def close(self) -> None:
-        """End the thread and the processes."""
+        """End the thread and the processes; called on that thread, from a hook, without waiting for it."""
         with self._lock:
             self._is_closed = True
             thread, self._thread = self._thread, None
             pools = list(self._pools.values())
             self._pools.clear()
         if thread is not None:
-            thread.shutdown()
+            thread.shutdown(wait=not self._is_at_work_here())
         for pool in pools:
             pool.close()
 
@@ -88,6 +97,12 @@ class Parsers:
                 pool = self._pools[processes] = ParsePool(processes)
         pool.prepare()
         return ProcessParser(pool, work, policy)
+
+    def _begin(self) -> None:
+        self._ident = threading.get_ident()
+
+    def _is_at_work_here(self) -> bool:
+        return threading.get_ident() == self._ident
 
     def _check_open(self) -> None:
         if self._is_closed:

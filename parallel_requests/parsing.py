@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from parallel_requests.decoding import decode
 from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.models import Response, Result, ReturnType
-from parallel_requests.redaction import redact
+from parallel_requests.redaction import redact, text_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    from parallel_requests.exchange import Policy
 
 logger = logging.getLogger("parallel_requests")
 
@@ -55,28 +57,36 @@ class InPlaceParser:
 class ThreadParser:
     """Parses on a thread of its own, so that a slow ``parse_func`` does not hold up an engine."""
 
-    def __init__(self, parser: Parse, executor: Executor) -> None:
+    def __init__(self, parser: Parse, executor: Executor, policy: Policy) -> None:
+        """Set up the parser.
+
+        Args:
+            parser: What does the work.
+            executor: The thread.
+            policy: The terms of the batch; once it has to end, so has the parsing.
+        """
         self._parser = parser
         self._executor = executor
+        self._policy = policy
 
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
         """Hand a Result's answer over to the thread."""
-        self._executor.submit(self._parser, result, deliver)
+        self._executor.submit(self._parse, result, deliver)
+
+    def _parse(self, result: Result[Any], deliver: Deliver) -> None:
+        result.error = self._policy.reason_to_stop()
+        if result.error is None:
+            self._parser(result, deliver)
+        else:
+            deliver(result)
 
 
 def parse_failure(response: Response, error: BaseException) -> ParallelRequestsError:
     """Return the error of an item whose ``parse_func`` raised."""
     failure = ParseError(
-        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {_text(error)} "
+        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {text_of(error)} "
         "The answer is kept in .response.",
         response,
     )
     failure.__cause__ = error
     return failure
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an exception of the caller's may be broken itself
-        return "(it has no readable text)"

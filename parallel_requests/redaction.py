@@ -44,6 +44,14 @@ def redact(text: str) -> str:
     return text
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, redacted; one of the caller's may be broken itself."""
+    try:
+        return redact(str(error))
+    except Exception:  # noqa: BLE001 - whatever its __str__ raises
+        return "(it has no readable text)"
+
+
 def is_secret_header(name: str) -> bool:
     """Whether a header of this name carries a credential."""
     return name.lower() in _SECRET_HEADERS or _SECRET_HEADER_NAME.match(name) is not None

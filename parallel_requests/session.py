@@ -394,7 +394,11 @@ class ParallelSession:
         downloads.observe = observers(dataclasses.replace(settings, progress=False), total=None)
         run = Run(
             policy,
-            self._parsers.off_the_engine(downloads.finish) if downloads.needs_time else downloads.finish,
+            (
+                self._parsers.off_the_engine(downloads.finish, policy)
+                if downloads.needs_time
+                else downloads.finish
+            ),
             window=2 * self._settings.concurrency,
             observe=downloads.let_go,
         )

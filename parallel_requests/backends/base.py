@@ -20,7 +20,7 @@ from parallel_requests.exceptions import (
     TLSError,
     TruncatedBody,
 )
-from parallel_requests.redaction import redact
+from parallel_requests.redaction import redact, text_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -119,7 +119,7 @@ class Backend:
         self, kind: type[BackendError], request: Request, cause: BaseException, *, stale: bool = False
     ) -> BackendError:
         """Build an error of ours about an attempt, without the secrets in the library's message."""
-        detail = redact(str(cause)) or type(cause).__name__
+        detail = text_of(cause) or type(cause).__name__
         message = f"{request.method} {redact(request.url)}: {_SUMMARY.get(kind, 'failed')} ({detail})."
         return kind(message, self.name, request.url, stale=stale)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -101,7 +102,7 @@ class Transfer:
         self._head = BytesIO()
         self._content = BytesIO()
         self._body: Body | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._request: Request | None = None
         self._timeout: float | None = None
         self._known_connections = 0
@@ -162,7 +163,7 @@ class Transfer:
         easy.setopt(pycurl.SOCKOPTFUNCTION, self._opened_socket)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(request.connect_timeout))
         easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
-        easy.setopt(pycurl.PROXY, request.proxy or "")
+        easy.setopt(pycurl.PROXY, (request.proxy or "").encode())
         self._choose_method(request)
         if _is_https(request):
             easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
@@ -179,7 +180,8 @@ class Transfer:
         elif request.verify is True:
             easy.setopt(pycurl.CAINFO, self._backend.ca_file)
         else:
-            easy.setopt(pycurl.CAPATH if Path(request.verify).is_dir() else pycurl.CAINFO, request.verify)
+            place = pycurl.CAPATH if Path(request.verify).is_dir() else pycurl.CAINFO
+            easy.setopt(place, os.fsencode(request.verify))
 
     def _choose_method(self, request: Request) -> None:
         easy, method, content = self.easy, request.method, request.content
@@ -209,7 +211,7 @@ class Transfer:
                 status, _, _, headers = _parse_head(self._head.getvalue())
                 self._body = Body(self.send, status, headers)
             self._body.feed(data)
-        except Exception as error:  # noqa: BLE001 - libcurl cannot carry it: it is told apart when the transfer has failed
+        except BaseException as error:  # noqa: BLE001 - libcurl cannot carry it: it is told apart when the transfer has failed
             self._error = error
             return -1
         return None

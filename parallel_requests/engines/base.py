@@ -5,16 +5,26 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import ReferenceType, WeakSet, ref
 
-from parallel_requests.exceptions import ParallelRequestsError
+from parallel_requests.exceptions import (
+    BackendError,
+    ConfigurationError,
+    ParallelRequestsError,
+    RunStoppedError,
+)
 from parallel_requests.exchange import Exchange, Policy, Reply, Send, exchange
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
 from parallel_requests.models import Request, Result
+from parallel_requests.redaction import text_of
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.base import Backend
 
 _LONGEST_WAIT = 1_000_000.0
 """Seconds; what waits longer asks again then. Beyond some 292 years, clocks and locks overflow."""
@@ -236,12 +246,73 @@ class Task:
         except StopIteration as end:
             result: Result[Any] = end.value
             return result
-        except Exception as error:
+        except BaseException as error:
             logger.exception("an exchange failed; this is a bug in parallel_requests")
             failure = ParallelRequestsError(
-                f"{self._request!r} failed by a bug in parallel_requests: {error!r}"
+                f"{self._request!r} failed by a bug in parallel_requests: "
+                f"{type(error).__name__}: {text_of(error)}"
             )
             return Result(self._request, error=failure)
+
+
+def translated(backend: Backend, error: BaseException, request: Request) -> ParallelRequestsError:
+    """Return what a backend says an error means; a bug in that costs this one item, not the run."""
+    try:
+        return backend.translate(error, request)
+    except Exception as bug:
+        logger.exception("the backend %r failed to translate an error", backend.name)
+        return BackendError(
+            f"{request!r} failed, and so did its backend's translation: {type(bug).__name__}.",
+            backend.name,
+            request.url,
+        )
+
+
+class Home:
+    """Where an engine lives: the process it was started in, and the threads it works on.
+
+    A batch that is begun elsewhere could never end: threads do not survive a fork, and one that
+    waits for the engine must not be one the engine needs.
+    """
+
+    def __init__(self) -> None:
+        self._process: int | None = None
+        self._threads: set[int] = set()
+
+    def check_guest(self) -> None:
+        """Do nothing where the caller may wait for the engine.
+
+        Raises:
+            RunStoppedError: The session was used before a fork, and this is the child.
+            ConfigurationError: This is one of the engine's own threads.
+        """
+        if self._process is None:
+            self._process = os.getpid()
+        elif self.is_abroad():
+            raise RunStoppedError(
+                "The session was used by the parent of this process, and cannot be used here: open one "
+                "in each process."
+            )
+        if self.is_worker():
+            raise ConfigurationError(
+                "A hook or parse_func cannot wait for a call on the session that runs it: use another one."
+            )
+
+    def move_in(self) -> None:
+        """Note that the calling thread works for the engine."""
+        self._threads.add(threading.get_ident())
+
+    def move_out(self) -> None:
+        """Note that it no longer does."""
+        self._threads.discard(threading.get_ident())
+
+    def is_worker(self) -> bool:
+        """Whether the calling thread works for the engine."""
+        return threading.get_ident() in self._threads
+
+    def is_abroad(self) -> bool:
+        """Whether this is another process than the engine was started in."""
+        return self._process not in (None, os.getpid())
 
 
 class _Lane:
@@ -265,7 +336,12 @@ class Engine(Protocol):
     """What a session needs of an engine."""
 
     def submit(self, run: Run) -> None:
-        """Start a batch."""
+        """Start a batch.
+
+        Raises:
+            RunStoppedError: The engine is closed, or was started in another process.
+            ConfigurationError: The caller is one of the engine's own threads, and so cannot wait for it.
+        """
 
     def wake(self) -> None:
         """Look at the runs again: one was fed, or has room."""
@@ -318,7 +394,9 @@ class Scheduler:
         """Whether `take` would likely return a task."""
         if self.in_flight >= self.concurrency:
             return False
-        return bool(self._ready) or any(run.wants_more() for run in self._pullable)
+        if self._ready:
+            return True
+        return ALL_HOSTS not in self._lanes and any(run.wants_more() for run in self._pullable)
 
     def next_timer(self) -> float | None:
         """Return when to look again, if nothing happens before."""

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeAlias, cast
 import pycurl
 
 from parallel_requests.backends.curl import CurlBackend, Transfer
-from parallel_requests.engines.base import Run, Scheduler, Task
-from parallel_requests.exceptions import BackendError, ParallelRequestsError, RunStoppedError
+from parallel_requests.engines.base import Home, Run, Scheduler, Task, translated
+from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 
@@ -28,6 +28,8 @@ _SELECT_MAX_CONCURRENCY = 256
 """Up to here ``perform`` and ``select`` cost less a call than ``socket_action`` and ``epoll``
 (16 against 19 microseconds at 20 in flight); with more, and with file descriptors that ``select``
 cannot take, it is the other way round."""
+_SELECT_MAX_DESCRIPTOR = 1024
+"""``FD_SETSIZE``: ``select`` takes what is below."""
 
 Order: TypeAlias = Callable[[], None]
 
@@ -53,28 +55,19 @@ class CurlMultiEngine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._wanted = self._resting = False
-        self._ear, self._mouth = socket.socketpair()
-        self._ear.setblocking(False)
-        self._mouth.setblocking(False)
-        self._multi = cast("Any", pycurl.CurlMulti())
-        self._multi.setopt(pycurl.M_MAXCONNECTS, max(100, 4 * concurrency))
-        self._driver: _Driver = (
-            _SelectDriver(self._multi, self._ear)
-            if concurrency <= _SELECT_MAX_CONCURRENCY or not hasattr(select, "epoll")
-            else _EpollDriver(self._multi, self._ear, clock)
-        )
+        self._home = Home()
         self._transfers: list[Transfer] = []
         self._spare: list[Transfer] = []
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
+        self._home.check_guest()
         with self._lock:
             if self._closed:
                 raise RunStoppedError("The session is closed.")
-            self._orders.append(lambda: self._scheduler.add(run))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="parallel-requests-curl")
-                self._thread.start()
+                self._start()
+            self._orders.append(lambda: self._scheduler.add(run))
         self.wake()
 
     def wake(self) -> None:
@@ -92,18 +85,43 @@ class CurlMultiEngine:
         self.wake()
 
     def close(self) -> None:
-        """End everything and give back the thread and the sockets."""
+        """End everything and give back the thread and the sockets.
+
+        Called on the engine's own thread, from a hook, it does not wait for the end.
+        """
+        if self._home.is_abroad():
+            return
         with self._lock:
             self._closed = True
             thread = self._thread
-        if thread is None:
-            self._shut_down()
-        else:
-            self.wake()
-            if thread is not threading.current_thread():
-                thread.join()
+        self.wake()
+        if thread is not None and not self._home.is_worker():
+            thread.join()
+
+    def _start(self) -> None:
+        """Open what belongs to the thread, not before it is needed: processes must not share it."""
+        concurrency = self._scheduler.concurrency
+        self._ear, self._mouth = socket.socketpair()
+        self._ear.setblocking(False)
+        self._mouth.setblocking(False)
+        self._multi = cast("Any", pycurl.CurlMulti())
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max(100, 4 * concurrency))
+        can_select = concurrency <= _SELECT_MAX_CONCURRENCY and self._ear.fileno() < _SELECT_MAX_DESCRIPTOR
+        self._driver: _Driver = (
+            _SelectDriver(self._multi, self._ear)
+            if can_select or not hasattr(select, "epoll")
+            else _EpollDriver(self._multi, self._ear, self._clock)
+        )
+        thread = threading.Thread(target=self._work, name="parallel-requests-curl")
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is left
+            self._give_back()
+            raise
+        self._thread = thread
 
     def _work(self) -> None:
+        self._home.move_in()
         try:
             while True:
                 self._wanted = False
@@ -119,6 +137,7 @@ class CurlMultiEngine:
                     self._rest()
         finally:
             self._shut_down()
+            self._home.move_out()
 
     def _fill(self) -> None:
         """Start exchanges in the free slots; a long row of items that end at once in several goes."""
@@ -149,9 +168,9 @@ class CurlMultiEngine:
             transfer.prepare(send)
             transfer.began = self._clock()
             self._multi.add_handle(transfer.easy)
-        except pycurl.error as error:
+        except Exception as error:  # noqa: BLE001 - what libcurl cannot be given costs this one item
             self._discard(transfer)
-            self._advance(task, self._backend.failure(BackendError, send.request, error))
+            self._advance(task, translated(self._backend, error, send.request))
 
     def _new_transfer(self) -> Transfer:
         transfer = Transfer(self._backend)
@@ -187,8 +206,8 @@ class CurlMultiEngine:
                 transfer: Transfer = easy.transfer
                 try:
                     reply: Reply = transfer.answer()
-                except ParallelRequestsError as error:
-                    reply = error
+                except Exception as error:  # noqa: BLE001 - what an answer is not costs this one item
+                    reply = translated(self._backend, error, transfer.send.request)
                 self._end(transfer, reply)
             for easy, code, message in failed:
                 has_any = True
@@ -221,12 +240,19 @@ class CurlMultiEngine:
         self._resting = False
 
     def _shut_down(self) -> None:
+        with self._lock:
+            self._closed = True  # also where it ends by a bug: who comes now must not wait for ever
+        while self._orders:
+            self._orders.popleft()()
         for run in self._scheduler.unfinished():
             reason = RunStoppedError("The session was closed before this item was done.")
             run.policy.stop = reason
             self._break_off(run, reason)
         while self._scheduler.has_work():
             self._fill()
+        self._give_back()
+
+    def _give_back(self) -> None:
         for transfer in self._transfers:
             transfer.easy.close()
         self._driver.close()
@@ -303,7 +329,8 @@ class _EpollDriver:
                 )
                 self._multi.socket_action(descriptor, action)
             elif descriptor in self._registered:
-                self._epoll.unregister(descriptor)
+                with contextlib.suppress(OSError):  # closed since, by what another event has led to
+                    self._epoll.unregister(descriptor)
                 self._registered.discard(descriptor)
             else:
                 _drain(self._ear)

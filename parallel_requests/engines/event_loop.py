@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.engines.base import Run, Scheduler, Task
+from parallel_requests.engines.base import Home, Run, Scheduler, Task, translated
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
@@ -41,6 +41,7 @@ class EventLoopEngine:
         self._backend = backend
         self._clock = clock
         self._scheduler = Scheduler(concurrency)
+        self._home = Home()
         self._workers: set[_Worker] = set()
         self._scheduler_alarm = _Alarm(clock, self._look)
         self._timeout_alarm = _Alarm(clock, self._cut_overdue)
@@ -53,6 +54,7 @@ class EventLoopEngine:
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
+        self._home.check_guest()
         with self._lock:
             if self._closed:
                 raise RunStoppedError("The session is closed.")
@@ -75,11 +77,13 @@ class EventLoopEngine:
 
         Called on the engine's own thread, from a hook, it does not wait for the end.
         """
+        if self._home.is_abroad():
+            return
         with self._lock:
             self._closed = True
             thread = self._thread
         self._call(self._end)
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and not self._home.is_worker():
             thread.join()
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
@@ -90,18 +94,25 @@ class EventLoopEngine:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         bound: Future[None] = Future()
-        self._loop = loop = _new_event_loop()
-        self._thread = threading.Thread(target=self._serve, args=(loop, bound), name="parallel-requests-loop")
-        self._thread.start()
+        loop = _new_event_loop()
+        thread = threading.Thread(target=self._serve, args=(loop, bound), name="parallel-requests-loop")
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is left
+            loop.close()
+            raise
+        self._loop, self._thread = loop, thread
         bound.result()
         return loop
 
     # On the loop's thread.
 
     def _serve(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
+        self._home.move_in()
         try:
             loop.run_until_complete(self._live(loop, bound))
         finally:
+            self._home.move_out()
             with self._lock:
                 self._loop = None
             loop.close()
@@ -178,6 +189,8 @@ class EventLoopEngine:
             effect = task.advance(reply)
             if origin:
                 self._scheduler.left(origin)
+                if isinstance(effect, Send):  # a redirect, say: whom it let through is another's to do
+                    self._look()
             if not isinstance(effect, Send):
                 break
             if task.lane is not None:
@@ -203,7 +216,7 @@ class EventLoopEngine:
         except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
             if worker.is_cut and isinstance(error, asyncio.CancelledError):
                 error = TimeoutError("it was broken off" if send.timeout is None else f"{send.timeout:g} s")
-            return self._backend.translate(error, send.request)
+            return translated(self._backend, error, send.request)
         finally:
             worker.sends_for = None
             worker.deadline = _NEVER

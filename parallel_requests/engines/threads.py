@@ -7,9 +7,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from parallel_requests.engines.base import Run, Scheduler, Task
+from parallel_requests.engines.base import Home, Run, Scheduler, Task, translated
 from parallel_requests.engines.watchdog import Watchdog
-from parallel_requests.exceptions import ParallelRequestsError, RequestTimeout, RunStoppedError
+from parallel_requests.exceptions import (
+    ParallelRequestsError,
+    RequestTimeout,
+    ResourceExhausted,
+    RunStoppedError,
+)
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 
@@ -50,6 +55,7 @@ class ThreadsEngine:
         self._clock = clock
         self._watchdog = Watchdog()
         self._scheduler = Scheduler(concurrency)
+        self._home = Home()
         self._changed = threading.Condition()  # guards the scheduler and all below
         self._loops = 0
         self._resting = 0
@@ -58,6 +64,7 @@ class ThreadsEngine:
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
+        self._home.check_guest()
         with self._changed:
             if self._closed:
                 raise RunStoppedError("The session is closed.")
@@ -78,7 +85,12 @@ class ThreadsEngine:
         self._watchdog.cut(run)
 
     def close(self) -> None:
-        """End everything and give back threads and sockets."""
+        """End everything and give back threads and sockets.
+
+        Called on one of the engine's own threads, from a hook, it does not wait for the end.
+        """
+        if self._home.is_abroad():
+            return
         with self._changed:
             self._closed = True
             runs = self._scheduler.unfinished()
@@ -86,7 +98,7 @@ class ThreadsEngine:
             self.stop(run, RunStoppedError("The session was closed before this item was done."))
         self._watchdog.close()
         if self._own_executor is not None:
-            self._own_executor.shutdown(wait=True)
+            self._own_executor.shutdown(wait=not self._home.is_worker())
 
     def _call_for_work(self) -> None:
         """Get a loop to look at the scheduler: a resting one, or a new one."""
@@ -98,18 +110,24 @@ class ThreadsEngine:
                 self._executor.submit(self._work)
             except BaseException:
                 self._loops -= 1
-                raise
+                if self._loops <= 0:
+                    raise
+                # No thread is left, or the caller's executor is shut down: the loops there are do it all.
 
     def _needs_a_loop(self) -> bool:
         """Whether there is something to do, or a timer that nobody waits for."""
         if self._scheduler.has_work():
             return True
-        timer = self._scheduler.next_timer()
+        timer = None if self._scheduler.is_idle() else self._scheduler.next_timer()
         return timer is not None and timer < self._rings_at
 
     def _work(self) -> None:
-        while (task := self._next_task()) is not None:
-            self._advance(task)
+        self._home.move_in()
+        try:
+            while (task := self._next_task()) is not None:
+                self._advance(task)
+        finally:
+            self._home.move_out()
 
     def _next_task(self) -> Task | None:
         with self._changed:
@@ -148,6 +166,8 @@ class ThreadsEngine:
             if origin:
                 with self._changed:
                     self._scheduler.left(origin)
+                    if isinstance(effect, Send):  # a redirect, say: whom it let through is another's to do
+                        self._call_for_work()
             if not isinstance(effect, Send):
                 break
             if task.lane is not None:
@@ -165,13 +185,16 @@ class ThreadsEngine:
         task.run.complete(effect)
 
     def _send(self, send: Send, run: Run) -> Reply:
-        send.flight = flight = self._watchdog.watch(run, send.timeout)
+        try:
+            send.flight = flight = self._watchdog.watch(run, send.timeout)
+        except RuntimeError as error:  # no thread is left to watch it
+            return self._backend.failure(ResourceExhausted, send.request, error)
         reply: Reply
         try:
             # Looked at only now: whoever stops the run from here on finds the flight, and cuts it.
             reply = run.policy.stop or self._backend.send(send)
         except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
-            reply = self._backend.translate(error, send.request)
+            reply = translated(self._backend, error, send.request)
         finally:
             self._watchdog.release(flight)
         # Also where an answer came: to the library the end of a cut connection may be that of the body.

@@ -71,17 +71,21 @@ class Watchdog:
         self._closed = False
 
     def watch(self, owner: Any, timeout: float | None) -> Flight:
-        """Begin to watch an attempt that may take ``timeout`` seconds."""
+        """Begin to watch an attempt that may take ``timeout`` seconds.
+
+        Raises:
+            RuntimeError: There is no thread left to do so.
+        """
         deadline = None if timeout is None else self._clock() + timeout
         flight = Flight(owner, deadline)
         with self._changed:
+            if deadline is not None and self._thread is None and not self._closed:
+                thread = threading.Thread(target=self._work, name="parallel-requests-watchdog")
+                thread.start()
+                self._thread = thread
             self._flights.add(flight)
-            if deadline is not None:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(target=self._work, name="parallel-requests-watchdog")
-                    self._thread.start()
-                if deadline < self._looks_at:
-                    self._changed.notify()
+            if deadline is not None and deadline < self._looks_at:
+                self._changed.notify()
         return flight
 
     def release(self, flight: Flight) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ROUNDING = 1e-9
+_AT_REST = 1.0
+"""Seconds for which a bucket has been full when its users' connections may have gone cold."""
 
 
 class TokenBucket:
@@ -50,9 +52,9 @@ class TokenBucket:
         Args:
             rate: Tokens per second, above 0.
             burst: Tokens the full bucket holds, at least 1.
-            settle: Seconds by which the refill of a full bucket starts late. Callers far from the
-                judge of the rate set it to the jitter of the way there, so that a first burst
-                that arrives late still leaves no window with an excess.
+            settle: Seconds by which the refill starts late after a start, or a second at rest. Callers
+                far from the judge of the rate set it to what a cold connection takes, so that a first
+                burst that arrives late still leaves no window with an excess.
             clock: Monotonic seconds.
             sleep: How `acquire` waits.
 
@@ -68,8 +70,9 @@ class TokenBucket:
         self._settle = settle
         self._clock = clock
         self._sleep = sleep
-        self._lock = threading.Lock()  # guards _tokens and _filled_at
+        self._lock = threading.Lock()  # guards all below
         self._tokens = float(burst)
+        self._full_for = _AT_REST
         self._filled_at = clock()
 
     def try_acquire(self) -> float:
@@ -120,12 +123,16 @@ class TokenBucket:
     def _refill(self) -> None:
         now = self._clock()
         if now > self._filled_at:
-            self._tokens = min(float(self.burst), self._tokens + (now - self._filled_at) * self.rate)
+            tokens = self._tokens + (now - self._filled_at) * self.rate
+            if tokens > self.burst:
+                self._full_for += (tokens - self.burst) / self.rate
+            self._tokens = min(float(self.burst), tokens)
             self._filled_at = now
 
     def _take(self) -> None:
-        if self._tokens >= self.burst:
+        if self._full_for >= _AT_REST:
             self._filled_at += self._settle
+        self._full_for = 0.0
         self._tokens -= 1.0
 
     def _seconds_until(self, tokens: float) -> float:

@@ -266,3 +266,9 @@ def test_the_types_resolve() -> None:
         set(get_type_hints(Options, localns={**names, "ProcessPoolExecutor": ProcessPoolExecutor}))
         == OPTION_NAMES
     )
+
+
+def test_a_calls_max_retries_goes_over_the_sessions_policy() -> None:
+    session = Settings(retry=RetryPolicy(max_retries=5, backoff_factor=0.1))
+    call = session.override({"max_retries": 1}, "request")
+    assert call.retry_policy == RetryPolicy(max_retries=1, backoff_factor=0.1)

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+
+class _SomethingElse:
+    def __repr__(self) -> str:
+        return "<something else>"
+
+
+SOMETHING_ELSE = _SomethingElse()
+
 URL = "http://api.test/a"
 SECRET = "hunter2"
 NO_ENVIRONMENT = Environment(variables={})
@@ -265,7 +273,7 @@ def test_a_request_that_could_not_be_sent_is_not_sent_the_second_time() -> None:
         "http://\ud800/",
         "http://\ud800:b@api.test/",
         [],
-        object(),
+        SOMETHING_ELSE,
     ],
     ids=repr,
 )
@@ -299,7 +307,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("headers", {"": "a"}),
     ("headers", {"Ключ": "a"}),
     ("headers", {"X": "значение"}),
-    ("headers", {"X": object()}),
+    ("headers", {"X": SOMETHING_ELSE}),
     ("headers", {"X": True}),
     ("headers", {5: "a"}),
     ("method", "GE T"),
@@ -309,7 +317,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("cookies", {"a;b": "1"}),
     ("cookies", {"a": "1; b=2"}),
     ("cookies", {"a": "1\r\nX: 1"}),
-    ("json", {"a": object()}),
+    ("json", {"a": SOMETHING_ELSE}),
     ("json", {"a": float("nan")}),
     ("json", {"a": "\ud800"}),
     ("data", "\ud800"),

@@ -106,6 +106,17 @@ def test_settling_starts_the_refill_of_a_full_bucket_late() -> None:
     assert bucket.try_acquire() == pytest.approx(0.0)
 
 
+def test_settling_is_for_a_start_and_a_rest_not_for_a_stall() -> None:
+    bucket, clock = new_bucket(10.0, 1, settle=0.05)
+    assert bucket.try_acquire() == 0.0
+    clock.advance(0.5)
+    assert bucket.try_acquire() == 0.0
+    assert bucket.try_acquire() == pytest.approx(0.1)
+    clock.advance(1.2)
+    assert bucket.try_acquire() == 0.0
+    assert bucket.try_acquire() == pytest.approx(0.15)
+
+
 def test_many_threads_get_one_token_each_in_turn() -> None:
     bucket, _ = new_bucket(100.0, 1)
     delays: list[float] = []
