@@ -459,6 +459,7 @@ class Scheduler:
 
     def hurry(self, run: Run) -> None:
         """Let every parked task of a run ask again now: its batch has to end."""
+        run.policy.reason_to_stop()  # noted, where it is the deadline: what was never pulled dies of it, too
         run.stop_pulling()
         if run.policy.on_stop is not None:
             run.policy.on_stop()
