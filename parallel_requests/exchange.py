@@ -100,6 +100,7 @@ class Policy:
         on_attempt: The caller's hook.
         stop: Set by an engine to end the batch: what its unfinished items die of.
         on_stop: Called by an engine when it ends the batch; must not block.
+        is_watched: Whether anybody looks at attempts that succeed.
     """
 
     pacer: Pacer = field(default_factory=Pacer)
@@ -117,6 +118,10 @@ class Policy:
     on_attempt: Callable[[Request, Attempt], object] | None = None
     stop: ParallelRequestsError | None = None
     on_stop: Callable[[], None] | None = None
+    is_watched: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_watched = self.on_attempt is not None or logger.isEnabledFor(logging.DEBUG)
 
     def reason_to_stop(self) -> ParallelRequestsError | None:
         """Return what an item that is not done dies of, once the batch has to end."""
@@ -192,8 +197,8 @@ class _Life:
         self.sent_at = now = policy.pacer.clock()
         if self.attempts == 0:
             self.started_at = now
-            if (budget := policy.pacer.budget(target.origin)) is not None:
-                budget.deposit_call()
+            if target.origin in policy.pacer.budgets:
+                policy.pacer.budgets[target.origin].deposit_call()
         self.attempts += 1
         if not policy.cookies.is_empty:
             target = _with_cookies(target, policy.cookies)
@@ -376,10 +381,9 @@ class _Life:
     def succeed(self, response: Response) -> Result[Any]:
         """Return the Result of an answer that is no failure."""
         policy = self.policy
-        if (budget := policy.pacer.budget(self.target.origin)) is not None:
-            budget.deposit_success()
-        is_watched = policy.on_attempt is not None or logger.isEnabledFor(logging.DEBUG)
-        if is_watched and len(self.earlier) < self.attempts:
+        if self.target.origin in policy.pacer.budgets:
+            policy.pacer.budgets[self.target.origin].deposit_success()
+        if policy.is_watched and len(self.earlier) < self.attempts:
             self.record(response)
         if self.redirects:
             response.history = tuple(past for past in self.redirects if past is not response)

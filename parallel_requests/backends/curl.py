@@ -11,6 +11,7 @@ import math
 import os
 from io import BytesIO
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pycurl
@@ -80,14 +81,15 @@ class Transfer:
 
     __slots__ = (
         "_backend",
+        "_began",
         "_body",
         "_content",
         "_error",
         "_head",
+        "_is_https",
         "_known_connections",
         "_request",
         "_timeout",
-        "began",
         "easy",
         "send",
         "task",
@@ -106,13 +108,14 @@ class Transfer:
         self._request: Request | None = None
         self._timeout: float | None = None
         self._known_connections = 0
-        self.began = 0.0
+        self._is_https = False
+        self._began = 0.0
 
     def prepare(self, send: Send) -> None:
         """Set the handle up for an attempt; what stays as it was is left alone."""
         self.send = send
         request, last = send.request, self._request
-        easy = self.easy
+        easy, is_https = self.easy, send.request.url.startswith("https:")
         if (
             last is None
             or request.headers is not last.headers
@@ -122,9 +125,10 @@ class Transfer:
             or request.proxy != last.proxy
             or request.verify != last.verify
             or request.connect_timeout != last.connect_timeout
-            or _is_https(request) != _is_https(last)
+            or is_https is not self._is_https
             or send.policy.deliver is not None
         ):
+            self._is_https = is_https
             self._configure(send)
         if send.timeout != self._timeout:
             self._timeout = send.timeout
@@ -132,13 +136,14 @@ class Transfer:
         easy.setopt(pycurl.URL, request.url)
         self._request = request
         self._known_connections = self._backend.connections_opened
-        if _is_https(request):
+        if is_https:
+            self._began = monotonic()
             self._backend.unconnected.add(self)
 
-    def shorten(self, waited: float) -> None:
+    def shorten(self) -> None:
         """Count the seconds it has waited so far, which libcurl forgets when the handle is added again."""
         if self.send is not None and self.send.timeout is not None:
-            self._timeout = max(0.001, self.send.timeout - waited)
+            self._timeout = max(0.001, self.send.timeout - (monotonic() - self._began))
             self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
 
     def _found_connection(self, *_addresses: object) -> int:
@@ -165,7 +170,7 @@ class Transfer:
         easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
         easy.setopt(pycurl.PROXY, (request.proxy or "").encode())
         self._choose_method(request)
-        if _is_https(request):
+        if self._is_https:
             easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
             easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
         if send.policy.deliver is None and send.policy.max_response_size is None:
@@ -342,10 +347,6 @@ class CurlBackend(Backend):
         """Count a connection that is being opened."""
         self._connections = next(self._opened) + 1
         return int(pycurl.SOCKOPT_OK)
-
-
-def _is_https(request: Request) -> bool:
-    return request.url.startswith("https:")
 
 
 def _milliseconds(seconds: float | None) -> int:

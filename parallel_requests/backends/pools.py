@@ -84,6 +84,9 @@ class Pools:
             managers = list(self._managers.values())
             self._managers.clear()
         for manager in managers:
+            if hasattr(manager.pools, "keys"):  # of urllib3, which leaves them to be collected
+                for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                    manager.pools[key].close()
             manager.clear()
 
     def _new_manager(self, proxy: str | None, verify: bool | str | None) -> Any:

@@ -166,7 +166,6 @@ class CurlMultiEngine:
         transfer.task = task
         try:
             transfer.prepare(send)
-            transfer.began = self._clock()
             self._multi.add_handle(transfer.easy)
         except Exception as error:  # noqa: BLE001 - what libcurl cannot be given costs this one item
             self._discard(transfer)
@@ -189,10 +188,9 @@ class CurlMultiEngine:
         cannot be shared.
         """
         self._backend.has_connected = False
-        now = self._clock()
         for transfer in list(self._backend.unconnected):
             self._multi.remove_handle(transfer.easy)
-            transfer.shorten(now - transfer.began)
+            transfer.shorten()
             self._multi.add_handle(transfer.easy)
 
     def _harvest(self) -> bool:

@@ -163,20 +163,17 @@ class ThreadsEngine:
         origin = ""
         while True:
             effect = task.advance(reply)
-            if origin:
-                with self._changed:
-                    self._scheduler.left(origin)
-                    if isinstance(effect, Send):  # a redirect, say: whom it let through is another's to do
-                        self._call_for_work()
             if not isinstance(effect, Send):
                 break
-            if task.lane is not None:
+            if origin or task.lane is not None:  # a redirect, say: whom it let through is another's to do
                 with self._changed:
+                    self._scheduler.left(origin)
                     self._scheduler.passed(task)
                     self._call_for_work()
             origin = effect.request.origin
             reply = self._send(effect, task.run)
         with self._changed:
+            self._scheduler.left(origin)
             if isinstance(effect, Wait):
                 self._scheduler.park(task, effect, self._clock())
                 return

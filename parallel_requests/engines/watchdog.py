@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_LONGEST_REST = 1_000_000.0
+"""Seconds; locks overflow beyond some 292 years."""
+
+
 class Flight:
     """One blocking attempt under way."""
 
@@ -65,7 +69,8 @@ class Watchdog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._flights: set[Flight] = set()
-        self._changed = threading.Condition()  # guards all here
+        # Guards all here but _flights, which is only touched in single steps: attempts come and go often.
+        self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
         self._looks_at = float("inf")
         self._closed = False
@@ -78,28 +83,33 @@ class Watchdog:
         """
         deadline = None if timeout is None else self._clock() + timeout
         flight = Flight(owner, deadline)
-        with self._changed:
-            if deadline is not None and self._thread is None and not self._closed:
-                thread = threading.Thread(target=self._work, name="parallel-requests-watchdog")
-                thread.start()
-                self._thread = thread
-            self._flights.add(flight)
-            if deadline is not None and deadline < self._looks_at:
-                self._changed.notify()
+        self._flights.add(flight)
+        if deadline is not None and deadline < self._looks_at:
+            self._look_sooner(flight)
         return flight
+
+    def _look_sooner(self, flight: Flight) -> None:
+        with self._changed:
+            if self._thread is None and not self._closed:
+                thread = threading.Thread(target=self._work, name="parallel-requests-watchdog")
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._flights.discard(flight)
+                    raise
+                self._thread = thread
+            self._changed.notify()
 
     def release(self, flight: Flight) -> None:
         """Let an attempt go: it has ended by itself."""
         flight.uses(None)
-        with self._changed:
-            self._flights.discard(flight)
+        self._flights.discard(flight)
 
     def cut(self, owner: Any) -> None:
         """End all attempts of an owner now."""
-        with self._changed:
-            flights = [flight for flight in self._flights if flight.owner is owner]
-        for flight in flights:
-            flight.cut()
+        for flight in list(self._flights):
+            if flight.owner is owner:
+                flight.cut()
 
     def close(self) -> None:
         """End every attempt, and the thread."""
@@ -119,11 +129,15 @@ class Watchdog:
                 if self._closed:
                     return
                 now = self._clock()
-                overdue = [f for f in self._flights if f.deadline is not None and f.deadline <= now]
+                # Said before it is looked: an attempt that begins in between then calls.
+                self._looks_at = float("inf")
+                flights = [f for f in list(self._flights) if f.deadline is not None]
+                overdue = [f for f in flights if f.deadline is not None and f.deadline <= now]
                 if not overdue:
-                    deadlines = [f.deadline for f in self._flights if f.deadline is not None]
-                    self._looks_at = min(deadlines, default=float("inf"))
-                    self._changed.wait(None if not deadlines else max(0.0, self._looks_at - now))
+                    self._looks_at = min([f.deadline or 0.0 for f in flights], default=float("inf"))
+                    self._changed.wait(
+                        None if not flights else min(_LONGEST_REST, max(0.0, self._looks_at - now))
+                    )
                     continue
                 for flight in overdue:
                     self._flights.discard(flight)

@@ -128,6 +128,9 @@ class Pacer:
             retry_budget: Keep a RetryBudget for each host that fails.
             clock: Monotonic seconds.
             wall_clock: Unix seconds, for the dates servers send.
+
+        Attributes:
+            budgets: The retry budgets of the hosts that have failed before; to be read only.
         """
         rates = (
             {host.lower(): rate for host, rate in rate_limit.items()}
@@ -145,8 +148,8 @@ class Pacer:
         self._keeps_budget = retry_budget
         self._bucket = self._new_bucket(overall) if isinstance(overall, int | float) else None
         self._hosts: dict[str, _Host] = {}
-        self._budgets: dict[str, RetryBudget] = {}
-        self._lock = threading.Lock()  # guards _hosts, every _Host in it, and _budgets
+        self.budgets: dict[str, RetryBudget] = {}
+        self._lock = threading.Lock()  # guards _hosts, every _Host in it, and budgets
         self._always_open = not (rates or self._counts_places or self._bucket)
 
     def _new_bucket(self, rate: float) -> TokenBucket:
@@ -224,16 +227,12 @@ class Pacer:
             host.paused_until = max(host.paused_until, self.clock() + seconds)
             self._always_open = False
 
-    def budget(self, origin: str) -> RetryBudget | None:
-        """Return the retry budget of a host that has failed before, else None."""
-        return self._budgets.get(origin)
-
     def open_budget(self, origin: str) -> RetryBudget | None:
         """Return the retry budget of a host that just failed, or None where none is kept."""
         if not self._keeps_budget:
             return None
         with self._lock:
-            return self._budgets.setdefault(origin, RetryBudget())
+            return self.budgets.setdefault(origin, RetryBudget())
 
     def limits(self) -> dict[str, int]:
         """Return the level of concurrency each host is at; empty unless it is limited per host."""

@@ -262,11 +262,11 @@ def test_other_failures_say_nothing_about_load() -> None:
 
 def test_a_budget_is_opened_with_the_first_failure() -> None:
     pacer, _ = new_pacer()
-    assert pacer.budget(HOST) is None
+    assert HOST not in pacer.budgets
     opened = pacer.open_budget(HOST)
     assert opened is not None
-    assert pacer.budget(HOST) is opened is pacer.open_budget(HOST)
-    assert pacer.budget(OTHER) is None
+    assert pacer.budgets[HOST] is opened is pacer.open_budget(HOST)
+    assert OTHER not in pacer.budgets
 
 
 def test_budgets_can_be_switched_off() -> None:
