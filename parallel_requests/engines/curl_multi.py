@@ -302,10 +302,8 @@ class _EpollDriver:
         self._multi = multi
         self._ear = ear
         self._clock = clock
-        self._epoll = select.epoll()
-        self._epoll.register(ear.fileno(), select.EPOLLIN)
-        self._registered: set[int] = set()
-        self._used: set[int] = set()
+        self._used: dict[int, int] = {}  # descriptor → events libcurl waits for
+        self._open()
         self._alarm: float | None = None
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._set_alarm)
@@ -326,16 +324,35 @@ class _EpollDriver:
                     pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
                 )
                 self._multi.socket_action(descriptor, action)
-            elif descriptor in self._registered:
-                with contextlib.suppress(OSError):  # closed since, by what another event has led to
-                    self._epoll.unregister(descriptor)
-                self._registered.discard(descriptor)
-            else:
+            elif descriptor == self._ear.fileno():
                 _drain(self._ear)
+            else:
+                self._let_go(descriptor)
 
     def close(self) -> None:
         """Give the epoll descriptor back."""
         self._epoll.close()
+
+    def _open(self) -> None:
+        self._epoll = select.epoll()
+        self._epoll.register(self._ear.fileno(), select.EPOLLIN)
+        for descriptor, mask in self._used.items():
+            self._epoll.register(descriptor, mask)
+        self._registered = set(self._used)
+
+    def _let_go(self, descriptor: int) -> None:
+        """Follow an idle socket no longer: its server has closed it.
+
+        One that libcurl has closed meanwhile cannot be unregistered; where a child process holds a copy
+        of it, epoll would tell of it without end.
+        """
+        try:
+            self._epoll.unregister(descriptor)
+        except OSError:
+            self._epoll.close()
+            self._open()
+        else:
+            self._registered.discard(descriptor)
 
     def _set_alarm(self, milliseconds: int) -> None:
         self._alarm = None if milliseconds < 0 else self._clock() + milliseconds / 1000
@@ -347,10 +364,9 @@ class _EpollDriver:
         left epoll by itself, and its number may be that of another by now.
         """
         if what == pycurl.POLL_REMOVE:
-            self._used.discard(descriptor)
+            self._used.pop(descriptor, None)
             return
-        self._used.add(descriptor)
-        mask = select.EPOLLIN | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
+        self._used[descriptor] = mask = select.EPOLLIN | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
         if descriptor in self._registered:
             try:
                 self._epoll.modify(descriptor, mask)

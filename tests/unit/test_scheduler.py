@@ -193,6 +193,15 @@ def test_answers_do_not_wake_those_that_wait_for_a_rate() -> None:
     assert play.asks <= 2 * count
 
 
+def test_while_the_rate_for_all_holds_back_there_is_no_work_to_look_for() -> None:
+    play = Simulation(concurrency=8, rate_limit=5, burst=1)
+    run = play.new_run(requests_to(*["a.test"] * 20))
+    play.play(until=0.15)  # the first is done, the second asks when the next token comes
+    assert len(play.sent) == 1
+    assert run.wants_more()
+    assert not play.scheduler.has_work(), "an engine that asks would never sleep"
+
+
 def test_the_rate_for_all_stops_the_pulling() -> None:
     play = Simulation(concurrency=8, rate_limit=5, burst=1)
     pulled: list[int] = []

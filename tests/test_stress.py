@@ -1,0 +1,382 @@
+"""What must not hang, lose an item or leave anything behind, whatever the caller's own code does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import (
+    ConfigurationError,
+    DeadlineExceededError,
+    ParallelRequests,
+    ParallelSession,
+    PartialFailureError,
+    RetryPolicy,
+    RunStoppedError,
+)
+from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from tests.leaks import open_sockets
+from tests.server.faults import read_request, repeat, response, send, wait
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+
+INSTALLED = [name for name in BACKEND_NAMES if is_installed(name)]
+CONCURRENCY = 4
+COUNT = 20
+
+# One that hangs is told apart long before the suite's own timeout.
+pytestmark = pytest.mark.timeout(20)
+
+needs_curl = pytest.mark.skipif("curl" not in INSTALLED, reason="curl is not installed")
+
+
+class UnreadableError(Exception):
+    """An error that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.fixture(params=INSTALLED)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def session(backend: str) -> Iterator[ParallelSession]:
+    with ParallelSession(
+        backend=backend,
+        concurrency=CONCURRENCY,
+        retry=RetryPolicy(max_retries=1, backoff_factor=0.01),
+    ) as opened:
+        yield opened
+
+
+@pytest.fixture
+def urls(server: Server) -> list[str]:
+    return [server.url(f"/id/{number}") for number in range(COUNT)]
+
+
+def raising(error: type[BaseException]) -> Callable[..., Any]:
+    def function(*_: object) -> Any:
+        raise error
+
+    return function
+
+
+def failures(call: Callable[[], object]) -> PartialFailureError:
+    """Return the error of a batch, of which nothing may be lost."""
+    with pytest.raises(PartialFailureError) as caught:
+        call()
+    assert [result.index for result in caught.value.results] == list(range(len(caught.value.results)))
+    return caught.value
+
+
+# -- the caller's functions raise what they like
+
+
+@pytest.mark.parametrize("error", [UnreadableError, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize("hook", ["on_attempt", "on_result", "progress"])
+def test_a_hook_that_raises_costs_nothing(
+    session: ParallelSession, urls: list[str], hook: str, error: type[BaseException]
+) -> None:
+    options: dict[str, Any] = {hook: raising(error)}
+    assert session.request(urls, **options) == [{"id": number} for number in range(COUNT)]
+
+
+@pytest.mark.parametrize("error", [UnreadableError, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize("place", ["parse_func", "retry_on", "stream_callback", "restart"])
+def test_a_callback_that_raises_costs_its_item(
+    session: ParallelSession, urls: list[str], place: str, error: type[BaseException]
+) -> None:
+    def broken_off(chunk: bytes) -> None:
+        raise OSError("the disk is full")
+
+    broken_off.restart = raising(error)  # type: ignore[attr-defined]
+    all_options: dict[str, dict[str, Any]] = {
+        "parse_func": {"parse_func": raising(error)},
+        "retry_on": {"retry": RetryPolicy(retry_on=raising(error))},
+        "stream_callback": {"return_type": "stream", "stream_callback": raising(error)},
+        "restart": {"return_type": "stream", "stream_callback": broken_off},
+    }
+    options = all_options[place]
+    assert len(failures(lambda: session.request(urls, **options)).failed) == COUNT
+    assert len(session.request(urls)) == COUNT, "the engine has survived it"
+
+
+def test_an_async_input_that_lets_a_cancellation_through(backend: str, urls: list[str]) -> None:
+    async def inputs() -> AsyncIterator[str]:
+        for url in urls:
+            yield url
+        raise asyncio.CancelledError
+
+    async def fetch() -> None:
+        async with ParallelRequests(backend=backend) as client:
+            await client.request(inputs())
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(fetch())
+
+
+# -- the caller's functions use the session
+
+
+@pytest.mark.parametrize("place", ["on_result", "parse_func"])
+def test_the_session_is_closed_from_within(session: ParallelSession, urls: list[str], place: str) -> None:
+    options: dict[str, Any] = {place: lambda _: session.close()}
+    stopped = [result.error for result in failures(lambda: session.request(urls, **options)).results]
+    assert any(isinstance(error, RunStoppedError) for error in stopped)
+    assert all(error is None or isinstance(error, RunStoppedError) for error in stopped)
+
+
+def test_a_hook_that_calls_its_own_session_is_told_so(session: ParallelSession, urls: list[str]) -> None:
+    told: list[BaseException] = []
+
+    def ask_again(_: object) -> None:
+        try:
+            session.request(urls[0])
+        except ConfigurationError as error:
+            told.append(error)
+
+    assert len(session.request(urls, on_result=ask_again)) == COUNT
+    assert len(told) == COUNT
+
+
+def test_a_parse_func_that_calls_its_own_session_never_waits_for_itself(
+    session: ParallelSession, urls: list[str]
+) -> None:
+    def parse(_: object) -> object:
+        return session.request(urls[0], parse_func=lambda value: value)
+
+    failed = failures(lambda: session.request(urls, parse_func=parse))
+    assert all(
+        isinstance(result.error and result.error.__cause__, ConfigurationError) for result in failed.results
+    )
+
+
+# -- the end
+
+
+def test_a_deadline_while_answers_are_parsed_loses_no_item(session: ParallelSession, server: Server) -> None:
+    urls = [server.url(f"/id/{number}") for number in range(200)]
+
+    def parse(value: object) -> object:
+        time.sleep(0.4)  # beyond the deadline, while nothing else of the batch is under way
+        return value
+
+    failed = failures(lambda: session.request(urls, parse_func=parse, deadline=0.2))
+    assert len(failed.results) == 200
+    assert 0 < failed.total - len(failed.failed) <= CONCURRENCY
+    assert all(isinstance(item.error, DeadlineExceededError) for item in failed.failed)
+
+
+def test_a_closed_session_with_a_deadline_still_yields_results(
+    session: ParallelSession, server: Server
+) -> None:
+    results = session.iter_results(
+        (server.url(f"/id/{number}") for number in itertools.count()), deadline=60.0
+    )
+    assert next(results).ok
+    session.close()
+    assert all(result.ok or isinstance(result.error, RunStoppedError) for result in results)
+
+
+def test_no_socket_is_left_to_the_garbage_collector(backend: str, server: Server, urls: list[str]) -> None:
+    before = open_sockets()
+    gc.disable()
+    try:
+        with ParallelSession(backend=backend, concurrency=CONCURRENCY, max_retries=0) as session:
+            failures(lambda: session.request([*urls, server.url("/hang")], timeout=0.2))
+        assert open_sockets() == before
+    finally:
+        gc.enable()
+
+
+# -- gates
+
+
+def test_a_redirect_lets_the_next_one_to_its_first_host_pass(
+    backend: str, server: Server, fault_server: Callable[..., FaultServer]
+) -> None:
+    has_passed = threading.Event()
+    elsewhere = fault_server([read_request(), wait(has_passed), send(response(b"1"))])
+    urls = [server.url(f"/redirect-to?url={elsewhere.url()}"), server.url("/static")]
+    with ParallelSession(backend=backend, concurrency_per_host=1, timeout=10.0, max_retries=0) as session:
+        results = session.request(
+            urls, on_result=lambda result: has_passed.set() if result.index == 1 else None
+        )
+    assert results[0] == 1
+
+
+# -- what the machine lacks
+
+
+class Stingy(ThreadPoolExecutor):
+    """Takes two loops, and fails from then on, as one does that has been shut down."""
+
+    taken = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.taken += 1
+        if self.taken > 2:
+            raise RuntimeError("can't start new thread")
+        return super().submit(*args, **kwargs)
+
+
+def test_an_executor_that_takes_no_more_work(urls: list[str]) -> None:
+    with Stingy(4) as executor, ParallelSession(backend="urllib3", executor=executor) as session:
+        assert len(session.request(urls)) == COUNT
+
+
+@needs_curl
+def test_curl_where_select_has_no_descriptors_left(urls: list[str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    files = [Path("/dev/null").open() for _ in range(1100)]  # noqa: SIM115 - closed below
+    try:
+        with ParallelSession(backend="curl") as session:
+            assert len(session.request(urls)) == COUNT
+    finally:
+        for file in files:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@needs_curl
+def test_curl_takes_paths_and_proxies_in_any_script(tls_server: Server, tmp_path: Path) -> None:
+    assert tls_server.ca_file is not None
+    ca_file = tmp_path / "zertifikäte.pem"
+    shutil.copy(tls_server.ca_file, ca_file)
+    with ParallelSession(backend="curl", verify_ssl=str(ca_file), max_retries=0) as session:
+        assert session.request(tls_server.url("/id/7")) == {"id": 7}
+        error = failures(lambda: session.request([tls_server.url("/id/7")], proxy="http://ü:pä@127.0.0.1:1"))
+        assert "ProxyError" in repr(error.failed[0].error)
+
+
+@needs_curl
+def test_epoll_lets_go_of_what_a_child_process_holds_open() -> None:
+    import select
+    import socket
+
+    import pycurl
+
+    from parallel_requests.engines.curl_multi import _EpollDriver
+
+    ear, mouth = socket.socketpair()
+    idle, server = socket.socketpair()
+    driver = _EpollDriver(pycurl.CurlMulti(), ear, time.monotonic)
+    driver._watch(pycurl.POLL_IN, idle.fileno())
+    driver._watch(pycurl.POLL_REMOVE, idle.fileno())
+    copy = idle.dup()  # as a forked child has it: epoll then keeps what is closed here
+    idle.close()
+    server.close()
+    driver.wait(0.0, 0)
+    assert driver._epoll.poll(0) == []
+    mouth.send(b"\0")
+    assert [events for _, events in driver._epoll.poll(1)] == [select.EPOLLIN]
+    driver.close()
+    for end in (copy, ear, mouth):
+        end.close()
+
+
+# -- processes
+
+FORK = """
+import os, signal, sys, warnings
+from parallel_requests import ParallelSession, RunStoppedError
+warnings.simplefilter("ignore", DeprecationWarning)
+backend, url = sys.argv[1:]
+used, unused = (ParallelSession(backend=backend) for _ in range(2))
+used.request(url)
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    assert unused.request([url] * 5) == [{"id": 1}] * 5
+    try:
+        used.request(url)
+    except RunStoppedError:
+        sys.exit(unused.close())
+    sys.exit("a session of the parent was used")
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert used.request([url] * 5) == unused.request([url] * 5) == [{"id": 1}] * 5
+used.close()
+unused.close()
+"""
+
+
+def test_after_a_fork(backend: str, server: Server) -> None:
+    command = [sys.executable, "-c", FORK, backend, server.url("/id/1")]
+    subprocess.run(command, check=True, timeout=15, cwd=Path(__file__).parents[1])
+
+
+# -- many threads
+
+
+def test_many_threads_break_off_at_any_point(session: ParallelSession, server: Server) -> None:
+    wrong: list[object] = []
+
+    def work(thread: int) -> None:
+        for turn in range(8):
+            first, count = 1000 * thread + 100 * turn, 11 * turn + 1
+            urls = [server.url(f"/id/{first + number}") for number in range(count)]
+            seen = []
+            for result in session.iter_results(iter(urls) if turn % 2 else urls, ordered=turn % 3 == 0):
+                seen.append(result.index)
+                if result.value != {"id": first + result.index}:
+                    wrong.append(result)
+                if len(seen) == count * (thread + 1) // 4:
+                    break
+            if len(set(seen)) != len(seen):
+                wrong.append(seen)
+            if [value["id"] for value in session.request(urls)] != list(range(first, first + count)):
+                wrong.append(urls)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(CONCURRENCY)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_cancelled_tasks_of_several_loops_leave_the_client_usable(
+    backend: str, fault_server: Callable[..., FaultServer]
+) -> None:
+    never = threading.Event()
+    stalls = fault_server([read_request(), wait(never)])
+    answers = fault_server([repeat(read_request(), send(response(b"1")))])
+    client = ParallelRequests(backend=backend, concurrency=CONCURRENCY, max_retries=0)
+
+    async def fetch() -> None:
+        for patience in (0.0, 0.01, 0.05):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await client.request([*[answers.url()] * 3, *[stalls.url()] * 10])
+        assert await client.request([answers.url()] * 5) == [1] * 5
+
+    loops = [threading.Thread(target=asyncio.run, args=(fetch(),)) for _ in range(2)]
+    for loop in loops:
+        loop.start()
+    for loop in loops:
+        loop.join()
+    asyncio.run(client.close())
