@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import urllib3
 
 from parallel_requests import (
     ConfigurationError,
@@ -23,12 +24,16 @@ from parallel_requests import (
     ParallelRequests,
     ParallelSession,
     PartialFailureError,
+    Request,
     RetryPolicy,
     RunStoppedError,
 )
 from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from parallel_requests.backends.connections import Wire
+from parallel_requests.engines.watchdog import Flight
+from parallel_requests.exchange import Policy, Send
 from tests.leaks import open_sockets
-from tests.server.faults import read_request, repeat, response, send, wait
+from tests.server.faults import full_port, read_request, repeat, response, send, wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -380,3 +385,13 @@ def test_cancelled_tasks_of_several_loops_leave_the_client_usable(
     for loop in loops:
         loop.join()
     asyncio.run(client.close())
+
+
+def test_what_was_stopped_while_a_name_was_looked_up_does_not_connect() -> None:
+    with full_port() as port:
+        wire, flight = Wire(), Flight(None, None)
+        wire.begin(Send(Request("http://127.0.0.1/"), None, Policy(), flight=flight))
+        connection = wire.watch(urllib3.connection.HTTPConnection, urllib3.exceptions)("127.0.0.1", port)
+        flight.cut()
+        with pytest.raises(urllib3.exceptions.ConnectTimeoutError):
+            connection.connect()

@@ -133,6 +133,16 @@ class Wire:
         flight = getattr(self._local, "flight", None)
         return flight is not None and bool(flight.is_cut)
 
+    def connects(self, sock: Any) -> None:
+        """Note which socket this thread's attempt is about to connect.
+
+        Raises:
+            TimeoutError: The attempt has been ended; a socket that is not connected cannot be shut down.
+        """
+        self.uses(sock)
+        if self.is_cut():
+            raise TimeoutError("the attempt was ended")
+
     def opened(self, sock: Any) -> None:
         """Note a new connection."""
         with self._lock:
@@ -159,7 +169,7 @@ class Wire:
             response_class = FinalResponse
 
             def _new_conn(self) -> Any:
-                sock = super()._new_conn() if is_tunnelled else self.new_socket(wire.uses, errors)
+                sock = super()._new_conn() if is_tunnelled else self.new_socket(wire.connects, errors)
                 wire.opened(sock)
                 return sock
 
