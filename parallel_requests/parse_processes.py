@@ -74,8 +74,14 @@ class ParsePool:
         """Get ready for a batch.
 
         Raises:
-            ConfigurationError: The caller's pool is out of order, or processes cannot be started from here.
+            ConfigurationError: The caller's pool is out of order, processes cannot be started from here, or
+                this is the pool's own thread, which would wait for itself.
         """
+        if threading.current_thread() is self._thread:
+            raise ConfigurationError(
+                "A hook cannot wait for what is parsed by the pool that runs it: use another session.",
+                "parse_processes",
+            )
         if self._executor is not None:
             try:
                 self._executor.submit(int)

@@ -166,6 +166,21 @@ def test_a_hook_that_calls_its_own_session_is_told_so(session: ParallelSession, 
     assert len(told) == COUNT
 
 
+def test_a_hook_that_waits_for_the_processes_it_is_called_by_is_told_so(
+    session: ParallelSession, urls: list[str]
+) -> None:
+    told: list[BaseException] = []
+
+    def ask_again(_: object) -> None:
+        try:
+            session.request(urls[0], parse_processes=1)
+        except ConfigurationError as error:
+            told.append(error)
+
+    assert len(session.request(urls, parse_processes=1, on_result=ask_again)) == COUNT
+    assert len(told) == COUNT
+
+
 def test_a_parse_func_that_calls_its_own_session_never_waits_for_itself(
     session: ParallelSession, urls: list[str]
 ) -> None:
