@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _FEATURES = pycurl.version_info()[4]
 _HTTP2 = bool(_FEATURES & (1 << 16))
-_HTTP3 = bool(_FEATURES & (1 << 25))
 _REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _BUFFER = 1 << 18
 
@@ -308,7 +307,7 @@ class CurlBackend(Backend):
     engine: ClassVar[str] = "curl_multi"
     extra: ClassVar[str] = "curl"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        http2=_HTTP2, http3=_HTTP3, streaming=True, multiplexing=_HTTP2, async_native=True
+        http2=_HTTP2, streaming=True, multiplexing=_HTTP2, async_native=True
     )
 
     def __init__(self) -> None:
