@@ -110,9 +110,9 @@ _HOMES = (
     "gates.token_bucket",
     "options",
     "stats",
-    "downloading",
     "session",
     "api",
+    "downloading",
     "aio",
 )
 _ALIASES = {
