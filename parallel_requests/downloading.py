@@ -299,8 +299,10 @@ class _Part:
 
     def _write_record(self, record: Mapping[str, object]) -> None:
         self._is_recorded = True
-        with FileIO(_create(self._record_path), "w") as file:
+        draft = self._record_path.with_suffix(".draft")
+        with FileIO(_create(draft), "w") as file:
             file.write(json.dumps(record).encode())
+        draft.replace(self._record_path)  # a note that is there is whole, whenever the process dies
 
     def _drop_record(self) -> None:
         if self._is_recorded:
