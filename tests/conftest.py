@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,12 @@ ENVIRONMENT_VARIABLES = (
 
 
 # -- around every test
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in the programs the tests start, also where the tests run in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
