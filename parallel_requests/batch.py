@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -222,5 +223,4 @@ class Outbox:
         return [*self._arrived, *(self._early or {}).values()]
 
 
-def _index(result: Result[Any]) -> int:
-    return result.request.index
+_index = attrgetter("request.index")

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from parallel_requests.models import Response, ReturnType
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
-def decode(response: Response, return_type: ReturnType) -> Any:
-    """Return the answer as json, text, content or the Response itself.
 
-    Raises:
-        DecodeError: ``return_type`` is json and the body is not.
+def decoder(return_type: ReturnType) -> Callable[[Response], Any]:
+    """Return the function that makes json, text or content of a Response, or leaves it as it is.
+
+    That of json raises DecodeError where the body is none.
     """
-    if return_type is ReturnType.JSON:
-        return response.json()
-    if return_type is ReturnType.TEXT:
-        return response.text
-    if return_type is ReturnType.CONTENT:
-        return response.content
+    return _DECODERS[return_type]
+
+
+def _whole(response: Response) -> Response:
     return response
+
+
+_DECODERS: Mapping[ReturnType, Callable[[Response], Any]] = {
+    ReturnType.JSON: Response.json,
+    ReturnType.TEXT: attrgetter("text"),
+    ReturnType.CONTENT: attrgetter("content"),
+    ReturnType.RESPONSE: _whole,
+    ReturnType.STREAM: _whole,
+}

@@ -221,7 +221,8 @@ class _Life:
         self.pause = None
         if type(reply) is Response:
             reply.elapsed = elapsed
-            self._learn(reply)
+            if reply.headers.steers:
+                self._learn(reply)
             if reply.status_code == 407 and target.proxy:
                 reply = _proxy_refusal(target)
         elif (stop := self.policy.reason_to_stop()) is not None:

@@ -34,9 +34,12 @@ class Headers(Mapping[str, str]):
 
     A field that came more than once reads as one value joined by ``", "`` (RFC 9110, 5.3);
     `get_all` gives the values one by one. Bytes are parsed when a header is first looked at.
+
+    Attributes:
+        steers: Whether there may be a field that bears on what is sent next: a cookie, a limit, a pause.
     """
 
-    __slots__ = ("_block", "_fields", "_lower")
+    __slots__ = ("_block", "_fields", "_lower", "steers")
 
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] | bytes = ()) -> None:
         """Take names and values, or the raw header block of one answer."""
@@ -49,6 +52,7 @@ class Headers(Mapping[str, str]):
             for name, value in fields.items() if isinstance(fields, Mapping) else fields:
                 self._fields.setdefault(name.lower(), []).append(value)
             self._lower = "\n".join(self._fields).encode("utf-8", "replace")
+        self.steers = b"set-cookie" in self._lower or b"limit" in self._lower or b"retry-after" in self._lower
 
     def _parsed(self) -> dict[str, list[str]]:
         if self._fields is None:
@@ -282,7 +286,7 @@ _scan_json = jsonlib.JSONDecoder().scan_once  # type: ignore[attr-defined]
 def _load_json(content: bytes) -> Any:
     """Decode JSON; the plain case, UTF-8 with nothing around it, without the detours of ``json.loads``."""
     try:
-        text = content.decode("utf-8")
+        text = content.decode()
         value, end = _scan_json(text, 0)
     except (UnicodeDecodeError, StopIteration, jsonlib.JSONDecodeError):
         return jsonlib.loads(content)

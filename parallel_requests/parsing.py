@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from parallel_requests.decoding import decode
+from parallel_requests.decoding import decoder
 from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.models import Response, Result, ReturnType
 from parallel_requests.redaction import redact, text_of
@@ -34,7 +34,7 @@ class InPlaceParser:
             return_type: What to decode answers to.
             parse_func: The caller's function; it runs in a copy of the context of this call.
         """
-        self._return_type = return_type
+        self._decode = decoder(return_type)
         self._parse_func = parse_func
         self._context = contextvars.copy_context() if parse_func is not None else None
 
@@ -43,7 +43,7 @@ class InPlaceParser:
         response = result.response
         assert response is not None  # noqa: S101 - only answers come here
         try:
-            value = decode(response, self._return_type)
+            value = self._decode(response)
             if self._parse_func is not None and self._context is not None:
                 value = self._context.copy().run(self._parse_func, value)
             result.value = value

@@ -12,7 +12,7 @@ import os
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import pycurl
 
@@ -41,6 +41,7 @@ _FEATURES = pycurl.version_info()[4]
 _HTTP2 = bool(_FEATURES & (1 << 16))
 _REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _BUFFER = 1 << 18
+_ADDED_ALWAYS, _ADDED_WITH_BODY = ("accept", "user-agent"), ("expect", "content-type")
 
 # Codes of libcurl (libcurl-errors(3)) that pycurl has no name for.
 _E_HTTP2_STREAM, _E_PROXY, _E_TOO_LARGE = 92, 97, 100
@@ -75,6 +76,10 @@ _UNANSWERED = frozenset(
 )
 
 
+Head: TypeAlias = tuple[int, str, str, Headers]
+"""Status, reason, version and headers."""
+
+
 class Transfer:
     """An easy handle that is used over and over, and what it carries now."""
 
@@ -100,8 +105,8 @@ class Transfer:
         self.easy.transfer = self
         self.task: Any = None
         self.send: Any = None  # the Send under way
-        self._head = BytesIO()
-        self._content = BytesIO()
+        self._head: list[bytes] = []  # line by line
+        self._content: list[bytes] = []
         self._body: Body | None = None
         self._error: BaseException | None = None
         self._request: Request | None = None
@@ -134,7 +139,7 @@ class Transfer:
             easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(send.timeout))
         easy.setopt(pycurl.URL, request.url)
         self._request = request
-        self._known_connections = self._backend.connections_opened
+        self._known_connections = self._backend.connections
         if is_https:
             self._began = monotonic()
             self._backend.unconnected.add(self)
@@ -159,11 +164,12 @@ class Transfer:
     def _configure(self, send: Send) -> None:
         """Set every option anew."""
         easy, request = self.easy, send.request
-        easy.reset()
+        if self._request is not None:
+            easy.reset()
         self._timeout = -1.0
         for option, value in self._backend.constants:
             easy.setopt(option, value)
-        easy.setopt(pycurl.WRITEHEADER, self._head)
+        easy.setopt(pycurl.HEADERFUNCTION, self._head.append)
         easy.setopt(pycurl.SOCKOPTFUNCTION, self._opened_socket)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(request.connect_timeout))
         easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
@@ -173,7 +179,7 @@ class Transfer:
             easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
             easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
         if send.policy.deliver is None and send.policy.max_response_size is None:
-            easy.setopt(pycurl.WRITEDATA, self._content)
+            easy.setopt(pycurl.WRITEFUNCTION, self._content.append)
         else:
             easy.setopt(pycurl.WRITEFUNCTION, self._receive)
         if send.policy.max_response_size is not None:
@@ -182,7 +188,8 @@ class Transfer:
             easy.setopt(pycurl.SSL_VERIFYPEER, 0)
             easy.setopt(pycurl.SSL_VERIFYHOST, 0)
         elif request.verify is True:
-            easy.setopt(pycurl.CAINFO, self._backend.ca_file)
+            if self._is_https:
+                easy.setopt(pycurl.CAINFO, self._backend.ca_file)
         else:
             place = pycurl.CAPATH if Path(request.verify).is_dir() else pycurl.CAINFO
             easy.setopt(place, os.fsencode(request.verify))
@@ -212,7 +219,7 @@ class Transfer:
         """Take a piece of a streamed or bounded body off the wire; called by libcurl."""
         try:
             if self._body is None:
-                status, _, _, headers = _parse_head(self._head.getvalue())
+                status, _, _, headers = _parse_head(b"".join(self._head))
                 self._body = Body(self.send, status, headers)
             self._body.feed(data)
         except BaseException as error:  # noqa: BLE001 - libcurl cannot carry it: it is told apart when the transfer has failed
@@ -227,19 +234,17 @@ class Transfer:
             TruncatedBody: The head broke off, which libcurl lets pass.
             BackendError: The body is not what the head says.
         """
-        head, send = self._head.getvalue(), self.send
-        if b"\r\n\r\n" not in head and b"\n\n" not in head:
-            raise self._backend.failure(TruncatedBody, send.request, OSError("the head broke off"))
-        status, reason, version, headers = _parse_head(head)
-        if self._known_connections != self._backend.connections_opened:
+        send = self.send
+        status, reason, version, headers = self._backend.read_head(b"".join(self._head), send.request)
+        if self._known_connections != self._backend.connections:
             send.replays = self._count_replays(version)
         if self._body is not None or send.policy.deliver is not None or headers.has_odd_framing():
             body = self._body or Body(send, status, headers)
             if send.policy.deliver is None:
-                body.feed(self._content.getvalue())
+                body.feed(b"".join(self._content))
             content = body.finish()
         else:
-            content = self._content.getvalue()
+            content = b"".join(self._content)
         return Response(status, headers, content, send.request, reason=reason, http_version=version)
 
     def _count_replays(self, version: str) -> int:
@@ -281,9 +286,7 @@ class Transfer:
                 self._backend.name,
                 request.url,
             )
-        stale = (
-            code in _UNANSWERED and not self._head.getvalue() and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
-        )
+        stale = code in _UNANSWERED and not self._head and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
         return self._backend.failure(kind, request, OSError(message), stale=stale)
 
     def carries(self, run: Any) -> bool:
@@ -292,12 +295,11 @@ class Transfer:
 
     def clear(self) -> None:
         """Forget what was carried."""
-        self._backend.unconnected.discard(self)
+        if self._is_https:
+            self._backend.unconnected.discard(self)
         self.task = self.send = self._body = self._error = None
-        self._head.seek(0)
-        self._head.truncate()
-        self._content.seek(0)
-        self._content.truncate()
+        self._head.clear()
+        self._content.clear()
 
 
 class CurlBackend(Backend):
@@ -313,9 +315,11 @@ class CurlBackend(Backend):
     def __init__(self) -> None:
         self.constants: list[tuple[int, Any]] = []
         self._opened = itertools.count()
-        self._connections = 0
+        self.connections = 0  # opened so far
         self.unconnected: set[Transfer] = set()  # over https, and without a connection yet
         self.has_connected = False  # whether one of them got one since the engine last looked
+        self._last_block: bytes | None = None
+        self._last_head: Head = (0, "", "", Headers())
 
     @classmethod
     def version(cls) -> str:
@@ -323,7 +327,7 @@ class CurlBackend(Backend):
 
     @property
     def connections_opened(self) -> int:
-        return self._connections
+        return self.connections
 
     @functools.cached_property
     def ca_file(self) -> str:
@@ -342,9 +346,21 @@ class CurlBackend(Backend):
             (pycurl.HTTP_CONTENT_DECODING, 0),
         ]
 
+    def read_head(self, block: bytes, request: Request) -> Head:
+        """Parse the head of an answer, unless it is the same as the last: within a second, many are.
+
+        Raises:
+            TruncatedBody: It broke off, which libcurl lets pass.
+        """
+        if block != self._last_block:
+            if b"\r\n\r\n" not in block and b"\n\n" not in block:
+                raise self.failure(TruncatedBody, request, OSError("the head broke off"))
+            self._last_block, self._last_head = block, _parse_head(block)
+        return self._last_head
+
     def count_connection(self) -> int:
         """Count a connection that is being opened."""
-        self._connections = next(self._opened) + 1
+        self.connections = next(self._opened) + 1
         return int(pycurl.SOCKOPT_OK)
 
 
@@ -356,9 +372,9 @@ def _header_lines(request: Request) -> list[bytes]:
     given = {name.lower() for name in request.headers}
     own = [f"{name}: {value}" if value else f"{name};" for name, value in request.headers.items()]
     # A name without a value keeps libcurl from adding a header of its own.
-    kept_out = [
-        f"{name}:" for name in ("accept", "user-agent", "expect", "content-type") if name not in given
-    ]
+    with_body = request.content is not None or request.method not in _REPLAYABLE
+    unwanted = (*_ADDED_ALWAYS, *_ADDED_WITH_BODY) if with_body else _ADDED_ALWAYS
+    kept_out = [f"{name}:" for name in unwanted if name not in given]
     return [line.encode("latin-1") for line in own + kept_out]
 
 
@@ -371,8 +387,8 @@ def _bytes_on_the_wire(request: Request) -> int:
     return start_line + sum(len(line) + 2 for line in lines) + 2 + len(request.content or b"")
 
 
-def _parse_head(block: bytes) -> tuple[int, str, str, Headers]:
-    """Return status, reason, version and headers of the last head in a block."""
+def _parse_head(block: bytes) -> Head:
+    """Return the last head in a block."""
     start = block.rfind(b"\r\n\r\nHTTP/")
     if start >= 0:
         block = block[start + 4 :]

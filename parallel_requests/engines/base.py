@@ -77,7 +77,8 @@ class Run:
         self._observe = observe
         self._fed: deque[Request] = deque()
         self._results: deque[Result[Any]] = deque()
-        self._changed = threading.Condition(threading.Lock())  # guards what more than one thread writes below
+        self._lock = threading.Lock()  # guards what more than one thread writes below
+        self._changed = threading.Condition(self._lock)
         self._pulled = self._finished = self._released = 0
         self._is_fed_up = source is not None
         self._is_hungry = True
@@ -91,7 +92,7 @@ class Run:
 
     def feed(self, request: Request) -> bool:
         """Hand in a Request; True where the engine had found nothing, and has to be woken."""
-        with self._changed:
+        with self._lock:
             self._fed.append(request)
             was_hungry, self._is_hungry = self._is_hungry, False
             return was_hungry
@@ -101,25 +102,25 @@ class Run:
 
         It is the engine that finds the input exhausted: it may be about to count what it has pulled.
         """
-        with self._changed:
+        with self._lock:
             self.input_error = error
             self._is_fed_up = True
 
     def room(self) -> int:
         """Return how many Requests may be fed now."""
-        with self._changed:
+        with self._lock:
             return 0 if self._exhausted else max(0, self._window - self._open() - len(self._fed))
 
     def take(self) -> list[Result[Any]]:
         """Return the Results that are there, in the order they came."""
-        with self._changed:
+        with self._lock:
             results = list(self._results)
             self._results.clear()
             return results
 
     def release(self, count: int) -> None:
         """Say that Results have been used; where the run holds back, this makes room."""
-        with self._changed:
+        with self._lock:
             self._released += count
 
     def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -129,7 +130,7 @@ class Run:
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call back, from whatever thread, when something has changed."""
-        with self._changed:
+        with self._lock:
             self._listener = listener
 
     def has_results(self) -> bool:
@@ -162,7 +163,7 @@ class Run:
                 return False
         if self._source is not None:
             return True
-        with self._changed:
+        with self._lock:
             self._is_hungry = not (self._fed or self._is_fed_up)
             return not self._is_hungry
 
@@ -186,7 +187,7 @@ class Run:
 
     def stop_pulling(self) -> None:
         """Let what is left of the input be."""
-        with self._changed:
+        with self._lock:
             self._exhausted = True
             self._notify()
 
@@ -205,7 +206,7 @@ class Run:
         """Hand a finished Result to the consumer."""
         if self._observe is not None:
             self._observe(result)
-        with self._changed:
+        with self._lock:
             self._results.append(result)
             self._finished += 1
             if self._holds_back or self._source is None or self.is_done():
@@ -455,7 +456,8 @@ class Scheduler:
     def finish(self, task: Task) -> None:
         """Take the slot back for good."""
         self.in_flight -= 1
-        self.passed(task)
+        if task.lane is not None:
+            self.passed(task)
 
     def hurry(self, run: Run) -> None:
         """Let every parked task of a run ask again now: its batch has to end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import select
 import socket
@@ -318,12 +319,10 @@ class _EpollDriver:
         """Sleep until something happens, and move on the transfers it happened to."""
         if self._alarm is not None:
             seconds = min(seconds, max(0.0, self._alarm - self._clock()))
+        used, socket_action = self._used, self._multi.socket_action
         for descriptor, events in self._epoll.poll(seconds):
-            if descriptor in self._used:
-                action = (pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0) | (
-                    pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
-                )
-                self._multi.socket_action(descriptor, action)
+            if descriptor in used:
+                socket_action(descriptor, _action(events))
             elif descriptor == self._ear.fileno():
                 _drain(self._ear)
             else:
@@ -375,6 +374,14 @@ class _EpollDriver:
         else:
             self._epoll.register(descriptor, mask)
             self._registered.add(descriptor)
+
+
+@functools.cache
+def _action(events: int) -> int:
+    """Return what libcurl calls a set of epoll's events; errors are found by reading."""
+    readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
+    writable = pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
+    return int(readable | writable)
 
 
 def _drain(ear: socket.socket) -> None:
