@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -160,7 +160,7 @@ class ParallelRequests:
         parse_func: Callable[[Any], Any] | None = None,
         ordered: bool = False,
         **options: Unpack[RequestOptions],
-    ) -> AsyncIterator[Result[Any]]:
+    ) -> AsyncGenerator[Result[Any]]:
         """Do what `ParallelSession.iter_results` does; the input may also be an async generator."""
         call = Call(return_type=return_type, parse_func=parse_func, options=options)
         batch = self._session.plan(_for_session(urls), _keys_for_session(urls, keys), call, holds_back=True)

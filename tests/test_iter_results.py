@@ -240,7 +240,7 @@ def test_an_async_generator_with_back_pressure(backend: str, server: Server) -> 
     async def take() -> None:
         async with ParallelRequests(backend=backend, concurrency=CONCURRENCY) as client:
             count = 0
-            async with contextlib.aclosing(client.iter_results(urls())) as results:  # type: ignore[type-var]
+            async with contextlib.aclosing(client.iter_results(urls())) as results:
                 async for result in results:
                     count += 1
                     assert result.unwrap() == {"id": result.index}

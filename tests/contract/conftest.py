@@ -1,10 +1,8 @@
-"""The backends under test, and sessions over them."""
+"""The backends and surfaces under test, and sessions over them."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from parallel_requests.aio import ParallelRequests
 from parallel_requests.backends.base import BACKEND_NAMES, is_installed
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.session import ParallelSession
+from tests.contract.through_asyncio import LoopThread, ThroughAsyncio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,59 +36,32 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture
-def open_session(backend: str) -> Iterator[Callable[..., ParallelSession]]:
-    """``open_session(**options)`` opens a session over the backend; it is closed with the test."""
-    with contextlib.ExitStack() as opened:
+@pytest.fixture(params=["sync", "async"])
+def surface(request: pytest.FixtureRequest) -> str:
+    """How the library is called; the test runs once for a session, once for an asynchronous client."""
+    name: str = request.param
+    return name
 
-        def start(**options: Any) -> ParallelSession:
-            return opened.enter_context(
-                ParallelSession(**{"backend": backend, "retry": ONE_QUICK_RETRY, **options})
-            )
+
+@pytest.fixture
+def open_session(backend: str, surface: str) -> Iterator[Callable[..., Any]]:
+    """``open_session(**options)`` opens a session, or a client, over the backend; it is closed with the test.
+
+    The sessions of a test stand for several clients on one event loop.
+    """
+    with contextlib.ExitStack() as opened:
+        loop = opened.enter_context(LoopThread()) if surface == "async" else None
+
+        def start(**options: Any) -> ParallelSession | ThroughAsyncio:
+            options = {"backend": backend, "retry": ONE_QUICK_RETRY, **options}
+            if loop is None:
+                return opened.enter_context(ParallelSession(**options))
+            return opened.enter_context(ThroughAsyncio(loop, ParallelRequests(**options)))
 
         yield start
 
 
-class ThroughAsyncio:
-    """An asynchronous client with the face of a session, so that one contract serves both surfaces."""
-
-    def __init__(self, backend: str) -> None:
-        self._runner = asyncio.Runner()
-        self._client = ParallelRequests(backend=backend, retry=ONE_QUICK_RETRY)
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-
-        def call(*args: Any, **options: Any) -> Any:
-            outcome = method(*args, **options)
-            return self._runner.run(outcome) if inspect.iscoroutine(outcome) else outcome
-
-        return call
-
-    def iter_results(self, *args: Any, **options: Any) -> list[Any]:
-        """All Results, as they came."""
-
-        async def collect() -> list[Any]:
-            return [result async for result in self._client.iter_results(*args, **options)]
-
-        return self._runner.run(collect())
-
-    def close(self) -> None:
-        """Close the client and its loop."""
-        self._runner.run(self._client.close())
-        self._runner.close()
-
-
-@pytest.fixture(params=["sync", "async"])
-def session(
-    request: pytest.FixtureRequest, backend: str, open_session: Callable[..., ParallelSession]
-) -> Iterator[Any]:
+@pytest.fixture
+def session(open_session: Callable[..., Any]) -> Any:
     """A session that retries once, at once; and an asynchronous client in its place."""
-    if request.param == "sync":
-        yield open_session()
-        return
-    client = ThroughAsyncio(backend)
-    try:
-        yield client
-    finally:
-        client.close()
+    return open_session()

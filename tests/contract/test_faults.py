@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parallel_requests.session import ParallelSession
     from tests.server.tls import Certificates
 
-_QUICK = 0.3
+_QUICK = 0.2
 """The timeout of calls that run into it."""
 _PATIENCE = 0.25
 """Seconds an attempt may last beyond its timeout."""

@@ -12,7 +12,7 @@ from parallel_requests import exceptions
 from tests.server.faults import read_request, send, stall, trickle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
@@ -26,8 +26,8 @@ _STOPPED_WITHIN = 1.0
 def test_each_attempt_has_its_own_timeout(session: ParallelSession, server: Server) -> None:
     urls = [server.url("/hang"), server.url("/id/1"), server.url("/slow-body?bytes=100&interval=0.05")]
     began = time.monotonic()
-    results = sorted(session.iter_results(urls, timeout=0.5), key=lambda result: result.index)
-    assert time.monotonic() - began <= 2 * (0.5 + _CUT_WITHIN)
+    results = sorted(session.iter_results(urls, timeout=0.3), key=lambda result: result.index)
+    assert time.monotonic() - began <= 2 * (0.3 + _CUT_WITHIN)
     assert results[1].value == {"id": 1}
     for result in (results[0], results[2]):
         assert isinstance(result.error, exceptions.RetryExhaustedError)
@@ -46,7 +46,7 @@ def test_the_handshake_is_in_the_timeout(
     server = fault_server([scripted])
     session = open_session(max_retries=0, retry=None)
     url = server.url().replace("http:", "https:")
-    for timeout, limit in ((0.4, 0.4), ((0.3, 5.0), 0.3)):
+    for timeout, limit in ((0.3, 0.3), ((0.2, 5.0), 0.2)):
         began = time.monotonic()
         [result] = session.iter_results([url], timeout=timeout)
         assert isinstance(result.error, exceptions.RequestTimeout), result.error
@@ -122,5 +122,20 @@ def test_leaving_the_loop_stops_the_run(open_session: Callable[..., ParallelSess
     assert next(results).value == {"id": 0}
     began = time.monotonic()
     results.close()
+    assert time.monotonic() - began < _STOPPED_WITHIN
+    assert session.request(server.url("/id/1")) == {"id": 1}
+
+
+@pytest.mark.parametrize("verb", ["request", "iter_results"])
+def test_an_interrupt_stops_the_run_and_comes_through(
+    session: ParallelSession, server: Server, verb: str
+) -> None:
+    def urls() -> Iterator[str]:
+        yield server.url("/hang")
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(getattr(session, verb)(urls()))
     assert time.monotonic() - began < _STOPPED_WITHIN
     assert session.request(server.url("/id/1")) == {"id": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, assert_type
 
 from parallel_requests import (
@@ -9,6 +10,7 @@ from parallel_requests import (
     ParallelRequests,
     ParallelSession,
     Response,
+    Result,
     ReturnType,
     fastreq_async,
     parallel_requests_async,
@@ -219,6 +221,12 @@ async def every_verb(client: FastRequests) -> None:
         assert_type(await one(URL, return_type="text"), str)
     with client as session:
         assert_type(session, ParallelSession)
+
+
+async def results_one_by_one(client: ParallelRequests, lazy: AsyncIterator[str]) -> None:
+    async with aclosing(client.iter_results(lazy)) as results:
+        async for result in results:
+            assert_type(result, Result[Any])
 
 
 async def what_is_refused(client: ParallelRequests) -> None:
