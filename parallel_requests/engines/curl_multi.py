@@ -106,7 +106,7 @@ class CurlMultiEngine:
         self._ear.setblocking(False)
         self._mouth.setblocking(False)
         self._multi = cast("Any", pycurl.CurlMulti())
-        self._multi.setopt(pycurl.M_MAXCONNECTS, max(100, 4 * concurrency))
+        self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.max_idle)
         can_select = concurrency <= _SELECT_MAX_CONCURRENCY and self._ear.fileno() < _SELECT_MAX_DESCRIPTOR
         self._driver: _Driver = (
             _SelectDriver(self._multi, self._ear)
@@ -254,8 +254,8 @@ class CurlMultiEngine:
     def _give_back(self) -> None:
         for transfer in self._transfers:
             transfer.easy.close()
+        self._multi.close()  # which says good-bye on TLS connections, and has their sockets watched for that
         self._driver.close()
-        self._multi.close()
         self._ear.close()
         self._mouth.close()
 

@@ -1,4 +1,4 @@
-"""HTTP/2 through niquests: few connections, and nobody waits for anybody else's answer."""
+"""HTTP/2 through curl and niquests: few connections, and nobody waits for anybody else's answer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("niquests")
-
 from parallel_requests import exceptions
+from parallel_requests.backends.base import is_installed
 from parallel_requests.session import ParallelSession
 
 if TYPE_CHECKING:
@@ -17,13 +16,19 @@ if TYPE_CHECKING:
 
     from tests.server.control import Server
 
-pytestmark = pytest.mark.niquests
+
+@pytest.fixture(params=["curl", pytest.param("niquests", marks=pytest.mark.niquests)])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if not is_installed(name):
+        pytest.skip(f"{name} is not installed")
+    return name
 
 
 @pytest.fixture
-def session(h2_server: Server) -> Iterator[ParallelSession]:
+def session(backend: str, h2_server: Server) -> Iterator[ParallelSession]:
     with ParallelSession(
-        backend="niquests", concurrency=20, max_retries=0, verify_ssl=str(h2_server.ca_file)
+        backend=backend, concurrency=20, max_retries=0, verify_ssl=str(h2_server.ca_file)
     ) as opened:
         yield opened
 
@@ -43,17 +48,17 @@ def test_the_version_is_told(session: ParallelSession, h2_server: Server) -> Non
     assert session.request(h2_server.url("/get"), return_type="response").http_version == "HTTP/2"
 
 
-def test_http2_can_be_switched_off(h2_server: Server) -> None:
+def test_http2_can_be_switched_off(backend: str, h2_server: Server) -> None:
     with ParallelSession(
-        backend="niquests", concurrency=20, http2=False, verify_ssl=str(h2_server.ca_file)
+        backend=backend, concurrency=20, http2=False, verify_ssl=str(h2_server.ca_file)
     ) as session:
         answers = session.request([h2_server.url("/conn?delay=0.2")] * 40)
     assert {answer["http_version"] for answer in answers} == {"1.1"}
     assert h2_server.stats().max_in_flight == 20
 
 
-def test_http11_over_tls_reaches_a_hundred_connections(tls_server: Server) -> None:
-    with ParallelSession(backend="niquests", concurrency=100, verify_ssl=str(tls_server.ca_file)) as session:
+def test_http11_over_tls_reaches_a_hundred_connections(backend: str, tls_server: Server) -> None:
+    with ParallelSession(backend=backend, concurrency=100, verify_ssl=str(tls_server.ca_file)) as session:
         session.request([tls_server.url("/static?delay=0.5")] * 200)
     stats = tls_server.stats()
     assert stats.max_in_flight == 100
@@ -87,10 +92,10 @@ def test_bodies_do_not_get_mixed_up(session: ParallelSession, h2_server: Server)
     assert h2_server.stats().mismatched_ids == 0
 
 
-def test_closing_stops_within_a_second(h2_server: Server) -> None:
+def test_closing_stops_within_a_second(backend: str, h2_server: Server) -> None:
     import threading
 
-    session = ParallelSession(backend="niquests", concurrency=10, verify_ssl=str(h2_server.ca_file))
+    session = ParallelSession(backend=backend, concurrency=10, verify_ssl=str(h2_server.ca_file))
     results: list[object] = []
     caller = threading.Thread(
         target=lambda: results.extend(session.iter_results([h2_server.url("/hang")] * 30, timeout=None))
