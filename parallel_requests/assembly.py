@@ -44,11 +44,19 @@ def new_backend(settings: Settings) -> Backend:
             UserWarning,
             stacklevel=4,
         )
+    if settings.http3 and not backend.capabilities.http3:
+        warnings.warn(
+            f"http3=True has no effect: the backend {backend.name!r} does not speak HTTP/3 here.",
+            UserWarning,
+            stacklevel=4,
+        )
     if settings.executor is not None and backend.engine != "threads":
         raise ConfigurationError(
             f"executor is for blocking backends; {backend.name!r} runs on a thread of its own.", "executor"
         )
-    backend.open(TransportSettings(concurrency=settings.concurrency, http2=settings.http2))
+    backend.open(
+        TransportSettings(concurrency=settings.concurrency, http2=settings.http2, http3=settings.http3)
+    )
     return backend
 
 

@@ -137,6 +137,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "timeout": {"type": _timeout, "metavar": "SECONDS|CONNECT,TOTAL"},
     "deadline": {"type": float, "metavar": "SECONDS"},
     "http2": {"action": argparse.BooleanOptionalAction},
+    "http3": {"action": argparse.BooleanOptionalAction},
     "proxy": {"metavar": "URL"},
     "trust_env": {"action": argparse.BooleanOptionalAction},
     "follow_redirects": {"action": argparse.BooleanOptionalAction},

@@ -84,6 +84,7 @@ class Options(RequestOptions, total=False):
     retry_budget: bool
     adaptive: bool
     http2: bool | None
+    http3: bool
     trust_env: bool
     executor: Executor | None
     verbose: bool
@@ -139,6 +140,9 @@ class Settings:
     deadline: float | None = _option(None, "Seconds for the whole batch; what is done by then is kept.")
     http2: bool | None = _option(
         None, "None: where the backend can. True warns where it cannot.", per_call=False
+    )
+    http3: bool = _option(
+        False, "Ask https URLs over QUIC, then over TCP. Warns where the backend cannot.", per_call=False
     )
     method: PerUrl[str] = _option("GET", "HTTP method.")
     params: PerUrl[Params] = _option(None, "Query parameters, added to those of the URL.")
@@ -204,6 +208,10 @@ class Settings:
             if not accepts(value):
                 shown = f"a {type(value).__name__}" if name in _SECRETIVE else repr(value)
                 raise ConfigurationError(f"{name} must be {expected}, not {shown}.", name)
+        if self.http3 and self.http2 is False:
+            raise ConfigurationError(
+                "http3=True falls back to HTTP/2 where QUIC is not answered: http2 cannot be False.", "http3"
+            )
 
     @classmethod
     def of(cls, options: Mapping[str, Any], caller: str) -> Settings:
@@ -360,6 +368,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "deadline": (lambda value: value is None or _is_seconds(value), "seconds above 0, or None"),
     "http2": (lambda value: value is None or _is_bool(value), "True, False or None"),
+    "http3": _BOOLEAN,
     "method": (_per_url(lambda value: isinstance(value, str)), "an HTTP method, or a list with one per URL"),
     "params": (
         _per_url(lambda value: _is_mapping(value) or isinstance(value, tuple | str)),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MANY_HOSTS = tuple(f"127.0.0.{number}" for number in range(2, 32))
-SERVER_FIXTURES = frozenset({"server", "tls_server", "h2_server", "many_hosts"})
+SERVER_FIXTURES = frozenset({"server", "tls_server", "h2_server", "h3_server", "many_hosts"})
 ENVIRONMENT_VARIABLES = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -92,6 +92,13 @@ def tls_server(certificates: Certificates) -> Iterator[Server]:
 def h2_server(certificates: Certificates) -> Iterator[Server]:
     """HTTP/2 over TLS, and HTTP/1.1 for who asks for it; trust its ``ca_file``."""
     with Server("tests.server.h2", identity=certificates.good, ca_file=certificates.ca_file) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def h3_server(certificates: Certificates) -> Iterator[Server]:
+    """HTTP/3 over QUIC alone; trust its ``ca_file``."""
+    with Server("tests.server.h3", identity=certificates.good, ca_file=certificates.ca_file) as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 import ssl
@@ -17,6 +18,11 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
 
 from tests.leaks import Census
 from tests.server.content import content, content_sha256
@@ -38,6 +44,8 @@ from tests.server.scenarios import STATIC_BODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aioquic.quic.events import QuicEvent
 
     from tests.server.proxy import Proxy
     from tests.server.tls import Certificates
@@ -229,6 +237,52 @@ def test_http11_on_the_http2_server(h2_server: Server) -> None:
     connection.close()
     stats = h2_server.stats()
     assert (stats.connections, stats.requests) == (1, 2)
+
+
+# -- the HTTP/3 server
+
+
+class _Http3Client(QuicConnectionProtocol):
+    """Counts the answers that have come to an end."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._http = H3Connection(self._quic)
+        self.answers = 0
+        self.news = asyncio.Event()
+
+    def get(self, authority: str, path: str) -> None:
+        pseudo = {":method": "GET", ":scheme": "https", ":authority": authority, ":path": path}
+        headers = [(name.encode(), value.encode()) for name, value in pseudo.items()]
+        self._http.send_headers(self._quic.get_next_available_stream_id(), headers, end_stream=True)
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        for message in self._http.handle_event(event):
+            if isinstance(message, HeadersReceived | DataReceived) and message.stream_ended:
+                self.answers += 1
+                self.news.set()
+
+
+def test_http3_streams_share_one_connection(h3_server: Server) -> None:
+    streams = 20
+    configuration = QuicConfiguration(alpn_protocols=H3_ALPN, cafile=str(h3_server.ca_file))
+
+    async def ask() -> None:
+        async with connect(
+            *h3_server.address, configuration=configuration, create_protocol=_Http3Client
+        ) as client:
+            assert isinstance(client, _Http3Client)
+            for _ in range(streams):
+                client.get(h3_server.listeners[0], "/delay/0.3")
+            client.transmit()
+            while client.answers < streams:
+                client.news.clear()
+                await asyncio.wait_for(client.news.wait(), _SECONDS)
+
+    asyncio.run(ask())
+    stats = h3_server.stats()
+    assert (stats.connections, stats.requests, stats.max_in_flight) == (1, streams, streams)
+    assert stats.by_status == {"200": streams}
 
 
 # -- the fault server

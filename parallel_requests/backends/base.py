@@ -57,10 +57,12 @@ class TransportSettings:
     Attributes:
         concurrency: Attempts in flight at most; its pools must hold as many connections a host.
         http2: Whether HTTP/2 may be spoken; None where the backend can.
+        http3: Whether HTTP/3 is tried first.
     """
 
     concurrency: int = 20
     http2: bool | None = None
+    http3: bool = False
 
 
 class Backend:

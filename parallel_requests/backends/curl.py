@@ -18,6 +18,7 @@ import pycurl
 
 from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
 from parallel_requests.backends.body import Body
+from parallel_requests.backends.quic import QuicReach, udp_port
 from parallel_requests.exceptions import (
     BackendError,
     BodyTooLarge,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _FEATURES = pycurl.version_info()[4]
 _HTTP2 = bool(_FEATURES & (1 << 16))
+_HTTP3 = bool(_FEATURES & (1 << 25))
 _REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _BUFFER = 1 << 18
 _POOL_SIZE = 128
@@ -47,7 +49,7 @@ are busy: one for 1,000 in flight made up a fifth of the cost of a call, one for
 _ADDED_ALWAYS, _ADDED_WITH_BODY = ("accept", "user-agent"), ("expect", "content-type")
 
 # Codes of libcurl (libcurl-errors(3)) that pycurl has no name for.
-_E_HTTP2_STREAM, _E_PROXY, _E_TOO_LARGE = 92, 97, 100
+_E_HTTP2_STREAM, _E_HTTP3, _E_QUIC_CONNECT, _E_PROXY, _E_TOO_LARGE = 92, 95, 96, 97, 100
 
 _MEANING: dict[int, type[BackendError]] = {
     pycurl.E_UNSUPPORTED_PROTOCOL: ProtocolError,
@@ -71,6 +73,8 @@ _MEANING: dict[int, type[BackendError]] = {
     pycurl.E_BAD_CONTENT_ENCODING: ProtocolError,
     pycurl.E_FILESIZE_EXCEEDED: BodyTooLarge,
     _E_HTTP2_STREAM: TruncatedBody,
+    _E_HTTP3: TruncatedBody,
+    _E_QUIC_CONNECT: ConnectError,
     _E_TOO_LARGE: ProtocolError,
     _E_PROXY: ProxyError,
 }
@@ -95,6 +99,7 @@ class Transfer:
         "_head",
         "_is_https",
         "_known_connections",
+        "_quic_sockets",
         "_request",
         "_timeout",
         "easy",
@@ -116,6 +121,7 @@ class Transfer:
         self._request: Request | None = None
         self._timeout: float | None = None
         self._known_connections = 0
+        self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
         self._is_https = False
         self._began = 0.0
 
@@ -147,6 +153,8 @@ class Transfer:
         if is_https:
             self._began = monotonic()
             self._backend.unconnected.add(self)
+            if self._backend.quic is not None:
+                easy.setopt(pycurl.HTTP_VERSION, self._backend.quic.version_for(request))
 
     def shorten(self) -> None:
         """Count the seconds it has waited so far, which libcurl forgets when the handle is added again."""
@@ -154,15 +162,36 @@ class Transfer:
             self._timeout = max(0.001, self.send.timeout - (monotonic() - self._began))
             self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
 
-    def _found_connection(self, *_addresses: object) -> int:
+    def has_lost_race(self, code: int) -> bool:
+        """Whether it failed before the request went out, and libcurl tells why for QUIC alone.
+
+        Where neither QUIC nor TCP comes to a connection, the error is that of QUIC.
+        """
+        return bool(self._quic_sockets) and _MEANING.get(code) not in (TLSError, RequestTimeout)
+
+    def leave_quic(self) -> None:
+        """Go on over TCP alone, in the time that is left."""
+        self._quic_sockets.clear()
+        self.easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
+        self._backend.unconnected.add(self)
+        self.shorten()
+
+    def _found_connection(self, _host: str, _own_host: str, _port: int, own_port: int) -> int:
         """Note that the request goes out now; called by libcurl."""
         self._backend.unconnected.discard(self)
         self._backend.has_connected = True
+        if self._quic_sockets:
+            if own_port in map(udp_port, self._quic_sockets):
+                self._backend.count_connection()
+            self._quic_sockets.clear()
         return int(pycurl.PREREQFUNC_OK)
 
-    def _opened_socket(self, *_socket: object) -> int:
+    def _opened_socket(self, descriptor: int, _purpose: int) -> int:
         """Note that a connection of its own is being made; called by libcurl."""
         self._backend.unconnected.discard(self)
+        if self._backend.quic is not None and udp_port(descriptor) is not None:
+            self._quic_sockets.append(descriptor)  # a connection only where it is answered
+            return int(pycurl.SOCKOPT_OK)
         return self._backend.count_connection()
 
     def _configure(self, send: Send) -> None:
@@ -249,6 +278,8 @@ class Transfer:
             content = body.finish()
         else:
             content = b"".join(self._content)
+        if version == "HTTP/3" and self._backend.quic is not None:
+            self._backend.quic.note_answer(send.request.origin)
         return Response(status, headers, content, send.request, reason=reason, http_version=version)
 
     def _count_replays(self, version: str) -> int:
@@ -271,6 +302,11 @@ class Transfer:
         kind = _MEANING.get(code, BackendError)
         if kind is TruncatedBody and "chunk hex" in message:
             kind = ProtocolError
+        if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
+            kind = TLSError  # TCP has met a certificate that is no good, and QUIC silence
+        quic = self._backend.quic
+        if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
+            quic.note_silence(request.origin, self._began)
         if request.proxy and (
             self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 400
             or kind is ProxyError
@@ -301,6 +337,7 @@ class Transfer:
         """Forget what was carried."""
         if self._is_https:
             self._backend.unconnected.discard(self)
+            self._quic_sockets.clear()
         self.task = self.send = self._body = self._error = None
         self._head.clear()
         self._content.clear()
@@ -313,7 +350,7 @@ class CurlBackend(Backend):
     engine: ClassVar[str] = "curl_multi"
     extra: ClassVar[str] = "curl"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        http2=_HTTP2, streaming=True, multiplexing=_HTTP2, async_native=True
+        http2=_HTTP2, http3=_HTTP3, streaming=True, multiplexing=_HTTP2, async_native=True
     )
 
     def __init__(self) -> None:
@@ -324,6 +361,7 @@ class CurlBackend(Backend):
         self._places = itertools.cycle(range(_POOL_SIZE))
         self._opened = itertools.count()
         self.connections = 0  # opened so far
+        self.quic: QuicReach | None = None  # where HTTP/3 may be spoken
         self.unconnected: set[Transfer] = set()  # over https, and without a connection yet
         self.has_connected = False  # whether one of them got one since the engine last looked
         self._last_block: bytes | None = None
@@ -348,6 +386,7 @@ class CurlBackend(Backend):
         self._has_pools = settings.concurrency > _POOL_SIZE
         self.max_idle = max(100, 4 * min(settings.concurrency, _POOL_SIZE))
         version = pycurl.CURL_HTTP_VERSION_1_1 if settings.http2 is False else pycurl.CURL_HTTP_VERSION_2TLS
+        self.quic = QuicReach() if settings.http3 and _HTTP3 else None
         self.constants = [
             (pycurl.NOSIGNAL, 1),
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),

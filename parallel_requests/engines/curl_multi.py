@@ -211,7 +211,12 @@ class CurlMultiEngine:
             for easy, code, message in failed:
                 has_any = True
                 transfer = easy.transfer
-                self._end(transfer, transfer.failure(code, message))
+                if transfer.has_lost_race(code):
+                    self._multi.remove_handle(easy)
+                    transfer.leave_quic()
+                    self._multi.add_handle(easy)
+                else:
+                    self._end(transfer, transfer.failure(code, message))
         return has_any
 
     def _end(self, transfer: Transfer, reply: Reply) -> None:

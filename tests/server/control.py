@@ -80,8 +80,8 @@ class Server:
     """A server process; use it as a context manager, or ``start()`` and ``stop()``.
 
     Args:
-        module: ``tests.server.app`` (HTTP/1.1) or ``tests.server.h2``.
-        addresses: Loopback addresses to listen on, each on a port of its own.
+        module: ``tests.server.app`` (HTTP/1.1), ``tests.server.h2`` or ``tests.server.h3``.
+        addresses: Loopback addresses to listen on, each on a port of its own or on the one it names.
         identity: Certificate to serve TLS with; None serves plain HTTP.
         ca_file: The authority clients must trust, for the caller's convenience.
     """

@@ -18,15 +18,21 @@ BACKLOG = 4_096
 def parse_arguments(description: str) -> argparse.Namespace:
     """The command line of a server process."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--listen", action="append", metavar="ADDRESS", default=[])
+    parser.add_argument("--listen", action="append", metavar="ADDRESS[:PORT]", default=[])
     parser.add_argument("--certificate", help="PEM chain; TLS is served where it is given")
     parser.add_argument("--key", help="PEM key of the certificate")
     return parser.parse_args()
 
 
-def listening_socket(address: str) -> socket.socket:
-    """A socket listening on a port the kernel chose."""
-    return socket.create_server((address, 0), backlog=BACKLOG)
+def listening_socket(address: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A socket listening on the port the address names, or on one the kernel chose."""
+    host, _, port = address.partition(":")
+    place = (host, int(port or 0))
+    if kind is socket.SOCK_STREAM:
+        return socket.create_server(place, backlog=BACKLOG)
+    listener = socket.socket(type=kind)
+    listener.bind(place)
+    return listener
 
 
 def listener_name(address: tuple[str, int]) -> str:

@@ -178,7 +178,7 @@ async def one_call() -> None:
     assert_type(await call(URL, return_type="content", return_none_on_failure=True), bytes | None)
     assert_type(await call(URL, return_type="stream", stream_callback=print, backend="curl"), Response)
 
-    assert_type(await call(URLS, http2=True), list[Any])
+    assert_type(await call(URLS, http2=True, http3=True), list[Any])
     assert_type(await call(URLS, return_type="text"), list[str])
     assert_type(await call(URLS, return_type="content", parse_func=parsed_content), list[float])
     assert_type(await call(URLS, return_type="response", return_none_on_failure=True), list[Response | None])

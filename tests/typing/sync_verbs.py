@@ -163,7 +163,7 @@ def one_call() -> None:
     assert_type(call(URL, return_type="content", return_none_on_failure=True), bytes | None)
     assert_type(call(URL, return_type="stream", stream_callback=print, backend="curl"), Response)
 
-    assert_type(call(URLS, http2=True), list[Any])
+    assert_type(call(URLS, http2=True, http3=True), list[Any])
     assert_type(call(URLS, return_type="text"), list[str])
     assert_type(call(URLS, return_type="content", parse_func=parsed_content), list[float])
     assert_type(call(URLS, return_type="response", return_none_on_failure=True), list[Response | None])

@@ -55,6 +55,7 @@ WRONG: dict[str, list[Any]] = {
     "timeout": [0, -1, "30", NAN, INFINITE, 1e300, True, (1,), (1, 2, 3), (0, 5), ("a", "b"), [1, -1], {}],
     "deadline": [0, -1, "30", NAN, INFINITE, 1e300, True],
     "http2": [1, "yes"],
+    "http3": [None, 1, "yes"],
     "method": [None, 5, b"GET"],
     "params": [5, 1.5, b"a=b", {"a", "b"}],
     "data": [5, {1, 2}, object()],
@@ -126,6 +127,13 @@ def test_every_option_has_wrong_values() -> None:
 )
 def test_right_values(name: str, value: Any) -> None:
     assert getattr(Settings.of({name: value}, "ParallelSession"), name) == value
+
+
+def test_http3_has_http2_to_fall_back_to() -> None:
+    assert Settings.of({"http3": True, "http2": True}, "x").http3
+    with pytest.raises(ConfigurationError, match="http2") as caught:
+        Settings.of({"http3": True, "http2": False}, "x")
+    assert caught.value.config_key == "http3"
 
 
 def test_executors() -> None:
