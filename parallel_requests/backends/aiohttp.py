@@ -9,8 +9,9 @@ from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
 import aiohttp
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING
+from aiohttp.hdrs import CONTENT_LENGTH, TRANSFER_ENCODING
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, TransferEncodingError
+from multidict import CIMultiDict
 from yarl import URL
 
 from parallel_requests.backends.base import AsyncBackend, Capabilities, chain_of
@@ -58,6 +59,9 @@ class AiohttpBackend(AsyncBackend):
     def __init__(self) -> None:
         self._contexts: dict[bool | str, ssl.SSLContext] = {}
         self._connector: _Connector | None = None
+        self._last_sent = _SentHeaders({})
+        self._last_raw: tuple[tuple[bytes, bytes], ...] = ()
+        self._last_received = Headers()
 
     @classmethod
     def version(cls) -> str:
@@ -98,14 +102,17 @@ class AiohttpBackend(AsyncBackend):
         request = send.request
         if request.proxy is not None and request.proxy.startswith("socks"):
             raise _refusal(request, "aiohttp does not speak SOCKS; another backend does")
-        is_plain = request.method == "GET" and request.content is None
-        adds_nothing = is_plain and request.headers.keys() >= _PLANNED_HEADERS
-        _is_fresh.set(False)
+        headers = self._last_sent
+        if headers.planned is not request.headers:  # those of most calls of a batch are one object
+            headers = self._last_sent = _SentHeaders(request.headers)
+        adds_nothing = headers.are_complete and request.method == "GET" and request.content is None
+        if _is_fresh.get():
+            _is_fresh.set(False)
         answer = await self._session.request(
             request.method,
             URL(request.url, encoded=True),
             data=_payload(request.content),
-            headers=_as_utf8(request.headers),
+            headers=headers.fields,
             skip_auto_headers=None if adds_nothing else _AUTOMATIC_HEADERS,
             allow_redirects=False,
             proxy=request.proxy,
@@ -113,10 +120,17 @@ class AiohttpBackend(AsyncBackend):
             timeout=_timeout(request.connect_timeout),
         )
         try:
-            return await _read(send, answer)
+            return await _read(send, answer, self._received(answer))
         except BaseException:
             answer.close()
             raise
+
+    def _received(self, answer: aiohttp.ClientResponse) -> Headers:
+        """Return the headers of an answer, parsed once where they equal the last; many do."""
+        if answer.raw_headers != self._last_raw:
+            self._last_raw = answer.raw_headers
+            self._last_received = Headers(b"\r\n".join(map(b": ".join, answer.raw_headers)))
+        return self._last_received
 
     def _context(self, request: Request) -> ssl.SSLContext | bool:
         if request.url.startswith("http:") and (request.proxy is None or request.proxy.startswith("http:")):
@@ -204,11 +218,11 @@ class _Connector(aiohttp.TCPConnector):
             await asyncio.wait(self._transports)
 
 
-async def _read(send: Send, answer: aiohttp.ClientResponse) -> Response:
-    headers = Headers(b"\r\n".join(map(b": ".join, answer.raw_headers)))
+async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) -> Response:
     policy, source = send.policy, answer.content
     closed = None if source.is_eof() else _watch(answer)
-    if policy.deliver is None and policy.max_response_size is None and CONTENT_ENCODING not in answer.headers:
+    is_free = policy.deliver is None and policy.max_response_size is None
+    if is_free and not headers.may_have(b"content-encoding"):
         # The plain case; that the body is as long as announced, aiohttp has seen to.
         content = source.read_nowait() if closed is None else await source.read()
     else:
@@ -251,6 +265,23 @@ def _watch(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
     closed.add_done_callback(tell)
     content.on_eof(stop_watching)
     return closed
+
+
+class _SentHeaders:
+    """The headers of a Request as aiohttp takes them.
+
+    Attributes:
+        planned: The headers of the Request.
+        fields: The same for aiohttp.
+        are_complete: Whether they hold all that aiohttp would add to a request without a body.
+    """
+
+    __slots__ = ("are_complete", "fields", "planned")
+
+    def __init__(self, planned: Mapping[str, str]) -> None:
+        self.planned = planned
+        self.fields = CIMultiDict(_as_utf8(planned))
+        self.are_complete = planned.keys() >= _PLANNED_HEADERS
 
 
 def _as_utf8(headers: Mapping[str, str]) -> Mapping[str, str]:
