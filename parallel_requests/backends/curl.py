@@ -1,346 +1,33 @@
-"""libcurl through pycurl: one transfer, from a Request to a Response.
+"""libcurl through pycurl: what all transfers have in common.
 
-The engine ``curl_multi`` drives the transfers; here each is configured and read.
+The engine ``curl_multi`` drives the transfers; each is configured and read in `transfer`.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
-import os
-from io import BytesIO
-from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pycurl
 
 from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
-from parallel_requests.backends.body import Body
-from parallel_requests.backends.quic import QuicReach, udp_port
-from parallel_requests.exceptions import (
-    BackendError,
-    BodyTooLarge,
-    ConnectError,
-    DNSError,
-    ParallelRequestsError,
-    ProtocolError,
-    ProxyError,
-    RequestTimeout,
-    ResourceExhausted,
-    TLSError,
-    TruncatedBody,
-)
-from parallel_requests.models import Headers, Request, Response
-from parallel_requests.redaction import redact
+from parallel_requests.backends.quic import QuicReach
+from parallel_requests.backends.transfer import Head, parse_head
+from parallel_requests.exceptions import TruncatedBody
+from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
-    from parallel_requests.exchange import Send
+    from parallel_requests.backends.transfer import Transfer
+    from parallel_requests.models import Request
 
 _FEATURES = pycurl.version_info()[4]
 _HTTP2 = bool(_FEATURES & (1 << 16))
 _HTTP3 = bool(_FEATURES & (1 << 25))
-_REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _BUFFER = 1 << 18
 _POOL_SIZE = 128
 """Transfers that share a pool of connections. libcurl looks through a pool from its start, past all that
 are busy: one for 1,000 in flight made up a fifth of the cost of a call, one for 3,000 half of it."""
-_ADDED_ALWAYS, _ADDED_WITH_BODY = ("accept", "user-agent"), ("expect", "content-type")
-
-# Codes of libcurl (libcurl-errors(3)) that pycurl has no name for.
-_E_HTTP2_STREAM, _E_HTTP3, _E_QUIC_CONNECT, _E_PROXY, _E_TOO_LARGE = 92, 95, 96, 97, 100
-
-_MEANING: dict[int, type[BackendError]] = {
-    pycurl.E_UNSUPPORTED_PROTOCOL: ProtocolError,
-    pycurl.E_COULDNT_RESOLVE_PROXY: ProxyError,
-    pycurl.E_COULDNT_RESOLVE_HOST: DNSError,
-    pycurl.E_COULDNT_CONNECT: ConnectError,
-    pycurl.E_FTP_WEIRD_SERVER_REPLY: ProtocolError,
-    pycurl.E_HTTP2: ProtocolError,
-    pycurl.E_PARTIAL_FILE: TruncatedBody,
-    pycurl.E_OUT_OF_MEMORY: ResourceExhausted,
-    pycurl.E_OPERATION_TIMEDOUT: RequestTimeout,
-    pycurl.E_SSL_CONNECT_ERROR: TLSError,
-    pycurl.E_PEER_FAILED_VERIFICATION: TLSError,
-    pycurl.E_SSL_CERTPROBLEM: TLSError,
-    pycurl.E_SSL_CIPHER: TLSError,
-    pycurl.E_SSL_CACERT_BADFILE: TLSError,
-    pycurl.E_GOT_NOTHING: TruncatedBody,
-    pycurl.E_SEND_ERROR: TruncatedBody,
-    pycurl.E_SEND_FAIL_REWIND: TruncatedBody,
-    pycurl.E_RECV_ERROR: TruncatedBody,
-    pycurl.E_BAD_CONTENT_ENCODING: ProtocolError,
-    pycurl.E_FILESIZE_EXCEEDED: BodyTooLarge,
-    _E_HTTP2_STREAM: TruncatedBody,
-    _E_HTTP3: TruncatedBody,
-    _E_QUIC_CONNECT: ConnectError,
-    _E_TOO_LARGE: ProtocolError,
-    _E_PROXY: ProxyError,
-}
-_UNANSWERED = frozenset(
-    {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND}
-)
-
-
-Head: TypeAlias = tuple[int, str, str, Headers]
-"""Status, reason, version and headers."""
-
-
-class Transfer:
-    """An easy handle that is used over and over, and what it carries now."""
-
-    __slots__ = (
-        "_backend",
-        "_began",
-        "_body",
-        "_content",
-        "_error",
-        "_head",
-        "_is_https",
-        "_known_connections",
-        "_quic_sockets",
-        "_request",
-        "_timeout",
-        "easy",
-        "send",
-        "task",
-    )
-
-    def __init__(self, backend: CurlBackend) -> None:
-        self._backend = backend
-        self.easy = cast("Any", pycurl.Curl())
-        self.easy.transfer = self
-        backend.join_pool(self.easy)
-        self.task: Any = None
-        self.send: Any = None  # the Send under way
-        self._head: list[bytes] = []  # line by line
-        self._content: list[bytes] = []
-        self._body: Body | None = None
-        self._error: BaseException | None = None
-        self._request: Request | None = None
-        self._timeout: float | None = None
-        self._known_connections = 0
-        self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
-        self._is_https = False
-        self._began = 0.0
-
-    def prepare(self, send: Send) -> None:
-        """Set the handle up for an attempt; what stays as it was is left alone."""
-        self.send = send
-        request, last = send.request, self._request
-        easy, is_https = self.easy, send.request.url.startswith("https:")
-        if (
-            last is None
-            or request.headers is not last.headers
-            or request.method is not last.method
-            or request.content is not None
-            or last.content is not None
-            or request.proxy != last.proxy
-            or request.verify != last.verify
-            or request.connect_timeout != last.connect_timeout
-            or is_https is not self._is_https
-            or send.policy.deliver is not None
-        ):
-            self._is_https = is_https
-            self._configure(send)
-        if send.timeout != self._timeout:
-            self._timeout = send.timeout
-            easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(send.timeout))
-        easy.setopt(pycurl.URL, request.url)
-        self._request = request
-        self._known_connections = self._backend.connections
-        if is_https:
-            self._began = monotonic()
-            self._backend.unconnected.add(self)
-            if self._backend.quic is not None:
-                easy.setopt(pycurl.HTTP_VERSION, self._backend.quic.version_for(request))
-
-    def shorten(self) -> None:
-        """Count the seconds it has waited so far, which libcurl forgets when the handle is added again."""
-        if self.send is not None and self.send.timeout is not None:
-            self._timeout = max(0.001, self.send.timeout - (monotonic() - self._began))
-            self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
-
-    def has_lost_race(self, code: int) -> bool:
-        """Whether it failed before the request went out, and libcurl tells why for QUIC alone.
-
-        Where neither QUIC nor TCP comes to a connection, the error is that of QUIC.
-        """
-        return bool(self._quic_sockets) and _MEANING.get(code) not in (TLSError, RequestTimeout)
-
-    def leave_quic(self) -> None:
-        """Go on over TCP alone, in the time that is left."""
-        self._quic_sockets.clear()
-        self.easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
-        self._backend.unconnected.add(self)
-        self.shorten()
-
-    def _found_connection(self, _host: str, _own_host: str, _port: int, own_port: int) -> int:
-        """Note that the request goes out now; called by libcurl."""
-        self._backend.unconnected.discard(self)
-        self._backend.has_connected = True
-        if self._quic_sockets:
-            if own_port in map(udp_port, self._quic_sockets):
-                self._backend.count_connection()
-            self._quic_sockets.clear()
-        return int(pycurl.PREREQFUNC_OK)
-
-    def _opened_socket(self, descriptor: int, _purpose: int) -> int:
-        """Note that a connection of its own is being made; called by libcurl."""
-        self._backend.unconnected.discard(self)
-        if self._backend.quic is not None and udp_port(descriptor) is not None:
-            self._quic_sockets.append(descriptor)  # a connection only where it is answered
-            return int(pycurl.SOCKOPT_OK)
-        return self._backend.count_connection()
-
-    def _configure(self, send: Send) -> None:
-        """Set every option anew."""
-        easy, request = self.easy, send.request
-        if self._request is not None:
-            easy.reset()
-        self._timeout = -1.0
-        for option, value in self._backend.constants:
-            easy.setopt(option, value)
-        easy.setopt(pycurl.HEADERFUNCTION, self._head.append)
-        easy.setopt(pycurl.SOCKOPTFUNCTION, self._opened_socket)
-        easy.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(request.connect_timeout))
-        easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
-        easy.setopt(pycurl.PROXY, (request.proxy or "").encode())
-        self._choose_method(request)
-        if self._is_https:
-            easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
-            easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
-        if send.policy.deliver is None and send.policy.max_response_size is None:
-            easy.setopt(pycurl.WRITEFUNCTION, self._content.append)
-        else:
-            easy.setopt(pycurl.WRITEFUNCTION, self._receive)
-        if send.policy.max_response_size is not None:
-            easy.setopt(pycurl.MAXFILESIZE_LARGE, send.policy.max_response_size)
-        if request.verify is False:
-            easy.setopt(pycurl.SSL_VERIFYPEER, 0)
-            easy.setopt(pycurl.SSL_VERIFYHOST, 0)
-        elif request.verify is True:
-            if self._is_https:
-                easy.setopt(pycurl.CAINFO, self._backend.ca_file)
-        else:
-            place = pycurl.CAPATH if Path(request.verify).is_dir() else pycurl.CAINFO
-            easy.setopt(place, os.fsencode(request.verify))
-
-    def _choose_method(self, request: Request) -> None:
-        easy, method, content = self.easy, request.method, request.content
-        if method == "HEAD":
-            easy.setopt(pycurl.NOBODY, 1)
-            return
-        if content is None:
-            if method != "GET":
-                easy.setopt(pycurl.CUSTOMREQUEST, method)
-            if method not in _REPLAYABLE:
-                easy.setopt(pycurl.FRESH_CONNECT, 1)  # or libcurl might replay it by itself
-                easy.setopt(pycurl.POSTFIELDS, "")
-            return
-        easy.setopt(pycurl.POST, 1)
-        easy.setopt(pycurl.CUSTOMREQUEST, method)
-        easy.setopt(pycurl.POSTFIELDSIZE_LARGE, len(content))
-        if method in _REPLAYABLE:
-            easy.setopt(pycurl.POSTFIELDS, content)
-        else:
-            # Data that libcurl cannot rewind: it then never replays the request by itself.
-            easy.setopt(pycurl.READFUNCTION, BytesIO(content).read)
-
-    def _receive(self, data: bytes) -> int | None:
-        """Take a piece of a streamed or bounded body off the wire; called by libcurl."""
-        try:
-            if self._body is None:
-                status, _, _, headers = _parse_head(b"".join(self._head))
-                self._body = Body(self.send, status, headers)
-            self._body.feed(data)
-        except BaseException as error:  # noqa: BLE001 - libcurl cannot carry it: it is told apart when the transfer has failed
-            self._error = error
-            return -1
-        return None
-
-    def answer(self) -> Response:
-        """Return the answer of a transfer that has ended well.
-
-        Raises:
-            TruncatedBody: The head broke off, which libcurl lets pass.
-            BackendError: The body is not what the head says.
-        """
-        send = self.send
-        status, reason, version, headers = self._backend.read_head(b"".join(self._head), send.request)
-        if self._known_connections != self._backend.connections:
-            send.replays = self._count_replays(version)
-        if self._body is not None or send.policy.deliver is not None or headers.has_odd_framing():
-            body = self._body or Body(send, status, headers)
-            if send.policy.deliver is None:
-                body.feed(b"".join(self._content))
-            content = body.finish()
-        else:
-            content = b"".join(self._content)
-        if version == "HTTP/3" and self._backend.quic is not None:
-            self._backend.quic.note_answer(send.request.origin)
-        return Response(status, headers, content, send.request, reason=reason, http_version=version)
-
-    def _count_replays(self, version: str) -> int:
-        """Return how often libcurl sent the request again by itself.
-
-        It does so where a kept-alive connection is closed unanswered, and there is no option
-        against it; only the bytes it sent tell.
-        """
-        if not version.startswith("HTTP/1"):
-            return 0
-        once = _bytes_on_the_wire(self.send.request)
-        return max(0, round(int(self.easy.getinfo(pycurl.REQUEST_SIZE)) / once) - 1)
-
-    def failure(self, code: int, message: str) -> ParallelRequestsError:
-        """Say in our words why a transfer has failed."""
-        send = self.send
-        request = send.request
-        if self._error is not None:
-            return self._backend.translate(self._error, request)
-        kind = _MEANING.get(code, BackendError)
-        if kind is TruncatedBody and "chunk hex" in message:
-            kind = ProtocolError
-        if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
-            kind = TLSError  # TCP has met a certificate that is no good, and QUIC silence
-        quic = self._backend.quic
-        if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
-            quic.note_silence(request.origin, self._began)
-        if request.proxy and (
-            self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 400
-            or kind is ProxyError
-            or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
-        ):
-            return ProxyError(
-                f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "
-                f"({redact(message)}).",
-                self._backend.name,
-                request.url,
-                proxy_url=request.proxy,
-            )
-        if kind is BodyTooLarge:
-            return BodyTooLarge(
-                f"The body of {redact(request.url)} is larger than max_response_size = "
-                f"{send.policy.max_response_size} bytes.",
-                self._backend.name,
-                request.url,
-            )
-        stale = code in _UNANSWERED and not self._head and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
-        return self._backend.failure(kind, request, OSError(message), stale=stale)
-
-    def carries(self, run: Any) -> bool:
-        """Whether it is on the wire for a run."""
-        return self.task is not None and self.task.run is run
-
-    def clear(self) -> None:
-        """Forget what was carried."""
-        if self._is_https:
-            self._backend.unconnected.discard(self)
-            self._quic_sockets.clear()
-        self.task = self.send = self._body = self._error = None
-        self._head.clear()
-        self._content.clear()
 
 
 class CurlBackend(Backend):
@@ -407,7 +94,7 @@ class CurlBackend(Backend):
         if block != self._last_block:
             if b"\r\n\r\n" not in block and b"\n\n" not in block:
                 raise self.failure(TruncatedBody, request, OSError("the head broke off"))
-            self._last_block, self._last_head = block, _parse_head(block)
+            self._last_block, self._last_head = block, parse_head(block)
         return self._last_head
 
     def join_pool(self, easy: Any) -> None:
@@ -423,42 +110,3 @@ class CurlBackend(Backend):
         """Count a connection that is being opened."""
         self.connections = next(self._opened) + 1
         return int(pycurl.SOCKOPT_OK)
-
-
-def _milliseconds(seconds: float | None) -> int:
-    return 0 if seconds is None else max(1, math.ceil(seconds * 1000))  # never before its time
-
-
-def _header_lines(request: Request) -> list[bytes]:
-    given = {name.lower() for name in request.headers}
-    own = [f"{name}: {value}" if value else f"{name};" for name, value in request.headers.items()]
-    # A name without a value keeps libcurl from adding a header of its own.
-    with_body = request.content is not None or request.method not in _REPLAYABLE
-    unwanted = (*_ADDED_ALWAYS, *_ADDED_WITH_BODY) if with_body else _ADDED_ALWAYS
-    kept_out = [f"{name}:" for name in unwanted if name not in given]
-    return [line.encode("latin-1") for line in own + kept_out]
-
-
-def _bytes_on_the_wire(request: Request) -> int:
-    """Return about how many bytes a request has, as HTTP/1.1."""
-    _, _, rest = request.url.partition("://")
-    target = rest[len(request.origin) :] or "/"
-    start_line = len(f"{request.method} {target} HTTP/1.1\r\nHost: {request.origin}\r\n")
-    lines = [line for line in _header_lines(request) if not line.endswith(b":")]
-    return start_line + sum(len(line) + 2 for line in lines) + 2 + len(request.content or b"")
-
-
-def _parse_head(block: bytes) -> Head:
-    """Return the last head in a block."""
-    start = block.rfind(b"\r\n\r\nHTTP/")
-    if start >= 0:
-        block = block[start + 4 :]
-    status, reason, version = _parse_status_line(block[: block.find(b"\n")])
-    return status, reason, version, Headers(block)
-
-
-@functools.lru_cache(maxsize=256)
-def _parse_status_line(line: bytes) -> tuple[int, str, str]:
-    version, _, rest = line.decode("latin-1").strip().partition(" ")
-    status, _, reason = rest.partition(" ")
-    return int(status), reason.strip(), version

@@ -11,15 +11,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import pycurl
 
-from parallel_requests.backends.curl import CurlBackend, Transfer
+from parallel_requests.backends.transfer import Transfer
 from parallel_requests.engines.base import Home, Run, Scheduler, Task, translated
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.curl import CurlBackend
 
 logger = logging.getLogger("parallel_requests")
 

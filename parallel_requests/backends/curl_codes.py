@@ -1,0 +1,58 @@
+"""What the error codes of libcurl mean (libcurl-errors(3))."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pycurl
+
+from parallel_requests.exceptions import (
+    BackendError,
+    BodyTooLarge,
+    ConnectError,
+    DNSError,
+    ProtocolError,
+    ProxyError,
+    RequestTimeout,
+    ResourceExhausted,
+    TLSError,
+    TruncatedBody,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Those that pycurl has no name for.
+_E_HTTP2_STREAM, _E_HTTP3, _E_QUIC_CONNECT, _E_PROXY, _E_TOO_LARGE = 92, 95, 96, 97, 100
+
+MEANING: Mapping[int, type[BackendError]] = {
+    pycurl.E_UNSUPPORTED_PROTOCOL: ProtocolError,
+    pycurl.E_COULDNT_RESOLVE_PROXY: ProxyError,
+    pycurl.E_COULDNT_RESOLVE_HOST: DNSError,
+    pycurl.E_COULDNT_CONNECT: ConnectError,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY: ProtocolError,
+    pycurl.E_HTTP2: ProtocolError,
+    pycurl.E_PARTIAL_FILE: TruncatedBody,
+    pycurl.E_OUT_OF_MEMORY: ResourceExhausted,
+    pycurl.E_OPERATION_TIMEDOUT: RequestTimeout,
+    pycurl.E_SSL_CONNECT_ERROR: TLSError,
+    pycurl.E_PEER_FAILED_VERIFICATION: TLSError,
+    pycurl.E_SSL_CERTPROBLEM: TLSError,
+    pycurl.E_SSL_CIPHER: TLSError,
+    pycurl.E_SSL_CACERT_BADFILE: TLSError,
+    pycurl.E_GOT_NOTHING: TruncatedBody,
+    pycurl.E_SEND_ERROR: TruncatedBody,
+    pycurl.E_SEND_FAIL_REWIND: TruncatedBody,
+    pycurl.E_RECV_ERROR: TruncatedBody,
+    pycurl.E_BAD_CONTENT_ENCODING: ProtocolError,
+    pycurl.E_FILESIZE_EXCEEDED: BodyTooLarge,
+    _E_HTTP2_STREAM: TruncatedBody,
+    _E_HTTP3: TruncatedBody,
+    _E_QUIC_CONNECT: ConnectError,
+    _E_TOO_LARGE: ProtocolError,
+    _E_PROXY: ProxyError,
+}
+UNANSWERED = frozenset(
+    {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND}
+)
+"""What a connection that was closed just as it was used ends with."""
