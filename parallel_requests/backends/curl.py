@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FEATURES = pycurl.version_info()[4]
 _HTTP2 = bool(_FEATURES & (1 << 16))
 _HTTP3 = bool(_FEATURES & (1 << 25))
-_BUFFER = 1 << 18
+_BUFFER = 1 << 19
 _POOL_SIZE = 128
 """Transfers that share a pool of connections. libcurl looks through a pool from its start, past all that
 are busy: one for 1,000 in flight made up a fifth of the cost of a call, one for 3,000 half of it."""
