@@ -56,11 +56,12 @@ class Headers(Mapping[str, str]):
 
     def _parsed(self) -> dict[str, list[str]]:
         if self._fields is None:
-            self._fields = {}
-            for line in self._block.decode("latin-1").split("\r\n"):
+            fields: dict[str, list[str]] = {}
+            for line in self._block.decode("latin-1").split("\n"):
                 name, colon, value = line.partition(":")
                 if colon and not name.startswith("HTTP/"):
-                    self._fields.setdefault(name.lower(), []).append(value.strip(" \t"))
+                    fields.setdefault(name.lower(), []).append(value.strip(" \t\r"))
+            self._fields = fields  # only now: several answers, and threads, may share these headers
         return self._fields
 
     def may_have(self, name: bytes) -> bool:

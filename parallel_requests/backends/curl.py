@@ -92,9 +92,10 @@ class CurlBackend(Backend):
             TruncatedBody: It broke off, which libcurl lets pass.
         """
         if block != self._last_block:
-            if b"\r\n\r\n" not in block and b"\n\n" not in block:
+            head = parse_head(block)
+            if head is None:
                 raise self.failure(TruncatedBody, request, OSError("the head broke off"))
-            self._last_block, self._last_head = block, parse_head(block)
+            self._last_block, self._last_head = block, head
         return self._last_head
 
     def join_pool(self, easy: Any) -> None:

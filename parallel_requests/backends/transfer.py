@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 _REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=HTTP/)")
 _ADDED_ALWAYS, _ADDED_WITH_BODY = ("accept", "user-agent"), ("expect", "content-type")
 
 Head: TypeAlias = tuple[int, str, str, Headers]
@@ -205,7 +207,7 @@ class Transfer:
         """Take a piece of a streamed or bounded body off the wire; called by libcurl."""
         try:
             if self._body is None:
-                status, _, _, headers = parse_head(b"".join(self._head))
+                status, _, _, headers = self._backend.read_head(b"".join(self._head), self.send.request)
                 self._body = Body(self.send, status, headers)
             self._body.feed(data)
         except BaseException as error:  # noqa: BLE001 - libcurl cannot carry it: it is told apart when the transfer has failed
@@ -319,13 +321,15 @@ def _bytes_on_the_wire(request: Request) -> int:
     return start_line + sum(len(line) + 2 for line in lines) + 2 + len(request.content or b"")
 
 
-def parse_head(block: bytes) -> Head:
-    """Return the last head in a block."""
-    start = block.rfind(b"\r\n\r\nHTTP/")
-    if start >= 0:
-        block = block[start + 4 :]
-    status, reason, version = _parse_status_line(block[: block.find(b"\n")])
-    return status, reason, version, Headers(block)
+def parse_head(block: bytes) -> Head | None:
+    """Return the last head among all that came, trailers left off; None where it broke off."""
+    last = _BETWEEN_HEADS.split(block)[-1]
+    end = _BLANK_LINE.search(last)
+    if end is None:
+        return None
+    head = last[: end.start()]
+    status, reason, version = _parse_status_line(head.partition(b"\n")[0])
+    return None if status < 200 else (status, reason, version, Headers(head))
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("pycurl")
 
+from parallel_requests import exceptions
 from parallel_requests.session import ParallelSession
+from tests.server.faults import FaultServer, close, read_request, send
 
 if TYPE_CHECKING:
     from tests.server.control import Server
@@ -37,3 +39,32 @@ def test_hundreds_share_few_connections_over_http2(h2_server: Server) -> None:
         stats = h2_server.stats()
         assert stats.max_in_flight == HUNDREDS
         assert stats.connections <= 6, "each of three pools has at most 128 in flight, 100 on a connection"
+
+
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le"], ids=["none", "a line", "a part"]
+)
+def test_a_head_cut_after_an_interim_one_is_no_answer(rest: bytes) -> None:
+    script = [read_request(), send(EARLY_HINTS + rest), close()]
+    with FaultServer(script) as server, ParallelSession(backend="curl", max_retries=0) as session:
+        [result] = session.iter_results([server.url("/")], return_type="content")
+        assert isinstance(result.error, exceptions.TruncatedBody)
+
+
+def test_a_head_may_end_in_a_bare_newline() -> None:
+    script = [read_request(), send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nhi"), close()]
+    with FaultServer(script) as server, ParallelSession(backend="curl", max_retries=0) as session:
+        assert session.get(server.url("/"), return_type="content") == b"hi"
+
+
+def test_trailers_are_no_headers() -> None:
+    trailers = b"Set-Cookie: t=1\r\nContent-Encoding: gzip\r\nLocation: /elsewhere\r\n\r\n"
+    body = b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n" + trailers
+    script = [read_request(), send(b"HTTP/1.1 200 OK\r\nX-Real: 1\r\n" + body), close()]
+    with FaultServer(script) as server, ParallelSession(backend="curl", max_retries=0) as session:
+        response = session.get(server.url("/"), return_type="response")
+    assert response.content == b"hi"
+    assert set(response.headers) == {"x-real", "transfer-encoding"}

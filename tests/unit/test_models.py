@@ -42,6 +42,25 @@ def response(
 # -- headers
 
 
+def test_headers_are_never_seen_half_parsed() -> None:
+    class Interrupted(bytes):
+        """Another thread looks while this one parses."""
+
+        is_parsed = False
+        seen = ""
+
+        def decode(self, *_: object) -> str:
+            if not self.is_parsed:
+                self.is_parsed = True
+                self.seen = headers["x-last"]
+            return bytes(self).decode("latin-1")
+
+    block = Interrupted(b"HTTP/1.1 200 OK\r\nX-First: 1\r\nX-Last: 2\r\n\r\n")
+    headers = Headers(block)
+    assert headers["x-first"] == "1"
+    assert block.seen == "2"
+
+
 def test_headers_are_case_insensitive_with_lower_case_keys_in_order() -> None:
     headers = Headers([("Content-Type", "a"), ("X-B", "1"), ("x-b", "2")])
     assert list(headers) == ["content-type", "x-b"]
