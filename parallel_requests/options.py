@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -284,7 +285,7 @@ def _is_seconds(value: object) -> bool:
 
 
 def _is_count(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= sys.maxsize
 
 
 def is_timeout(value: object) -> bool:
@@ -319,7 +320,9 @@ def _is_backend(value: object) -> bool:
 
 
 def _is_verify(value: object) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str | os.PathLike) and Path(value).exists())
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value) != "" and Path(value).exists()  # "" would be the folder we are in
+    return isinstance(value, bool)
 
 
 def _is_process_pool(value: object) -> bool:

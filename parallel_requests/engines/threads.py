@@ -58,6 +58,7 @@ class ThreadsEngine:
         self._home = Home()
         self._changed = threading.Condition()  # guards the scheduler and all below
         self._loops = 0
+        self._is_one_coming = False  # a loop that was asked for has not looked for work yet
         self._resting = 0
         self._rings_at = float("inf")
         self._closed = False
@@ -104,15 +105,21 @@ class ThreadsEngine:
         """Get a loop to look at the scheduler: a resting one, or a new one."""
         if self._resting:
             self._changed.notify()
-        elif self._loops < self._scheduler.concurrency and self._needs_a_loop():
+        elif self._can_have_a_loop() and self._needs_a_loop():
             self._loops += 1
+            self._is_one_coming = True
             try:
                 self._executor.submit(self._work)
             except BaseException:
                 self._loops -= 1
+                self._is_one_coming = False
                 if self._loops <= 0:
                     raise
                 # No thread is left, or the caller's executor is shut down: the loops there are do it all.
+
+    def _can_have_a_loop(self) -> bool:
+        """Whether one may be started: one after another, or there were more of them than of requests."""
+        return not self._is_one_coming and self._loops < self._scheduler.concurrency
 
     def _needs_a_loop(self) -> bool:
         """Whether there is something to do, or a timer that nobody waits for."""
@@ -123,6 +130,8 @@ class ThreadsEngine:
 
     def _work(self) -> None:
         self._home.move_in()
+        with self._changed:
+            self._is_one_coming = False
         try:
             while (task := self._next_task()) is not None:
                 self._advance(task)

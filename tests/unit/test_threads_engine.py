@@ -174,6 +174,24 @@ def test_a_callers_executor_is_not_shut_down() -> None:
         assert executor.submit(lambda: 42).result(PATIENCE) == 42
 
 
+class Counting(ThreadPoolExecutor):
+    """Counts what it is given."""
+
+    submitted = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.submitted += 1
+        return super().submit(*args, **kwargs)
+
+
+def test_no_more_loops_than_requests(start: Callable[..., ThreadsEngine]) -> None:
+    with Counting(1_000) as executor:
+        run = new_run(50)
+        start(lambda request: Answer(200).to(request), 1_000, executor=executor).submit(run)
+        assert run.wait(run.is_done, PATIENCE)
+        assert 1 <= executor.submitted <= 50
+
+
 def test_a_closed_engine_takes_nothing() -> None:
     engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 1)
     engine.close()
