@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 _READ_SIZE = 1 << 16
+_WORDS_FOR_A_CUT = (
+    "without sending complete message body",
+    "peer unexpectedly closed connection",
+    "was reset by remote peer",
+    "peer sent GOAWAY",
+    "closed before END_STREAM",
+    "InvalidBodyLengthError",
+)
+"""What urllib3-future says, in words alone or None, where a body, stream or connection ended too soon."""
 _VERSIONS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2", 30: "HTTP/3"}
 
 
@@ -109,12 +118,11 @@ def translate(
         if kind is TruncatedBody and wire.is_connecting():
             kind = ConnectError
         if kind is not None:
-            stale = isinstance(cause, ConnectionError) and wire.is_stale()
+            stale = (isinstance(cause, ConnectionError) or _is_end(cause)) and wire.is_stale()
             return backend.failure(kind, request, cause, stale=stale)
     for cause in chain:
         if isinstance(cause, errors.ProtocolError):
-            # Here urllib3-future says in words alone what it means.
-            is_cut = "without sending complete message body" in str(cause)
+            is_cut = cause.args == (None,) or any(words in str(cause) for words in _WORDS_FOR_A_CUT)
             return backend.failure(TruncatedBody if is_cut else ProtocolError, request, cause)
     if not chain:
         return backend.failure(BackendError, request, error)

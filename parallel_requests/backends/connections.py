@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
+from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,10 +15,17 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
+_LONGEST_LINE = 1 << 16
+_LOST_HEADERS = (MissingHeaderBodySeparatorDefect, FirstHeaderLineIsContinuationDefect)
+"""What the standard library's parser of heads finds where it then leaves lines out."""
 
 
 class MalformedChunk(http.client.HTTPException):
     """A chunk does not begin with its size."""
+
+
+class MalformedHead(http.client.HTTPException):
+    """A line of a head is no header."""
 
 
 class _Head:
@@ -38,10 +47,11 @@ class _Head:
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """Closes three gaps of the standard library's reader.
+    """Closes four gaps of the standard library's reader.
 
     It reads past informational answers, 103 Early Hints above all (RFC 8297), to the final one; it
-    tells a cut head from a whole one, and a bad chunk size (RFC 9112, 7.1) from a cut body.
+    tells a cut head from a whole one, and a bad chunk size (RFC 9112, 7.1) from a cut body; and it
+    takes no head with a line that is no header, all after which, Content-Length too, would be lost.
     """
 
     def begin(self) -> None:
@@ -52,20 +62,22 @@ class FinalResponse(http.client.HTTPResponse):
             while 100 <= self.status < 200 and self.status != 101:
                 self.headers = self.msg = None  # type: ignore[assignment]
                 super().begin()
+            if any(isinstance(defect, _LOST_HEADERS) for defect in self.headers.defects):
+                raise MalformedHead("a line of the head is no header")
         finally:
             if self.fp is not None:  # closed, where it failed
                 self.fp = lines
 
     def _read_next_chunk_size(self) -> int:
-        first = self.fp.peek(1)[:1]
-        if not first:
+        line = self.fp.readline(_LONGEST_LINE)
+        if len(line) == _LONGEST_LINE:
+            raise http.client.LineTooLong("chunk size")
+        if not line.endswith(b"\n"):
             raise http.client.IncompleteRead(b"")
-        if first[0] not in _HEX_DIGITS:
+        size = line.partition(b";")[0].strip()
+        if not size or not _HEX_DIGITS.issuperset(size):
             raise MalformedChunk("a chunk does not begin with its size")
-        try:
-            return int(super()._read_next_chunk_size())  # type: ignore[misc]
-        except ValueError as error:
-            raise MalformedChunk(str(error)) from error
+        return int(size, 16)
 
 
 class _Connecting:
@@ -108,6 +120,7 @@ class Wire:
     def begin(self, send: Send) -> None:
         """Note that this thread's attempt is this one."""
         self._local.flight = send.flight
+        self._local.policy = send.policy
         self._local.is_fresh = self._local.is_connecting = self._local.is_answered = False
 
     def answered(self) -> None:
@@ -127,6 +140,17 @@ class Wire:
         flight = getattr(self._local, "flight", None)
         if flight is not None:
             flight.uses(means)
+
+    def shares(self, sock: socket.socket) -> None:
+        """Note that this thread's attempt sends on a socket others are on: only a stop shuts it down."""
+        policy = self._local.policy
+
+        def end() -> None:
+            if policy.stop is not None:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+        self.uses(end)
 
     def is_cut(self) -> bool:
         """Whether this thread's attempt has been ended from outside."""
@@ -181,8 +205,14 @@ class Wire:
                 return answer
 
             def request(self, *args: Any, **kwargs: Any) -> Any:
-                wire.uses(None if self._is_shared() else self.sock)
-                return super().request(*args, **kwargs)
+                if not self._is_shared():
+                    wire.uses(self.sock)
+                    return super().request(*args, **kwargs)
+                wire.shares(self.sock)
+                try:
+                    return super().request(*args, **kwargs)
+                finally:
+                    wire.uses(None)
 
             def getresponse(self, *args: Any, **kwargs: Any) -> Any:
                 protocol = getattr(self, "_protocol", None)

@@ -14,7 +14,7 @@ import pycurl
 from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
 from parallel_requests.backends.quic import QuicReach
 from parallel_requests.backends.transfer import Head, parse_head
-from parallel_requests.exceptions import TruncatedBody
+from parallel_requests.exceptions import ProtocolError, TruncatedBody
 from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
@@ -90,9 +90,13 @@ class CurlBackend(Backend):
 
         Raises:
             TruncatedBody: It broke off, which libcurl lets pass.
+            ProtocolError: Its status is no number, which libcurl lets pass too.
         """
         if block != self._last_block:
-            head = parse_head(block)
+            try:
+                head = parse_head(block)
+            except ValueError as error:
+                raise self.failure(ProtocolError, request, error) from None
             if head is None:
                 raise self.failure(TruncatedBody, request, OSError("the head broke off"))
             self._last_block, self._last_head = block, head

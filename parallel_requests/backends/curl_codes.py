@@ -56,3 +56,12 @@ UNANSWERED = frozenset(
     {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND}
 )
 """What a connection that was closed just as it was used ends with."""
+
+MALFORMED = (
+    "chunk hex",
+    "chunk size",
+    "chunked-encoding",
+    "Invalid HTTP header field",
+    "Invalid response header",
+)
+"""What libcurl says, in words alone, where an answer did not break off but is not valid HTTP."""

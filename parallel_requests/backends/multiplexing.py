@@ -13,6 +13,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+from niquests.packages.urllib3.exceptions import EmptyPoolError
 from niquests.packages.urllib3.util.wait import wait_for_read
 
 from parallel_requests.backends.pools import Pools
@@ -98,6 +99,14 @@ class SharedConnection:
         """Whether the connection a stream began on has ended."""
         return self._protocol is None or self._protocol is not stream.protocol
 
+    @property
+    def is_saturated(self) -> bool:
+        """Whether it takes no further attempt: one that goes away may not, while it has streams."""
+        protocol = self._protocol  # another thread may end it meanwhile
+        if protocol is not None and protocol.multiplexed and protocol._goaway_to_honor:  # noqa: SLF001
+            return bool(self._promises_per_stream)  # type: ignore[attr-defined]
+        return bool(super().is_saturated)  # type: ignore[misc]
+
     def capacity(self) -> int:
         """How many attempts it can carry at once."""
         is_multiplexed: bool = self.is_multiplexed  # type: ignore[attr-defined]
@@ -127,9 +136,10 @@ class SharedConnection:
                 return  # closed by another thread: the next look tells
 
     def _has_news(self, stream: _Stream) -> bool:
-        if self.lost(stream) or self._protocol.has_expired():
+        if self.lost(stream) or self._protocol.has_pending_event(stream_id=stream.number):
             return True
-        return bool(self._protocol.has_pending_event(stream_id=stream.number))
+        # Not so where it only goes away: it may have nothing to say yet, and reading would hold it up.
+        return bool(self._protocol.has_expired() and self._protocol._terminated)  # noqa: SLF001
 
     def _pass_turn(self) -> None:
         """Wake one of those who wait, as nobody may be watching the socket now."""
@@ -149,8 +159,10 @@ class OriginPool:
     is_saturated = False
     """What niquests asks before each attempt; it would take other threads' answers in to make room."""
 
+    wire: Wire
+
     def __init__(self, *args: Any, maxsize: int = 1, **kwargs: Any) -> None:
-        super().__init__(*args, maxsize=1, **kwargs)  # type: ignore[call-arg]
+        super().__init__(*args, **{**kwargs, "maxsize": 1, "block": True})
         self._attempts = maxsize
         self._is_known = False
         self._finding_out = threading.Lock()
@@ -163,6 +175,22 @@ class OriginPool:
             return super().urlopen(*args, timeout=timeout, **kwargs)  # type: ignore[misc]
         finally:
             self._found_out()
+
+    def _get_conn(self, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Wait for a connection with room; where those there are take no more, make one more.
+
+        Raises:
+            TimeoutError: The attempt was ended from outside.
+        """
+        while True:
+            try:
+                return super()._get_conn(_LOOK_EVERY, **kwargs)  # type: ignore[misc]
+            except EmptyPoolError:
+                if self.wire.is_cut():
+                    raise TimeoutError("the attempt was ended") from None
+                pool = self.pool  # type: ignore[attr-defined]
+                if pool.bag_only_saturated:
+                    pool.maxsize = min(self._attempts + 1, pool.rsize() + 1)
 
     def _new_conn(self, **kwargs: Any) -> Any:
         connection = super()._new_conn(**kwargs)  # type: ignore[misc]
@@ -198,7 +226,8 @@ class SharingPools(Pools):
         if base.scheme != "https":
             return super()._pool_class(base)
         connection = type(base.ConnectionCls.__name__, (SharedConnection, base.ConnectionCls), {})
-        return super()._pool_class(type(base.__name__, (OriginPool, base), {"ConnectionCls": connection}))
+        attributes = {"ConnectionCls": connection, "wire": self._wire}
+        return super()._pool_class(type(base.__name__, (OriginPool, base), attributes))
 
 
 class StreamedAnswer:

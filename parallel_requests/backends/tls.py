@@ -54,14 +54,16 @@ def _trusting_the_system() -> ssl.SSLContext:
 
 
 def _told_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
-    """Return a socket class that tells of itself before its handshake.
+    """Return a socket class that tells of itself before its handshake, and of an end without a goodbye.
 
-    The handshake happens while the socket is being made, so that nobody else can know it yet.
+    The handshake happens while the socket is being made, so that nobody else can know it yet. And
+    who cuts a connection must not pass for its peer, who may have had more to say (RFC 9112, 9.8).
     """
 
     class ToldSSLSocket(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             uses(self)
+            self.suppress_ragged_eofs = False
             super().do_handshake(block)
 
     return ToldSSLSocket

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import pycurl
 
 from parallel_requests.backends.body import Body
-from parallel_requests.backends.curl_codes import MEANING, UNANSWERED
+from parallel_requests.backends.curl_codes import MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.quic import udp_port
 from parallel_requests.exceptions import (
     BackendError,
@@ -25,7 +25,6 @@ from parallel_requests.exceptions import (
     ProxyError,
     RequestTimeout,
     TLSError,
-    TruncatedBody,
 )
 from parallel_requests.models import Headers, Request, Response
 from parallel_requests.redaction import redact
@@ -56,6 +55,7 @@ class Transfer:
         "_known_connections",
         "_quic_sockets",
         "_request",
+        "_sends",
         "_timeout",
         "easy",
         "send",
@@ -76,6 +76,7 @@ class Transfer:
         self._request: Request | None = None
         self._timeout: float | None = None
         self._known_connections = 0
+        self._sends = 0  # over https, how often the request went out
         self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
         self._is_https = False
         self._began = 0.0
@@ -105,6 +106,7 @@ class Transfer:
         easy.setopt(pycurl.URL, request.url)
         self._request = request
         self._known_connections = self._backend.connections
+        self._sends = 0
         if is_https:
             self._began = monotonic()
             self._backend.unconnected.add(self)
@@ -133,6 +135,7 @@ class Transfer:
 
     def _found_connection(self, _host: str, _own_host: str, _port: int, own_port: int) -> int:
         """Note that the request goes out now; called by libcurl."""
+        self._sends += 1
         self._backend.unconnected.discard(self)
         self._backend.has_connected = True
         if self._quic_sockets:
@@ -223,9 +226,8 @@ class Transfer:
             BackendError: The body is not what the head says.
         """
         send = self.send
+        send.replays = self._count_replays()
         status, reason, version, headers = self._backend.read_head(b"".join(self._head), send.request)
-        if self._known_connections != self._backend.connections:
-            send.replays = self._count_replays(version)
         if self._body is not None or send.policy.deliver is not None or headers.has_odd_framing():
             body = self._body or Body(send, status, headers)
             if send.policy.deliver is None:
@@ -237,13 +239,16 @@ class Transfer:
             self._backend.quic.note_answer(send.request.origin)
         return Response(status, headers, content, send.request, reason=reason, http_version=version)
 
-    def _count_replays(self, version: str) -> int:
+    def _count_replays(self) -> int:
         """Return how often libcurl sent the request again by itself.
 
-        It does so where a kept-alive connection is closed unanswered, and there is no option
-        against it; only the bytes it sent tell.
+        It does so where a kept-alive connection is closed unanswered, and up to five times where a
+        server of HTTP/2 refuses the stream or leaves it behind as it goes away; there is no option
+        against it. Over plain HTTP only the bytes it sent tell.
         """
-        if not version.startswith("HTTP/1"):
+        if self._is_https:
+            return max(1, self._sends) - 1
+        if self._known_connections == self._backend.connections:
             return 0
         once = _bytes_on_the_wire(self.send.request)
         return max(0, round(int(self.easy.getinfo(pycurl.REQUEST_SIZE)) / once) - 1)
@@ -251,11 +256,12 @@ class Transfer:
     def failure(self, code: int, message: str) -> ParallelRequestsError:
         """Say in our words why a transfer has failed."""
         send = self.send
+        send.replays = self._count_replays()
         request = send.request
         if self._error is not None:
             return self._backend.translate(self._error, request)
         kind = MEANING.get(code, BackendError)
-        if kind is TruncatedBody and "chunk hex" in message:
+        if any(words in message for words in MALFORMED):
             kind = ProtocolError
         if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
             kind = TLSError  # TCP has met a certificate that is no good, and QUIC silence

@@ -11,9 +11,13 @@ pytest.importorskip("pycurl")
 from parallel_requests import exceptions
 from parallel_requests.session import ParallelSession
 from tests.server.faults import FaultServer, close, read_request, send
+from tests.server.h2_faults import h2_context, speak_h2
 
 if TYPE_CHECKING:
+    from h2.connection import H2Connection
+
     from tests.server.control import Server
+    from tests.server.tls import Certificates
 
 HUNDREDS = 300
 
@@ -68,3 +72,15 @@ def test_trailers_are_no_headers() -> None:
         response = session.get(server.url("/"), return_type="response")
     assert response.content == b"hi"
     assert set(response.headers) == {"x-real", "transfer-encoding"}
+
+
+def test_a_malformed_head_over_http2_is_not_cut(certificates: Certificates) -> None:
+    def contradict(protocol: H2Connection, stream: int, _path: str) -> None:
+        lengths = [("content-length", "5"), ("content-length", "6")]
+        protocol.send_headers(stream, [(":status", "200"), *lengths], end_stream=False)
+
+    server = FaultServer([speak_h2(contradict)], tls=h2_context(certificates.good))
+    with server, ParallelSession(backend="curl", verify_ssl=str(certificates.ca_file)) as session:
+        [result] = session.iter_results([server.url("/")], return_type="content")
+    assert isinstance(result.error, exceptions.ProtocolError)
+    assert len(server.requests) == 1, "never retried"

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
 
 from parallel_requests import exceptions
 from parallel_requests.backends.base import is_installed
+from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.session import ParallelSession
+from tests.server.faults import FaultServer, Script, stall
+from tests.server.h2_faults import FallSilent, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from h2.connection import H2Connection
+
+    from parallel_requests.models import Result
     from tests.server.control import Server
+    from tests.server.tls import Certificates
+
+    OpenSession = Callable[..., ParallelSession]
+    Play = Callable[..., FaultServer]
 
 
 @pytest.fixture(params=["curl", pytest.param("niquests", marks=pytest.mark.niquests)])
@@ -93,8 +106,6 @@ def test_bodies_do_not_get_mixed_up(session: ParallelSession, h2_server: Server)
 
 
 def test_closing_stops_within_a_second(backend: str, h2_server: Server) -> None:
-    import threading
-
     session = ParallelSession(backend=backend, concurrency=10, verify_ssl=str(h2_server.ca_file))
     results: list[object] = []
     caller = threading.Thread(
@@ -108,3 +119,135 @@ def test_closing_stops_within_a_second(backend: str, h2_server: Server) -> None:
     caller.join()
     assert time.monotonic() - began < 1.0
     assert len(results) == 30
+
+
+# -- what goes wrong
+
+_PATIENCE = 0.25
+"""Seconds an attempt may last beyond its timeout."""
+_HEALTHY = [speak_h2(good_answer)]
+
+
+def close_the_door(protocol: H2Connection, stream: int, _path: str) -> None:
+    """Answer, and allow no further stream."""
+    protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 0})
+    good_answer(protocol, stream)
+
+
+@pytest.fixture
+def play(certificates: Certificates) -> Iterator[Callable[..., FaultServer]]:
+    """``play(script, ...)`` starts a FaultServer that is asked for HTTP/2."""
+    running: list[FaultServer] = []
+
+    def start(*scripts: Script) -> FaultServer:
+        running.append(FaultServer(*scripts, tls=h2_context(certificates.good)))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()
+
+
+@pytest.fixture
+def open_session(backend: str, certificates: Certificates) -> Iterator[Callable[..., ParallelSession]]:
+    """``open_session(...)`` opens a session that trusts our authority, closed with the test."""
+    opened: list[ParallelSession] = []
+
+    def start(retries: int = 0) -> ParallelSession:
+        retry = RetryPolicy(max_retries=retries, backoff_factor=0.01)
+        opened.append(ParallelSession(backend=backend, retry=retry, verify_ssl=str(certificates.ca_file)))
+        return opened[-1]
+
+    yield start
+    for session in opened:
+        session.close()
+
+
+@pytest.mark.parametrize(
+    "code", [ErrorCodes.NO_ERROR, ErrorCodes.INTERNAL_ERROR, ErrorCodes.CANCEL, ErrorCodes.ENHANCE_YOUR_CALM]
+)
+def test_a_stream_that_is_reset_is_cut(open_session: OpenSession, play: Play, code: ErrorCodes) -> None:
+    def answer(protocol: H2Connection, stream: int, path: str) -> None:
+        if path == "/reset":
+            protocol.reset_stream(stream, code)
+        else:
+            good_answer(protocol, stream)
+
+    server = play([speak_h2(answer)])
+    urls = [server.url("/reset"), *[server.url("/")] * 10]
+    results = list(open_session(retries=1).iter_results(urls, return_type="content", ordered=True))
+    assert isinstance(results[0].error, exceptions.RetryExhaustedError)
+    assert isinstance(results[0].error.last_error, exceptions.TruncatedBody)
+    assert results[0].attempts == 2
+    assert [result.value for result in results[1:]] == [b"ok"] * 10
+    [posted] = open_session(retries=1).iter_results(urls[:1], method="POST", data="x")
+    assert isinstance(posted.error, exceptions.TruncatedBody)
+    assert sum(request.method == "POST" for request in server.requests) == 1
+    assert server.connections == 2, "one a session: the others on it do not suffer"
+
+
+def test_what_is_sent_again_is_counted(open_session: OpenSession, play: Play) -> None:
+    def refuse(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+
+    server = play([speak_h2(refuse)])
+    session = open_session()
+    [result] = session.iter_results([server.url("/")], return_type="content")
+    assert isinstance(result.error, exceptions.TruncatedBody)
+    assert result.attempts == len(server.requests)
+    assert session.last_run.attempts == len(server.requests)
+
+
+def test_a_server_that_goes_away_and_stays_holds_up_nobody(open_session: OpenSession, play: Play) -> None:
+    def go_away(protocol: H2Connection, stream: int, path: str) -> None:
+        if path == "/last":
+            protocol.close_connection(last_stream_id=stream)
+            raise FallSilent
+
+    server = play([speak_h2(go_away)], _HEALTHY)
+    session = open_session()
+    urls = [*[server.url("/")] * 19, server.url("/last")]
+    results = list(session.iter_results(urls, timeout=0.5, return_type="content"))
+    assert {type(result.error) for result in results} <= {type(None), exceptions.RequestTimeout}
+    assert max(result.elapsed for result in results) <= 0.5 + _PATIENCE
+    assert session.get([server.url("/")] * 20, return_type="content") == [b"ok"] * 20
+    assert server.connections == 2
+
+
+def test_a_connection_that_takes_no_more_is_given_up_for_another(
+    open_session: OpenSession, play: Play
+) -> None:
+    server = play([speak_h2(close_the_door)], _HEALTHY)
+    session = open_session()
+    assert session.get(server.url("/"), return_type="content") == b"ok"
+    assert session.get([server.url("/")] * 40, timeout=5, return_type="content") == [b"ok"] * 40
+    assert [request.connection for request in server.requests] == [0, *[1] * 40]
+
+
+def test_waiting_for_room_ends_in_time(open_session: OpenSession, play: Play) -> None:
+    server = play([speak_h2(close_the_door)], [stall()])
+    session = open_session()
+    assert session.get(server.url("/"), return_type="content") == b"ok"
+    results = list(session.iter_results([server.url("/")] * 20, timeout=0.5))
+    assert {type(result.error) for result in results} == {exceptions.RequestTimeout}
+    assert max(result.elapsed for result in results) <= 0.5 + _PATIENCE
+
+
+def test_closing_ends_an_upload_that_the_server_does_not_take(open_session: OpenSession, play: Play) -> None:
+    has_data = threading.Event()
+    server = play([speak_h2(good_answer, has_data=has_data)])
+    session = open_session()
+    results: list[Result[object]] = []
+
+    def upload() -> None:
+        many = [server.url("/")] * 5
+        results.extend(session.iter_results(many, method="POST", data=b"x" * 300_000, timeout=None))
+
+    caller = threading.Thread(target=upload)
+    caller.start()
+    has_data.wait()
+    began = time.monotonic()
+    session.close()
+    caller.join()
+    assert time.monotonic() - began < 1.0
+    assert {type(result.error) for result in results} == {exceptions.RunStoppedError}

@@ -122,13 +122,24 @@ def _truncated() -> list[FaultCase]:
         (1, "no_body_where_one_was_promised"): (send(_head("Content-Length: 100")), close()),
         (2, "chunk_cut"): (send(chunked + b"40\r\n" + b"x" * 10), close()),
         (2, "last_chunk_missing"): (send(chunked + b"4\r\nabcd\r\n"), close()),
+        (2, "cut_in_a_chunk_size"): (send(chunked + b"4\r\nabcd\r\n0"), close()),
         (11, "reset_in_body"): (half, rst()),
         (11, "reset_in_chunk"): (send(chunked + b"40\r\n" + b"x" * 10), rst()),
     }
-    return [
+    cases = [
         FaultCase(row, name, _once(*steps), "TruncatedBody", retried=True)
         for (row, name), steps in played.items()
     ]
+    until_the_end = FaultCase(
+        11,
+        "reset_in_body_without_a_length_over_tls",
+        _once(send(_head("Connection: close") + b"x" * 50), rst()),
+        "TruncatedBody",
+        retried=True,
+        identity="good",
+        scheme="https",
+    )
+    return [*cases, until_the_end]
 
 
 def _truncated_codings() -> list[FaultCase]:
@@ -158,6 +169,10 @@ def _malformed() -> list[FaultCase]:
         (0, "not_http_at_all"): b"SSH-2.0-OpenSSH_9.6\r\n",
         (2, "bad_chunk_size"): chunked + b"zz\r\nabcd\r\n0\r\n\r\n",
         (2, "negative_chunk_size"): chunked + b"-4\r\nabcd\r\n0\r\n\r\n",
+        (2, "chunk_size_with_a_prefix"): chunked + b"0x4\r\nabcd\r\n0\r\n\r\n",
+        (2, "chunk_size_with_an_underscore"): chunked + b"0_4\r\nabcd\r\n0\r\n\r\n",
+        (0, "status_that_is_no_number"): _head("Content-Length: 4", status="200OK") + b"abcd",
+        (0, "line_that_is_no_header"): _head("nonsense", "Content-Length: 100") + b"abcd",
         (6, "negative_content_length"): _head("Content-Length: -5") + b"abcde",
         (6, "content_length_no_number"): _head("Content-Length: five") + b"abcde",
         (6, "conflicting_content_lengths"): _head("Content-Length: 5", "Content-Length: 6") + b"abcde",

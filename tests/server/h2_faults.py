@@ -1,0 +1,87 @@
+"""Steps of a FaultServer that speak HTTP/2, fault included."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, RequestReceived, StreamEnded
+
+from tests.server.faults import SeenRequest, stall
+
+if TYPE_CHECKING:
+    import ssl
+    import threading
+
+    from tests.server.faults import Connection, Step
+    from tests.server.tls import Identity
+
+Answer = Callable[[H2Connection, int, str], None]
+"""What is done about a request: with the protocol, on which stream, for which path."""
+
+
+def h2_context(identity: Identity) -> ssl.SSLContext:
+    """A TLS context for a server that speaks HTTP/2 alone."""
+    context = identity.server_context()
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+class FallSilent(Exception):
+    """Raised by an Answer: what it has said is sent, and nothing more."""
+
+
+def speak_h2(answer: Answer, *, has_data: threading.Event | None = None) -> Step:
+    """Take requests and have each one answered, until the client leaves.
+
+    Of all bodies on a connection it takes 65,535 bytes, and lets the client send no more.
+
+    Args:
+        answer: What is done about a request.
+        has_data: Set once a part of a body has come.
+    """
+
+    def step(connection: Connection) -> None:
+        protocol = H2Connection(H2Configuration(client_side=False, validate_outbound_headers=False))
+        protocol.initiate_connection()
+        headers: dict[int, dict[str, str]] = {}
+        while True:
+            connection.send(protocol.data_to_send())
+            for event in protocol.receive_data(connection.receive()):
+                if isinstance(event, RequestReceived):
+                    headers[event.stream_id] = {
+                        name.decode(): value.decode() for name, value in event.headers or ()
+                    }
+                elif isinstance(event, DataReceived) and has_data is not None:
+                    has_data.set()
+                elif isinstance(event, StreamEnded):
+                    seen = _seen(headers[event.stream_id], connection.number)
+                    connection.server.record(seen)
+                    try:
+                        answer(protocol, event.stream_id, seen.target)
+                    except FallSilent:
+                        connection.send(protocol.data_to_send())
+                        stall()(connection)
+
+    return step
+
+
+def good_answer(protocol: H2Connection, stream: int, _path: str = "") -> None:
+    """Answer as one should."""
+    protocol.send_headers(stream, [(":status", "200"), ("content-length", "2")])
+    protocol.send_data(stream, b"ok", end_stream=True)
+
+
+def _seen(headers: dict[str, str], connection: int) -> SeenRequest:
+    return SeenRequest(
+        raw=b"",
+        method=headers[":method"],
+        target=headers[":path"],
+        headers=headers,
+        body=b"",
+        connection=connection,
+        at=time.monotonic(),
+    )
