@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from parallel_requests.aio import FastRequests, ParallelRequests, fastreq_async, parallel_requests_async
     from parallel_requests.api import download, iter_results, parallel_requests
     from parallel_requests.api import parallel_requests as fastreq
-    from parallel_requests.downloading import Download
     from parallel_requests.exceptions import (
         BackendError,
         BodyTooLarge,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from parallel_requests.models import Attempt, Request, Response, Result, ReturnType
     from parallel_requests.models import Response as NormalizedResponse
     from parallel_requests.options import Options, RequestOptions
+    from parallel_requests.part_files import Download
     from parallel_requests.session import ParallelSession
     from parallel_requests.stats import RunStats
 
@@ -112,7 +112,7 @@ _HOMES = (
     "stats",
     "session",
     "api",
-    "downloading",
+    "part_files",
     "aio",
 )
 _ALIASES = {

@@ -26,10 +26,10 @@ from parallel_requests.backends.base import (
     backend_class,
     is_installed,
 )
-from parallel_requests.downloading import Download
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.models import Response, Result, ReturnType
 from parallel_requests.options import OPTION_NAMES, Settings
+from parallel_requests.part_files import Download
 from parallel_requests.redaction import redact
 from parallel_requests.session import ParallelSession
 

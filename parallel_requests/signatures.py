@@ -35,7 +35,8 @@ from parallel_requests.options import Options, RequestOptions
 from parallel_requests.planning import Item
 
 if TYPE_CHECKING:
-    from parallel_requests.downloading import Checksums, Download, Existing, Target
+    from parallel_requests.downloading import Checksums, Existing, Target
+    from parallel_requests.part_files import Download
 
 K = TypeVar("K")
 # What comes out: the default stands where no parse_func is given.

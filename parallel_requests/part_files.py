@@ -1,0 +1,333 @@
+"""One file on its way: written beside its place, resumed where it broke off, moved there when whole.
+
+What is not whole yet lies in a hidden ``.part`` file; a ``.json`` file beside it remembers what has
+to be the same for the rest to fit. Both survive a crash, and the next call goes on from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from io import BufferedWriter, FileIO
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from parallel_requests.exceptions import DownloadError, ProtocolError
+from parallel_requests.models import Headers, Request, Response, Result
+from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from parallel_requests.exchange import Reply
+
+logger = logging.getLogger("parallel_requests")
+
+_BUFFER_SIZE: Final = 1 << 16
+"""Many files are written side by side: with larger buffers they would no longer fit the processor's cache."""
+_RECORD_AFTER: Final = 0.25
+"""Seconds a transfer lasts before its note is written: what is quicker is as quickly fetched again."""
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One file that is there now.
+
+    Attributes:
+        path: Where it is.
+        url: What it was asked for under, without credentials.
+        size: Its bytes.
+        sha256: Its SHA-256 in hex, where one was given or asked for.
+        status: ``"downloaded"``; ``"resumed"``, if the beginning was there from an earlier attempt or
+            call; ``"skipped"``, if it was there already and nothing was sent.
+        result: The Result of the exchange.
+    """
+
+    path: Path
+    url: str
+    size: int
+    sha256: str | None
+    status: Literal["downloaded", "resumed", "skipped"]
+    result: Result[Any]
+
+
+class PartFile:
+    """The file of one item while it is not whole.
+
+    It is used by one thread at a time: by whoever carries the item's exchange forward.
+    """
+
+    def __init__(self, place: Path, stem: str, checksum: str | bool | None) -> None:
+        """Set up, and look up what an earlier call has left.
+
+        Args:
+            place: Where the file is to be.
+            stem: What the temporary files begin with.
+            checksum: The SHA-256 it must have; True to have it worked out.
+        """
+        self.place = place
+        self.checksum = checksum
+        self.name_is_sent = False
+        self.starts_at = 0
+        self.size: int | None = None
+        self.counted = self.expected = 0
+        self._path = place.with_name(f".{stem}.part")
+        self._record_path = place.with_name(f".{stem}.json")
+        self._validator: str | None = None
+        self._file: BufferedWriter[FileIO] | None = None
+        self._opened_at = 0.0
+        self._has_begun = self._is_unfit = False
+        record = self._read_record()
+        self._is_recorded = record is not None
+        known = record or {}
+        if isinstance(known.get("validator"), str):
+            self._validator = known["validator"]
+            self.size = known["size"] if isinstance(known.get("size"), int) else None
+        name = known.get("name")
+        self.known_as: str | None = name if isinstance(name, str) and name == Path(name).name else None
+
+    def headers(self) -> dict[str, str]:
+        """Return what asks for the rest alone, where there is a beginning."""
+        self.break_off()
+        self._is_unfit = False
+        self.starts_at = self._length() if self._validator is not None else 0
+        if self.size is not None:  # at least one byte, or there would be nothing to send
+            self.starts_at = max(0, min(self.starts_at, self.size - 1))
+        if not self.starts_at or self._validator is None:
+            return {}
+        return {"Range": f"bytes={self.starts_at}-", "If-Range": self._validator}
+
+    def begin(self, request: Request, status_code: int, headers: Headers) -> int:
+        """Open the file for an answer's body and return how much of it is there.
+
+        Raises:
+            ProtocolError: The answer is a part that does not fit.
+            DownloadError: The file cannot be opened.
+        """
+        self._has_begun = True
+        if status_code != 206:
+            self.starts_at = 0
+            self._start(headers)
+            return 0
+        if not self._fits(headers):
+            self._is_unfit = True
+            raise ProtocolError(
+                f"{redact(request.url)} answered with another part than asked for.", url=request.url
+            )
+        try:
+            self._open(os.open(self._path, os.O_WRONLY | _NO_LINK))
+            assert self._file is not None  # noqa: S101 - just opened
+            self._file.truncate(self.starts_at)
+            self._file.seek(self.starts_at)
+        except OSError as error:
+            raise self._failure("resumed", error) from error
+        return self.starts_at
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes.
+
+        Raises:
+            DownloadError: They could not be written.
+        """
+        assert self._file is not None  # noqa: S101 - begin() comes first
+        try:
+            self._file.write(chunk)
+            if not self._is_recorded and monotonic() - self._opened_at > _RECORD_AFTER:
+                self._file.flush()
+                self._record()
+        except OSError as error:
+            raise self._failure("written", error) from error
+
+    def is_refused(self, reply: Reply) -> bool:
+        """Whether the server has nothing that fits the beginning: it is dropped then."""
+        is_refused = self.starts_at > 0 and (
+            self._is_unfit or (isinstance(reply, Response) and reply.status_code == 416)
+        )
+        if is_refused:
+            self.discard()
+        return is_refused
+
+    def finish(self, result: Result[Any], *, may_replace: bool) -> Download:
+        """Check the whole file and move it to its place.
+
+        Raises:
+            DownloadError: There is none, it is not what its checksum says, or it cannot be moved.
+        """
+        url = redact(result.request.url)
+        if not self._has_begun:
+            status = result.response.status_code if result.response else "nothing"
+            raise DownloadError(f"{url} answered {status}, which is no file.", str(self.place))
+        digest = None
+        try:
+            size = self._close()
+            if self.checksum:
+                digest = sha256_of(self._path)
+            if isinstance(self.checksum, str) and digest != self.checksum:
+                self.discard()
+                raise DownloadError(
+                    f"What {url} sent has the SHA-256 {digest} and not {self.checksum}.", str(self.place)
+                )
+            if not may_replace and os.path.lexists(self.place):
+                raise FileExistsError("it has come to be there in the meantime")
+            self._path.replace(self.place)
+            self._drop_record()
+            if self.name_is_sent:
+                self._write_record({"name": self.place.name})
+        except OSError as error:
+            raise self._failure("finished", error) from error
+        self._has_begun = False
+        return Download(self.place, url, size, digest, "resumed" if self.starts_at else "downloaded", result)
+
+    def break_off(self) -> None:
+        """Close for now, so that another attempt or call may go on."""
+        if self._file is None:
+            return
+        try:
+            self._close()
+            self._record()
+        except OSError as error:  # what is missing will be asked for again
+            logger.warning("%s could not be written: %s", self._path, error)
+
+    def give_up(self) -> None:
+        """Close, and keep only what a later call can go on from."""
+        self.break_off()
+        if self._validator is None and self._has_begun:
+            self.discard()
+
+    def discard(self) -> None:
+        """Drop what is there."""
+        self._validator = self.size = None
+        self.break_off()
+        try:
+            self._drop_record()
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s could not be removed: %s", self._path, error)
+
+    def _start(self, headers: Headers) -> None:
+        """Begin a new file, and note what tells whether a later answer is of the same one."""
+        coded = headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
+        self._validator = None if coded else _validator(headers)
+        self.size = None if coded else _number(headers.get("content-length"))
+        try:
+            self._drop_record()
+            try:
+                self._open(_create(self._path))
+            except FileNotFoundError:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._open(_create(self._path))
+        except OSError as error:
+            raise self._failure("created", error) from error
+
+    def _fits(self, headers: Headers) -> bool:
+        """Whether an answer with status 206 goes on where the file ends, and to its end."""
+        match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
+        if match is None or not self.starts_at or int(match[1]) != self.starts_at:
+            return False
+        total = int(match[2]) + 1
+        if match[3] != "*" and int(match[3]) != total:
+            return False
+        etag = headers.get("etag")
+        is_same = etag is None or not str(self._validator).startswith('"') or etag == self._validator
+        if self.size is None:
+            self.size = total
+        return is_same and total == self.size
+
+    def _length(self) -> int:
+        try:
+            found = self._path.lstat()
+        except OSError:
+            return 0
+        # A link, hard or symbolic, is none of ours: it might lead out of the folder.
+        return found.st_size if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
+
+    def _open(self, descriptor: int) -> None:
+        self._file = BufferedWriter(FileIO(descriptor, "w"), _BUFFER_SIZE)
+        self._opened_at = monotonic()
+
+    def _close(self) -> int:
+        """Write what is still buffered, give the descriptor back, and return the size of the file.
+
+        Raises:
+            OSError: It could not be written; the descriptor is given back all the same.
+        """
+        file, self._file = self._file, None
+        assert file is not None  # noqa: S101 - asked for once, of an open file
+        with file:
+            return file.tell()
+
+    def _record(self) -> None:
+        """Leave a note of what has to be the same for the rest to fit."""
+        if self._validator is not None and not self._is_recorded:
+            self._write_record({"validator": self._validator, "size": self.size})
+
+    def _read_record(self) -> dict[str, Any] | None:
+        try:
+            descriptor = os.open(self._record_path, os.O_RDONLY | _NO_LINK)
+        except OSError:
+            return None
+        with FileIO(descriptor, "r") as file:
+            try:
+                record = json.load(file)
+            except (OSError, ValueError):
+                return {}
+        return record if isinstance(record, dict) else {}
+
+    def _write_record(self, record: Mapping[str, object]) -> None:
+        self._is_recorded = True
+        draft = self._record_path.with_suffix(".draft")
+        with FileIO(_create(draft), "w") as file:
+            file.write(json.dumps(record).encode())
+        draft.replace(self._record_path)  # a note that is there is whole, whenever the process dies
+
+    def _drop_record(self) -> None:
+        if self._is_recorded:
+            self._record_path.unlink(missing_ok=True)
+            self._is_recorded = False
+
+    def _failure(self, what: str, error: OSError) -> DownloadError:
+        return DownloadError(f"The file {self.place} could not be {what}: {error}", str(self.place))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _create(path: Path) -> int:
+    """Open a new file; what is there is unlinked, so that no link is ever written through."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, flags, 0o666)
+
+
+def _validator(headers: Headers) -> str | None:
+    """Return what identifies this very content: a strong ETag, or a date as good (RFC 9110, 8.8.2.2)."""
+    if headers.get("accept-ranges", "").strip().lower() == "none":
+        return None
+    etag = headers.get("etag", "")
+    if etag.startswith('"'):
+        return etag
+    modified = headers.get("last-modified", "")
+    try:
+        age = parsedate_to_datetime(headers.get("date", "")) - parsedate_to_datetime(modified)
+    except (ValueError, TypeError):
+        return None
+    return modified if age.total_seconds() >= 60 and not etag else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 18 else None
