@@ -1,4 +1,4 @@
-"""The promises of `targets.py` as pytest-benchmark cases: `make bench`.
+"""The promises of `targets.py` as pytest-benchmark cases: `python -m pytest benchmarks`.
 
 Outside of `testpaths`, so that an ordinary test run passes it by. A round of the contender is what
 pytest-benchmark times; the round of the reference runs as its set-up, so that the two take turns.
