@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.base import Backend, chain_of, is_exhaustion
 from parallel_requests.backends.body import Body
+from parallel_requests.backends.connections import PeerReset
 from parallel_requests.exceptions import (
     BackendError,
     ConnectError,
@@ -147,6 +148,7 @@ def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
         (http.client.IncompleteRead, TruncatedBody),
         (http.client.HTTPException, ProtocolError),
         (ConnectionResetError, TruncatedBody),
+        (PeerReset, TruncatedBody),
         (ConnectionAbortedError, TruncatedBody),
         (BrokenPipeError, TruncatedBody),
     )

@@ -28,6 +28,20 @@ class MalformedHead(http.client.HTTPException):
     """A line of a head is no header."""
 
 
+class PeerReset(ConnectionError):
+    """The peer reset the connection."""
+
+
+class _Socket(socket.socket):
+    """Tells a reset by an error that urllib3-future does not take for the end of a body."""
+
+    def recv(self, *args: Any) -> bytes:
+        try:
+            return super().recv(*args)
+        except ConnectionResetError as error:
+            raise PeerReset(*error.args) from None
+
+
 class _Head:
     """Hands the lines of a head to the standard library, to which a cut head looks like a whole one."""
 
@@ -246,7 +260,7 @@ def _connect(
     failure = OSError("the name has no address")
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     for family, kind, protocol, _, place in found:
-        sock = socket.socket(family, kind, protocol)
+        sock = _Socket(family, kind, protocol)
         try:
             for level, name, value, *_ in options or ():  # urllib3-future adds whom it is for: "tcp"
                 sock.setsockopt(level, name, value)

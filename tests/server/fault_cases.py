@@ -125,6 +125,7 @@ def _truncated() -> list[FaultCase]:
         (2, "cut_in_a_chunk_size"): (send(chunked + b"4\r\nabcd\r\n0"), close()),
         (11, "reset_in_body"): (half, rst()),
         (11, "reset_in_chunk"): (send(chunked + b"40\r\n" + b"x" * 10), rst()),
+        (11, "reset_in_body_without_a_length"): (send(_head("Connection: close") + b"x" * 50), rst()),
     }
     cases = [
         FaultCase(row, name, _once(*steps), "TruncatedBody", retried=True)
