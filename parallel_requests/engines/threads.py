@@ -20,6 +20,7 @@ from parallel_requests.gates.pacing import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from parallel_requests.backends.base import BlockingBackend
 
@@ -109,13 +110,24 @@ class ThreadsEngine:
             self._loops += 1
             self._is_one_coming = True
             try:
-                self._executor.submit(self._work)
+                self._executor.submit(self._work).add_done_callback(self._note_end)
             except BaseException:
                 self._loops -= 1
                 self._is_one_coming = False
                 if self._loops <= 0:
                     raise
                 # No thread is left, or the caller's executor is shut down: the loops there are do it all.
+
+    def _note_end(self, loop: Future[None]) -> None:
+        """End the runs where the caller's executor has cancelled a loop, and there is no other."""
+        if not loop.cancelled():
+            return
+        with self._changed:
+            self._loops -= 1
+            self._is_one_coming = False
+            runs = [] if self._loops else self._scheduler.unfinished()
+        for run in runs:
+            self.stop(run, RunStoppedError("The executor was shut down before this item was done."))
 
     def _can_have_a_loop(self) -> bool:
         """Whether one may be started: one after another, or there were more of them than of requests."""

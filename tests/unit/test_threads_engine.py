@@ -174,6 +174,20 @@ def test_a_callers_executor_is_not_shut_down() -> None:
         assert executor.submit(lambda: 42).result(PATIENCE) == 42
 
 
+def test_a_run_ends_where_the_callers_executor_cancels_what_would_carry_it_out() -> None:
+    executor, busy = ThreadPoolExecutor(1), threading.Event()
+    executor.submit(busy.wait)
+    engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 5, executor)
+    run = new_run(3)
+    engine.submit(run)
+    executor.shutdown(wait=False, cancel_futures=True)
+    busy.set()
+    assert run.wait(run.is_done, PATIENCE)
+    assert isinstance(run.policy.stop, RunStoppedError)
+    assert len(list(run.unstarted())) == 3
+    engine.close()
+
+
 class Counting(ThreadPoolExecutor):
     """Counts what it is given."""
 
