@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; default ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 0, 1 where a call failed, 2 for wrong usage, 130 after Ctrl-C.
+        The exit status: 0, 1 where a call failed or a result could not be written, 2 for wrong usage,
+        130 after Ctrl-C.
     """
     parsed = _parser().parse_args(arguments)
     try:
@@ -65,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {error}")
         return _WRONG_USAGE
     except BrokenPipeError:
-        # What is still buffered has nowhere to go: keep the flush at exit from raising again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_what_is_buffered()
         return _READER_GONE
+    except OSError as error:
+        _drop_what_is_buffered()
+        _say(f"error: {error}")
+        return _SOME_FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
@@ -81,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_download(commands)
     _add_backends(commands)
     return parser
+
+
+def _drop_what_is_buffered() -> None:
+    """Keep the flush of stdout at exit from raising again: what is left has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:
@@ -268,7 +277,7 @@ def fetch(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: There is no input, it cannot be read, or an option is wrong.
-        BrokenPipeError: Nobody reads stdout any more.
+        OSError: Stdout cannot be written to: its disk is full, its reader has left.
     """
     options = _options(arguments)
     if arguments.json_text is not None:
@@ -479,7 +488,7 @@ def download(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: There is no input, it cannot be read, or an option is wrong.
-        BrokenPipeError: Nobody reads stdout any more.
+        OSError: Stdout cannot be written to: its disk is full, its reader has left.
     """
     checksums: list[str] = arguments.sha256
     with contextlib.ExitStack() as resources:
@@ -502,8 +511,8 @@ def download(arguments: argparse.Namespace) -> int:
         finally:
             if not arguments.quiet:
                 _say(str(session.last_run))
-    if lines.is_reader_gone:
-        raise BrokenPipeError
+    if lines.problem is not None:
+        raise lines.problem
     return _SOME_FAILED if lines.failed else _FINE
 
 
@@ -512,22 +521,22 @@ class _FileLines:
 
     Attributes:
         failed: How many were failures.
-        is_reader_gone: Whether nobody reads stdout any more; the files are fetched all the same.
+        problem: Why no more can be written to stdout; the files are fetched all the same.
     """
 
     def __init__(self) -> None:
         self.failed = 0
-        self.is_reader_gone = False
+        self.problem: OSError | None = None
 
     def show(self, result: Result[Any]) -> None:
         """Print a result."""
         line, is_fine = _line(result)
         self.failed += not is_fine
-        if not self.is_reader_gone:
+        if self.problem is None:
             try:
                 print(line, flush=True)
-            except BrokenPipeError:
-                self.is_reader_gone = True
+            except OSError as error:
+                self.problem = error
 
 
 # -- backends

@@ -330,6 +330,24 @@ def test_a_reader_that_leaves_ends_it_quietly(server: Server) -> None:
     assert "Exception ignored" not in told
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", [["fetch"], ["download", "--to"]])
+def test_results_that_cannot_be_written_are_an_error_not_a_traceback(
+    command: list[str], server: Server, tmp_path: Path
+) -> None:
+    folder = [str(tmp_path)] if command[-1] == "--to" else []
+    with (
+        Path("/dev/full").open("w") as full,
+        start(*command, *folder, server.url("/id/1"), stdout=full) as process,
+    ):
+        _, told = process.communicate(timeout=10)
+    assert process.returncode == SOME_FAILED
+    assert "parallel-requests: error: " in told
+    assert "No space left" in told
+    assert "Traceback" not in told
+    assert "Exception ignored" not in told
+
+
 # -- backends
 
 
