@@ -336,6 +336,9 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
         """Keep the results when ``except*`` splits the group."""
         return PartialFailureError(self.message, excs, self.results)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r})"  # a group's own lists every error in it
+
     @property
     def failed(self) -> list[FailureDetails]:
         """Every failed item, in input order; the same URL may stand here more than once."""

@@ -199,6 +199,13 @@ def test_nothing_is_lost() -> None:
     assert "3 of 5" in str(error)
 
 
+def test_the_repr_does_not_grow_with_the_failures() -> None:
+    results = [failed(n, f"http://api.test/{n}", RequestTimeout("slow"), 1) for n in range(1_000)]
+    shown = repr(PartialFailureError.from_results(results))
+    assert shown.startswith("PartialFailureError('1000 of 1000 requests failed")
+    assert len(shown) < 200
+
+
 def test_duplicates_are_told_apart() -> None:
     error = partial_failure()
     assert error.get_failed_urls() == ["http://api.test/x", "http://api.test/x", "http://api.test/y"]
