@@ -1,0 +1,63 @@
+"""The command line: ``parallel-requests fetch``, ``download`` and ``backends``.
+
+A command is a module: one line of help, what configures its parser, and what carries it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from parallel_requests._version import __version__
+from parallel_requests.cli import backends, download, fetch
+from parallel_requests.cli.exits import INTERRUPTED, PROGRAM, READER_GONE, SOME_FAILED, WRONG_USAGE, say
+from parallel_requests.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = {"fetch": fetch, "download": download, "backends": backends}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the program's name; default ``sys.argv[1:]``.
+
+    Returns:
+        The exit status: 0, 1 where a call failed or a result could not be written, 2 for wrong usage,
+        130 after Ctrl-C.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        status: int = parsed.run(parsed)
+    except ConfigurationError as error:
+        say(f"error: {error}")
+        return WRONG_USAGE
+    except BrokenPipeError:
+        _drop_what_is_buffered()
+        return READER_GONE
+    except OSError as error:
+        _drop_what_is_buffered()
+        say(f"error: {error}")
+        return SOME_FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Many HTTP calls at once.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in _COMMANDS.items():
+        command.configure(commands.add_parser(name, help=command.HELP))
+    return parser
+
+
+def _drop_what_is_buffered() -> None:
+    """Keep the flush of stdout at exit from raising again: what is left has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

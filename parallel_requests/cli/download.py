@@ -1,0 +1,105 @@
+"""``parallel-requests download``: URLs into files."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from parallel_requests.cli.exits import FINE, INTERRUPTED, SOME_FAILED, say
+from parallel_requests.cli.flags import add_options, given_options, open_session
+from parallel_requests.cli.inputs import add_input, open_sources
+from parallel_requests.cli.records import line_of
+
+if TYPE_CHECKING:
+    import argparse
+
+    from parallel_requests.models import Result
+
+HELP = "download URLs into files, one line of JSON for each"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = (
+        "Download URLs in parallel, each into a file of its own. What broke off is resumed, by this call "
+        "or the next. Each file is one line of JSON on stdout, as soon as it is there: index, url, "
+        "status, attempts, elapsed, and value (path, size, sha256, status) or error."
+    )
+    parser.epilog = "Exit status: 0, 1 where a file failed, 2 for wrong usage, 130 after Ctrl-C."
+    add_input(parser)
+    parser.add_argument("--to", default=".", metavar="FOLDER", help="where the files go; default: here")
+    parser.add_argument(
+        "--sha256",
+        action="append",
+        default=[],
+        metavar="HEX",
+        help="the checksum of the file; given several times, of one URL after the other",
+    )
+    parser.add_argument(
+        "--existing",
+        choices=["skip", "replace", "keep"],
+        default="skip",
+        help="a file that is there: skip it, replace it, or keep both and number the new one; default: skip",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Download URLs and print a line for each file.
+
+    Raises:
+        ConfigurationError: There is no input, it cannot be read, or an option is wrong.
+        OSError: Stdout cannot be written to: its disk is full, its reader has left.
+    """
+    checksums: list[str] = arguments.sha256
+    with contextlib.ExitStack() as resources:
+        urls = list(itertools.chain.from_iterable(open_sources(arguments, resources)))
+        session = resources.enter_context(open_session(given_options(arguments)))
+        lines = _FileLines()
+        try:
+            session.download(
+                urls,
+                arguments.to,
+                sha256=checksums[0] if len(checksums) == 1 else checksums or None,
+                existing=arguments.existing,
+                return_none_on_failure=True,
+                on_result=lines.show,
+                progress=not arguments.quiet and sys.stderr.isatty() and find_spec("tqdm") is not None,
+            )
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+        finally:
+            if not arguments.quiet:
+                say(str(session.last_run))
+    if lines.problem is not None:
+        raise lines.problem
+    return SOME_FAILED if lines.failed else FINE
+
+
+class _FileLines:
+    """A line on stdout for each file.
+
+    Attributes:
+        failed: How many were failures.
+        problem: Why no more can be written to stdout; the files are fetched all the same.
+    """
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.problem: OSError | None = None
+
+    def show(self, result: Result[Any]) -> None:
+        """Print a result."""
+        line, is_fine = line_of(result)
+        self.failed += not is_fine
+        if self.problem is None:
+            try:
+                print(line, flush=True)
+            except OSError as error:
+                self.problem = error

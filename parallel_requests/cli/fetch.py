@@ -1,0 +1,150 @@
+"""``parallel-requests fetch``: URLs to one line of JSON each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from parallel_requests.cli.exits import FINE, INTERRUPTED, SOME_FAILED, say
+from parallel_requests.cli.flags import add_options, given_options, open_session
+from parallel_requests.cli.inputs import add_input, count_urls, open_sources
+from parallel_requests.cli.records import line_of
+from parallel_requests.models import Result, ReturnType
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from parallel_requests.stats import RunStats
+
+HELP = "fetch URLs, one line of JSON for each"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = (
+        "Fetch URLs in parallel. Each result is one line of JSON on stdout, as soon as it is there: "
+        "index, url, status, attempts, elapsed, and value or error."
+    )
+    parser.epilog = "Exit status: 0, 1 where a call failed, 2 for wrong usage, 130 after Ctrl-C."
+    add_input(parser)
+    parser.add_argument("--ordered", action="store_true", help="keep the order of the input")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
+    parser.add_argument(
+        "--return-type",
+        choices=["json", "text", "content", "response"],
+        default="json",
+        help="what value is: the JSON, the text, the bytes in Base64, or the whole response; default: json",
+    )
+    parser.add_argument(
+        "-X",
+        "--method",
+        default=argparse.SUPPRESS,
+        metavar="NAME",
+        help="HTTP method; default: GET, or POST where there is a body",
+    )
+    body = parser.add_mutually_exclusive_group()
+    body.add_argument(
+        "--data", default=argparse.SUPPRESS, metavar="TEXT", help="the body of every request, as text"
+    )
+    body.add_argument(
+        "--json",
+        dest="json_text",
+        type=_json_text,
+        metavar="JSON",
+        help="the body of every request, sent as application/json",
+    )
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _json_text(text: str) -> str:
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be JSON: {error}") from None
+    return text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fetch URLs and print a line for each; at most twice ``--concurrency`` are open at any time.
+
+    Raises:
+        ConfigurationError: There is no input, it cannot be read, or an option is wrong.
+        OSError: Stdout cannot be written to: its disk is full, its reader has left.
+    """
+    options = given_options(arguments)
+    if arguments.json_text is not None:
+        options["data"] = arguments.json_text.encode()
+        options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}
+    if "data" in options:
+        options.setdefault("method", "POST")
+    with contextlib.ExitStack() as resources:
+        sources = open_sources(arguments, resources)
+        session = resources.enter_context(open_session(options))
+        report = resources.enter_context(_Report(count_urls(sources), quiet=arguments.quiet))
+        results = session.iter_results(
+            itertools.chain.from_iterable(sources),
+            return_type=ReturnType(arguments.return_type),
+            ordered=arguments.ordered,
+        )
+        try:
+            for result in results:
+                report.show(result)
+        except KeyboardInterrupt:
+            say("interrupted")
+            results.close()
+            for result in session.last_run.results:
+                report.show(result)
+            return INTERRUPTED
+        finally:
+            report.summarize(session.last_run)
+    return SOME_FAILED if report.failed else FINE
+
+
+class _Report:
+    """Results on stdout; on stderr a progress bar, or a summary where there can be none.
+
+    Attributes:
+        failed: How many results were failures.
+    """
+
+    def __init__(self, total: int | None, *, quiet: bool) -> None:
+        self.failed = 0
+        self._quiet = quiet
+        self._bar = None if quiet or not sys.stderr.isatty() else _new_bar(total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, result: Result[Any]) -> None:
+        """Print a result."""
+        line, is_fine = line_of(result)
+        self.failed += not is_fine
+        if self._bar is None:
+            print(line, flush=True)
+            return
+        with self._bar.external_write_mode(sys.stdout):
+            print(line, flush=True)
+        self._bar.set_postfix(failed=self.failed, refresh=False)
+        self._bar.update()
+
+    def summarize(self, stats: RunStats) -> None:
+        """Say what the run came to, where no bar has shown it."""
+        if self._bar is None and not self._quiet:
+            say(str(stats))
+
+
+def _new_bar(total: int | None) -> tqdm[NoReturn] | None:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, unit="call", file=sys.stderr)
