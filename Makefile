@@ -1,10 +1,12 @@
 # `make demo` and `make test` need Python >= 3.11 and a package index, nothing else:
 # each builds the environments it uses inside the checkout.
 #
-# There are two, because niquests brings urllib3-future, which takes the place of urllib3
-# in the whole environment:
+# There are two to work in, because niquests brings urllib3-future, which takes the place of
+# urllib3 in the whole environment:
 #   .venv           every tool, every backend but niquests, the real urllib3
 #   .venv-niquests  every tool, every backend, urllib3-future
+# and one that holds what a user gets without extras:
+#   .venv-wheel     the built wheel and what it requires
 
 # Override with `make test PYTHON=/path/to/python`.
 PYTHON ?= python3
@@ -41,7 +43,7 @@ demo: $(READY) ## Fetch in parallel from an embedded server and show the speed-u
 	@$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: lint types layers tests tests-niquests ## Everything a change must pass
+test: lint types layers tests tests-niquests wheel ## Everything a change must pass
 
 .PHONY: lint
 lint: $(READY) ## Style and formatting
@@ -74,6 +76,14 @@ tests-niquests: $(READY_NIQUESTS) ## The contract once more, with niquests and u
 	@echo "==> pytest, with urllib3-future"
 	@$(BIN_NIQUESTS)/python -m pytest -q -n $(WORKERS) -m "($(NIQUESTS_TESTS)) and not soak" $(PYTEST_ARGS)
 
+.PHONY: wheel
+wheel: ## Build the wheel and use it, without any extra
+	@echo "==> the wheel, without extras"
+	@rm -rf build
+	@$(PYTHON) -m venv --clear .venv-wheel
+	@.venv-wheel/bin/python -m pip install -qq --prefer-binary .
+	@.venv-wheel/bin/python -P -W error tests/base_install.py
+
 .PHONY: coverage
 coverage: $(READY) ## Branch coverage of the tests
 	@$(BIN)/coverage erase
@@ -95,7 +105,7 @@ soak: $(READY) ## The long runs under load
 
 .PHONY: clean
 clean: ## Remove environments, builds and caches
-	@rm -rf .venv .venv-niquests benchmarks/.envs build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks \
+	@rm -rf .venv .venv-niquests .venv-wheel benchmarks/.envs build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find parallel_requests tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
