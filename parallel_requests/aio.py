@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -69,15 +68,12 @@ class _Listener:
             await self._news.wait()
 
 
-async def _feed(
-    batch: Batch, urls: AsyncIterable[Item], keys: Iterable[Any] | None, listener: _Listener
-) -> None:
+async def _feed(batch: Batch, urls: AsyncIterable[Item], listener: _Listener) -> None:
     """Bring an asynchronous input in, no further than there is room for."""
-    names = itertools.repeat(None) if keys is None else iter(keys)
     try:
         index = 0
         async for item in urls:
-            batch.feed(batch.plan_item(item, index, next(names, None)))
+            batch.feed(batch.plan_item(item, index))
             index += 1
             await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_done())
     except BaseException as error:
@@ -135,8 +131,8 @@ class ParallelRequests:
             parse_func=parse_func,
             options=options,
         )
-        batch = self._session.plan(_for_session(urls), _keys_for_session(urls, keys), call)
-        async with self._running(batch, urls, keys) as listener:
+        batch = self._session.plan(_for_session(urls), keys, call)
+        async with self._running(batch, urls) as listener:
             while not batch.run.is_done():
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention)
@@ -162,10 +158,16 @@ class ParallelRequests:
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[Result[Any]]:
         """Do what `ParallelSession.iter_results` does; the input may also be an async generator."""
-        call = Call(return_type=return_type, parse_func=parse_func, options=options)
-        batch = self._session.plan(_for_session(urls), _keys_for_session(urls, keys), call, holds_back=True)
+        call = Call(
+            verb="iter_results",
+            return_type=return_type,
+            parse_func=parse_func,
+            is_ordered=ordered,
+            options=options,
+        )
+        batch = self._session.plan(_for_session(urls), keys, call, holds_back=True)
         batch.outbox = Outbox(ordered=ordered)
-        async with self._running(batch, urls, keys) as listener:
+        async with self._running(batch, urls) as listener:
             while not batch.is_over:
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention_or_has_results)
@@ -191,6 +193,7 @@ class ParallelRequests:
     ) -> Any:
         """Do what `ParallelSession.download` does, on a thread; cancelling it stops the work."""
         call = Call(
+            verb="download",
             is_single=isinstance(urls, str),
             is_keyed=keys is not None,
             none_on_failure=return_none_on_failure,
@@ -215,7 +218,7 @@ class ParallelRequests:
     async def retry_failed(self, error: PartialFailureError) -> Any:
         """Do what `ParallelSession.retry_failed` does."""
         batch, call = self._session.plan_retry(error)
-        async with self._running(batch, (), None) as listener:
+        async with self._running(batch, ()) as listener:
             await listener.wait(batch.run.is_done)
             return collect(merge_retried(error.results, batch.finish()), call)
 
@@ -254,14 +257,12 @@ class ParallelRequests:
 
     @contextlib.asynccontextmanager
     async def _running(
-        self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item], keys: Iterable[Any] | None
+        self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item]
     ) -> AsyncIterator[_Listener]:
         """Run a batch for as long as the block lasts; leaving it early breaks the batch off."""
         listener = _Listener(batch)
         feeder = (
-            asyncio.ensure_future(_feed(batch, urls, keys, listener))
-            if isinstance(urls, AsyncIterable)
-            else None
+            asyncio.ensure_future(_feed(batch, urls, listener)) if isinstance(urls, AsyncIterable) else None
         )
         try:
             batch.start()
@@ -289,7 +290,7 @@ async def parallel_requests_async(
     **options: Unpack[Options],
 ) -> Any:
     """Do what `parallel_requests.parallel_requests` does, without blocking the event loop."""
-    reject_unknown(options, "parallel_requests_async", beside=VERB_ARGUMENTS)
+    reject_unknown(options, "parallel_requests_async", beside=VERB_ARGUMENTS["request"])
     async with ParallelRequests(**options) as client:
         request: Callable[..., Any] = client.request
         return await request(
@@ -310,9 +311,3 @@ def _for_session(urls: str | Iterable[Item] | AsyncIterable[Item]) -> Iterable[I
     if isinstance(urls, str):
         return [urls]
     return None if isinstance(urls, AsyncIterable) else urls
-
-
-def _keys_for_session(
-    urls: str | Iterable[Item] | AsyncIterable[Item], keys: Iterable[Any] | None
-) -> Iterable[Any] | None:
-    return None if isinstance(urls, AsyncIterable) else keys

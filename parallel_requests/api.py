@@ -59,7 +59,7 @@ def parallel_requests(
         ParallelRequestsError: The single URL failed; this is its own error.
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
     """
-    reject_unknown(options, "parallel_requests", beside=VERB_ARGUMENTS)
+    reject_unknown(options, "parallel_requests", beside=VERB_ARGUMENTS["request"])
     with ParallelSession(**options) as session:
         request: Callable[..., Any] = session.request
         return request(
@@ -96,7 +96,7 @@ def iter_results(
         ConfigurationError: An option is wrong; nothing was sent.
         TypeError: An option does not exist; the message names the closest one.
     """
-    reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS)
+    reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS["iter_results"])
     Settings.of(options, "iter_results")  # a wrong option fails here, not where the loop begins
 
     def results() -> Generator[Result[Any]]:
@@ -137,7 +137,7 @@ def download(
         ParallelRequestsError: The single URL failed; this is its own error.
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
     """
-    reject_unknown(options, "download", beside=VERB_ARGUMENTS)
+    reject_unknown(options, "download", beside=VERB_ARGUMENTS["download"])
     given: dict[str, Any] = {**options}
     for_call = {name: given.pop(name) for name in options if name in CALL_OPTION_NAMES}
     with ParallelSession(**given) as session:

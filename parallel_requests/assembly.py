@@ -123,13 +123,17 @@ def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
     """Look at what no option covers; ``urls`` may be None where they are fed.
 
     Raises:
-        ConfigurationError: ``urls``, ``keys`` or ``parse_func`` is not what it must be.
+        ConfigurationError: ``urls``, ``keys``, ``parse_func`` or a flag is not what it must be.
     """
     if urls is not None and (not isinstance(urls, Iterable) or isinstance(urls, str | bytes)):
         raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
     parse_func: object = call.parse_func
     if parse_func is not None and not callable(parse_func):
         raise ConfigurationError(f"parse_func must be callable, not {parse_func!r}.", "parse_func")
+    flags: dict[str, object] = {"return_none_on_failure": call.none_on_failure, "ordered": call.is_ordered}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ConfigurationError(f"{name} must be True or False, not {flag!r}.", name)
     if call.is_keyed and isinstance(keys, Collection):
         _check_names(keys)
 

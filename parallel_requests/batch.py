@@ -35,7 +35,7 @@ class Batch:
         engine: Engine,
         run: Run,
         inputs: Iterator[Request] | None,
-        plan_item: Callable[[Any, int, Any], Request],
+        plan_item: Callable[[Any, int], Request],
         *,
         connections_before: int | None = None,
     ) -> None:
@@ -46,7 +46,7 @@ class Batch:
             run: The run.
             inputs: The planned Requests to feed; None where the engine pulls them itself, or where
                 `feed` is called from outside.
-            plan_item: Plans one item (by its index and key) for who feeds from outside.
+            plan_item: Plans the next item (by its index) for who feeds from outside.
             connections_before: Connections the backend had opened by then, where it tells.
         """
         self.plan_item = plan_item
@@ -73,7 +73,7 @@ class Batch:
         """Wait for the end and return all Results, in input order.
 
         Raises:
-            Exception: The input raised; what was in flight is done by then.
+            Exception: The input raised; what was in flight is done by then, and in its ``.results``.
             KeyboardInterrupt: With ``.results``, those that were done.
         """
         try:
@@ -81,18 +81,25 @@ class Batch:
             while not self.run.is_done():
                 self.feed_what_fits()
                 self.run.wait(self.needs_attention)
+            return self.finish()
         except BaseException as error:
             finished = self.abandon()
             error.results = finished  # type: ignore[attr-defined]
             raise
-        return self.finish()
 
     def finish(self) -> list[Result[Any]]:
-        """Return all Results of a run that is done, in input order."""
+        """Return all Results of a run that is done, in input order.
+
+        Raises:
+            Exception: The input raised; the Results are in its ``.results`` instead.
+        """
         results = [*self.run.take(), *self.left_out()]
         results.sort(key=_index)
         self.account(results)
-        self.raise_input_error()
+        if self.run.input_error is not None:
+            self.outbox.put(results)  # they are not handed over
+            self.run.input_error.results = results  # type: ignore[attr-defined]
+            raise self.run.input_error
         return results
 
     def left_out(self) -> list[Result[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from parallel_requests.exceptions import PartialFailureError
 from parallel_requests.models import Result, ReturnType
@@ -17,17 +17,21 @@ class Call:
     """How a batch was asked for.
 
     Attributes:
+        verb: Which verb was called: request, iter_results or download.
         is_single: By one URL: its value alone is the answer.
         is_keyed: With ``keys``: a dict by them is the answer.
         none_on_failure: Put None in place of what failed instead of raising.
+        is_ordered: Yield in input order.
         return_type: What each answer becomes.
         parse_func: What is called with each decoded answer.
         options: The options given with it.
     """
 
+    verb: Literal["request", "iter_results", "download"] = "request"
     is_single: bool = False
     is_keyed: bool = False
     none_on_failure: bool = False
+    is_ordered: bool = False
     return_type: ReturnType | str = ReturnType.JSON
     parse_func: Callable[[Any], Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

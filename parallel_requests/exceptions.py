@@ -333,8 +333,10 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
         return cls(message, errors, results)
 
     def derive(self, excs: Sequence[Exception], /) -> PartialFailureError:  # type: ignore[override]
-        """Keep the results when ``except*`` splits the group."""
-        return PartialFailureError(self.message, excs, self.results)
+        """Keep the results, and how the batch was called, when ``except*`` splits the group."""
+        part = PartialFailureError(self.message, excs, self.results)
+        part.call = self.call
+        return part
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r})"  # a group's own lists every error in it

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.gates.backoff import RetryPolicy, is_condition
@@ -230,7 +230,7 @@ class Settings:
 
         Args:
             options: The keywords.
-            caller: The function that was given them.
+            caller: The verb that was given them, one of `VERB_ARGUMENTS`.
             refused: Options that mean nothing to it.
 
         Raises:
@@ -239,7 +239,7 @@ class Settings:
         """
         if not options:
             return self
-        reject_unknown(options, caller, beside=VERB_ARGUMENTS)
+        reject_unknown(options, caller, beside=VERB_ARGUMENTS[caller])
         for name in options:
             if name in refused:
                 raise ConfigurationError(f"{name} is of no use to {caller}().", name)
@@ -433,8 +433,12 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 OPTION_NAMES = frozenset(_FIELDS)
 CALL_OPTION_NAMES = frozenset(name for name, field in _FIELDS.items() if field.metadata["per_call"])
-VERB_ARGUMENTS = ("keys", "return_type", "parse_func", "return_none_on_failure", "ordered")
-"""The parameters of the verbs that change the static type of the answer, and so are no options."""
+VERB_ARGUMENTS = {
+    "request": ("keys", "return_type", "parse_func", "return_none_on_failure"),
+    "iter_results": ("keys", "return_type", "parse_func", "ordered"),
+    "download": ("to", "sha256", "existing", "keys", "return_none_on_failure"),
+}
+"""The keywords of each verb that are no options: they bear on the static type, or on this verb alone."""
 PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "timeout", "proxy")
 
 
@@ -499,6 +503,3 @@ def options_table() -> str:
         f"| `{name}` | `{field.default!r}` | {field.metadata['doc']} |" for name, field in _FIELDS.items()
     ]
     return "\n".join(rows)
-
-
-__all__ = ["Options", "RequestOptions", "Settings", "Unpack"]

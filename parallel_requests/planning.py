@@ -93,6 +93,7 @@ class Planner:
             self._verify = environment.ca_bundle
         self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
         self._columns = {name: value for name, value in self._common.items() if isinstance(value, list)}
+        self._keys: Iterator[Any] = itertools.repeat(None)
         self._template = self._build_template()
         self.proxies = _rotation_of(settings)  # only now: the template takes no turn
 
@@ -112,8 +113,15 @@ class Planner:
             row[name] = "GET" if name == "method" else None
         return row
 
-    def plan(self, urls: Iterable[Item], keys: Iterable[Any] | None = None) -> Iterator[Request]:
+    def plan(
+        self, urls: Iterable[Item], keys: Iterable[Any] | None = None, *, keys_differ: bool = False
+    ) -> Iterator[Request]:
         """Return an iterator of Requests, in input order.
+
+        Args:
+            urls: The items.
+            keys: One name per item.
+            keys_differ: Refuse an item whose name another one had.
 
         Raises:
             ConfigurationError: A list option or ``keys`` does not fit the number of URLs.
@@ -129,43 +137,44 @@ class Planner:
                     name,
                 )
             if count is not None and isinstance(column, Sized) and len(column) != count:
+                remedy = "give one per URL" if name == "keys" else "give one for all, or one per URL"
                 raise ConfigurationError(
-                    f"{name} has {len(column)} entries for {count} URLs; give one for all, or one per URL.",
-                    name,
+                    f"{name} has {len(column)} entries for {count} URLs; {remedy}.", name
                 )
         if not _are_names(keys):
             raise ConfigurationError(f"keys must be an iterable with one name per URL, not {keys!r}.", "keys")
-        return self._planned(urls, keys)
+        if keys is not None:
+            self._keys = _Keys(keys, differ=keys_differ)
+        return self._planned(urls)
 
-    def _planned(self, urls: Iterable[Item], keys: Iterable[Any] | None) -> Iterator[Request]:
-        template = self._template
-        names = iter(keys) if keys is not None else itertools.repeat(None)
+    def _planned(self, urls: Iterable[Item]) -> Iterator[Request]:
+        keys, template = self._keys, self._template
         plain = template is not None and not self._columns and not self._varies
         for index, item in enumerate(urls):
-            key = next(names, None)
-            if plain and template is not None and type(item) is str:
-                try:
-                    url, origin = check_url(item)
-                except ValidationError as error:
-                    yield Request(item, key=key, index=index, problem=error)
-                    continue
-                if "@" not in url:
-                    yield Request(
-                        url,
-                        template.method,
-                        template.headers,
-                        template.content,
-                        template.timeout,
-                        template.connect_timeout,
-                        template.proxy,
-                        template.verify,
-                        key,
-                        None,
-                        index,
-                        origin,
-                    )
-                    continue
-            yield self.plan_item(item, index, key)
+            if not plain or template is None or type(item) is not str or "@" in item:
+                yield self.plan_item(item, index)
+                continue
+            key = None
+            try:
+                key = next(keys)
+                url, origin = check_url(item)
+            except ValidationError as error:
+                yield Request(item, key=key, index=index, problem=error)
+                continue
+            yield Request(
+                url,
+                template.method,
+                template.headers,
+                template.content,
+                template.timeout,
+                template.connect_timeout,
+                template.proxy,
+                template.verify,
+                key,
+                None,
+                index,
+                origin,
+            )
 
     @property
     def _varies(self) -> bool:
@@ -178,12 +187,13 @@ class Planner:
             or (self._common["proxy"] is None and self._environment.has_proxies)
         )
 
-    def plan_item(self, item: Item, index: int, key: Any = None) -> Request:
-        """Plan one item; what cannot be sent comes back with a ``problem``."""
-        address: object = item
+    def plan_item(self, item: Item, index: int) -> Request:
+        """Plan the next item; what cannot be sent comes back with a ``problem``."""
+        address: object = item.url if isinstance(item, Request) else item
+        key = None
         try:
+            key = next(self._keys)
             if isinstance(item, Request):
-                address = item.url
                 return self._complete(item, index, key)
             row = dict(self._common)
             for name, column in self._columns.items():
@@ -268,6 +278,31 @@ class Planner:
         if self.proxies is not None:
             return self.proxies.next()
         return self._environment.proxy_for(url)
+
+
+class _Keys(Iterator[Any]):
+    """Draws a name per item; where there is none that will do, that is the problem of the one item."""
+
+    def __init__(self, keys: Iterable[Any], *, differ: bool) -> None:
+        self._keys = iter(keys)
+        self._drawn: set[Any] | None = set() if differ else None
+
+    def __next__(self) -> Any:
+        try:
+            key = next(self._keys)
+        except StopIteration:
+            problem = "keys ended before urls did; give one name per URL."
+        else:
+            if self._drawn is None:
+                return key
+            try:
+                if key not in self._drawn:
+                    self._drawn.add(key)
+                    return key
+                problem = f"another URL has the key {key!r}; keys must differ, or answers would be lost."
+            except TypeError:
+                problem = "keys must be hashable, as names in a dict are."
+        raise ValidationError(problem, "keys")
 
 
 def _unknown_keys(index: int, unknown: Iterable[object]) -> ValidationError:

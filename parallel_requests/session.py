@@ -159,6 +159,7 @@ class ParallelSession:
             ParallelRequestsError: The single URL failed; this is its own error.
             PartialFailureError: Items of a list failed; every Result is in ``.results``.
             KeyboardInterrupt: With what finished in ``.results``.
+            Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
         """
         call = Call(
             is_single=isinstance(urls, str),
@@ -198,7 +199,13 @@ class ParallelSession:
             ConfigurationError: An option is wrong; nothing was sent.
             Exception: The input raised; what was in flight has been yielded before.
         """
-        call = Call(return_type=return_type, parse_func=parse_func, options=options)
+        call = Call(
+            verb="iter_results",
+            return_type=return_type,
+            parse_func=parse_func,
+            is_ordered=ordered,
+            options=options,
+        )
         batch = self.plan(urls, keys, call, holds_back=True)
         return self._stream(batch, ordered=ordered)
 
@@ -241,6 +248,7 @@ class ParallelSession:
             PartialFailureError: Items of a list failed; every Result is in ``.results``.
         """
         call = Call(
+            verb="download",
             is_single=isinstance(urls, str),
             is_keyed=keys is not None,
             none_on_failure=return_none_on_failure,
@@ -256,7 +264,8 @@ class ParallelSession:
             error: What the batch raised.
 
         Raises:
-            ConfigurationError: The error was unpickled, and so no longer knows its call.
+            ConfigurationError: The error was unpickled, and so no longer knows its call; or it is that
+                of `download`, which is called again instead.
             PartialFailureError: Some failed again; ``.results`` has the whole batch.
         """
         batch, call = self.plan_retry(error)
@@ -266,11 +275,17 @@ class ParallelSession:
         """Set up a batch of what failed; the surfaces call this.
 
         Raises:
-            ConfigurationError: The error was unpickled, and so no longer knows its call.
+            ConfigurationError: The error was unpickled, and so no longer knows its call; or it is that
+                of `download`.
         """
         call = error.call
         if call is None:
             raise ConfigurationError("Only the PartialFailureError that request() raised can be retried.")
+        if call.verb == "download":
+            raise ConfigurationError(
+                "retry_failed() has no place for files: call download() again, which skips the files that "
+                "are there and resumes what broke off."
+            )
         options = {name: value for name, value in call.options.items() if name not in PER_URL_NAMES}
         requests = [result.request for result in error.results if not result.ok]
         return self.plan(requests, None, dataclasses.replace(call, options=options)), call
@@ -340,12 +355,12 @@ class ParallelSession:
         """
         self._check_open()
         check_call(urls, keys, call)
-        settings = self._settings.override(call.options, "request")
+        settings = self._settings.override(call.options, call.verb)
         kind = checked_return_type(call.return_type, settings)
         planner = Planner(
             settings, self._environment, accept_encoding=ACCEPT_ENCODING, cookies=self._own_cookies
         )
-        requests = planner.plan(iter(()) if urls is None else urls, keys)
+        requests = planner.plan(iter(()) if urls is None else urls, keys, keys_differ=call.is_keyed)
         is_list = isinstance(urls, list | tuple)  # what else has a length may still belong to this thread
         policy = self._policy(settings, kind, planner)
         run = Run(
@@ -375,7 +390,7 @@ class ParallelSession:
         self._check_open()
         items = [urls] if isinstance(urls, str) else urls
         check_call(items, keys, call)
-        settings = self._settings.override(call.options, "download", refused=NOT_FOR_DOWNLOADS)
+        settings = self._settings.override(call.options, call.verb, refused=NOT_FOR_DOWNLOADS)
         downloads = Downloads(
             to,
             sha256=sha256,
@@ -403,7 +418,7 @@ class ParallelSession:
             observe=downloads.let_go,
         )
         # Fed by the consumer, whose thread has the time to look for files and to check them.
-        inputs = downloads.wanted(planner.plan(items, keys))
+        inputs = downloads.wanted(planner.plan(items, keys, keys_differ=call.is_keyed))
         return self._new_batch(run, inputs, planner), downloads
 
     def carry_out(self, batch: Batch, downloads: Downloads, call: Call) -> Any:

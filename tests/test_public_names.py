@@ -228,6 +228,30 @@ def test_a_misspelt_option_of_a_verb_names_the_closest(verb: str, misspelt: str,
         getattr(session, verb)([], **{misspelt: None})
 
 
+def test_a_verb_offers_its_own_keywords_alone() -> None:
+    nonsense: dict[str, Any] = {"zzzzzz": 1}
+    with ParallelSession(backend="urllib3") as session:
+        with pytest.raises(TypeError, match=r"^request\(\).*'zzzzzz'") as of_request:
+            session.request([], **nonsense)
+        with pytest.raises(TypeError, match=r"^iter_results\(\).*'zzzzzz'") as of_iter_results:
+            session.iter_results([], **nonsense)
+    assert "return_none_on_failure" in str(of_request.value)
+    assert "ordered" not in str(of_request.value)
+    assert "ordered" in str(of_iter_results.value)
+    assert "return_none_on_failure" not in str(of_iter_results.value)
+
+
+@pytest.mark.parametrize("wrong", ["yes", 1, None, []], ids=repr)
+def test_a_flag_is_true_or_false(wrong: Any) -> None:
+    with ParallelSession(backend="urllib3") as session:
+        with pytest.raises(ConfigurationError, match="must be True or False") as caught:
+            session.get([], return_none_on_failure=wrong)
+        assert caught.value.config_key == "return_none_on_failure"
+        with pytest.raises(ConfigurationError, match="must be True or False") as caught:
+            session.iter_results([], ordered=wrong)
+        assert caught.value.config_key == "ordered"
+
+
 def test_an_option_of_the_session_is_refused_by_a_call() -> None:
     with (
         ParallelSession(backend="urllib3") as session,

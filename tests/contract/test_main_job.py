@@ -12,8 +12,9 @@ from parallel_requests.planning import USER_AGENT
 from tests.server.content import content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from parallel_requests.models import Result
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
     from tests.server.faults import FaultServer
@@ -33,6 +34,36 @@ def test_one_url_gives_one_value(session: ParallelSession, server: Server) -> No
 def test_keys_give_a_dict(session: ParallelSession, server: Server) -> None:
     urls = [server.url("/id/1"), server.url("/id/2")]
     assert session.request(urls, keys=["one", "two"]) == {"one": {"id": 1}, "two": {"id": 2}}
+
+
+def test_keys_that_repeat_or_run_out_cost_their_items_alone(session: ParallelSession, server: Server) -> None:
+    urls = [server.url(f"/id/{number}") for number in range(4)]
+    with pytest.raises(exceptions.PartialFailureError) as failed:
+        session.request(urls, keys=iter("aab"))
+    assert [(result.key, result.value) for result in failed.value.results] == [
+        ("a", {"id": 0}),
+        (None, None),
+        ("b", {"id": 2}),
+        (None, None),
+    ]
+    repeated, missing = failed.value.exceptions
+    assert "another URL has the key 'a'" in str(repeated)
+    assert "keys ended before urls did" in str(missing)
+    assert sorted(server.ids()) == [0, 2]
+
+
+def test_an_input_that_raises_hands_over_what_was_fetched(session: ParallelSession, server: Server) -> None:
+    def urls() -> Iterator[str]:
+        for number in range(30):
+            yield server.url(f"/id/{number}")
+        raise KeyError("the table is gone")
+
+    with pytest.raises(KeyError, match="the table is gone") as raised:
+        session.request(urls())
+    fetched: list[Result[Any]] = raised.value.results  # type: ignore[attr-defined]
+    assert [result.value for result in fetched] == [{"id": number} for number in range(30)]
+    assert session.last_run.results == tuple(fetched)
+    assert session.last_run.total == 30
 
 
 def test_parse_func_takes_the_decoded_answer(session: ParallelSession, server: Server) -> None:

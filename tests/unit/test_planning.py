@@ -159,6 +159,28 @@ def test_keys() -> None:
         assert caught.value.config_key == "keys"
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"url": URL, "headers": {"X-One": 1.5}}, "no url", "http://user:password@api.test"]
+)
+def test_every_item_takes_one_key(wrong: Any) -> None:
+    requests = plan(iter([URL, wrong, URL]), iter(["a", "b", "c"]))
+    assert [request.key for request in requests] == ["a", "b", "c"]
+
+
+def test_keys_of_unknown_length() -> None:
+    planner = Planner(Settings(), NO_ENVIRONMENT)
+    requests = list(planner.plan([URL] * 5, iter(["a", [], "a", "b"]), keys_differ=True))
+    assert [request.key for request in requests] == ["a", None, None, "b", None]
+    said = ["", "hashable", "another URL has the key 'a'", "", "keys ended before urls did"]
+    for request, words in zip(requests, said, strict=True):
+        assert words in str(request.problem or "")
+        assert (request.problem is None) is (words == "")
+
+
+def test_keys_may_repeat_where_they_are_labels() -> None:
+    assert [request.key for request in plan([URL, URL], iter("aa"))] == ["a", "a"]
+
+
 def test_a_wrong_entry_fails_its_item_alone() -> None:
     requests = plan([URL] * 4, timeout=[1.0, 2.0, None, (1.0, 5.0)], method=["GET", "P UT", "put", "GET"])
     assert [request.problem is None for request in requests] == [True, False, True, True]
