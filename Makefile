@@ -82,6 +82,7 @@ wheel: ## Build the wheel and use it, without any extra
 	@rm -rf build
 	@$(PYTHON) -m venv --clear .venv-wheel
 	@.venv-wheel/bin/python -m pip install -qq --prefer-binary .
+	@rm -rf build
 	@.venv-wheel/bin/python -P -W error tests/base_install.py
 
 .PHONY: coverage

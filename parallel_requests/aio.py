@@ -13,13 +13,14 @@ from parallel_requests.batch import Batch, Outbox
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
+    NOT_FOR_DOWNLOADS,
     VERB_ARGUMENTS,
     Options,
     RequestOptions,
     documents_options,
     reject_unknown,
 )
-from parallel_requests.session import NOT_FOR_DOWNLOADS, ParallelSession, http_verb
+from parallel_requests.session import ParallelSession, http_verb, runtime_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -105,6 +106,7 @@ class ParallelRequests:
             TypeError: An option does not exist; the message names the closest one.
         """
         self._session = ParallelSession(**options)
+        self._runtime = runtime_of(self._session)
 
     @property
     def last_run(self) -> RunStats:
@@ -131,7 +133,7 @@ class ParallelRequests:
             parse_func=parse_func,
             options=options,
         )
-        batch = self._session.plan(_for_session(urls), keys, call)
+        batch = self._runtime.plan(_for_session(urls), keys, call)
         async with self._running(batch, urls) as listener:
             while not batch.run.is_done():
                 batch.feed_what_fits()
@@ -165,7 +167,7 @@ class ParallelRequests:
             is_ordered=ordered,
             options=options,
         )
-        batch = self._session.plan(_for_session(urls), keys, call, holds_back=True)
+        batch = self._runtime.plan(_for_session(urls), keys, call, holds_back=True)
         batch.outbox = Outbox(ordered=ordered)
         async with self._running(batch, urls) as listener:
             while not batch.is_over:
@@ -199,10 +201,10 @@ class ParallelRequests:
             none_on_failure=return_none_on_failure,
             options=options,
         )
-        batch, downloads = self._session.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
+        batch, downloads = self._runtime.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
         executor = ThreadPoolExecutor(1, "parallel-requests-download")
         work = asyncio.get_running_loop().run_in_executor(
-            executor, contextvars.copy_context().run, self._session.carry_out, batch, downloads, call
+            executor, contextvars.copy_context().run, self._runtime.files_of, batch, downloads, call
         )
         try:
             return await asyncio.shield(work)
@@ -217,7 +219,7 @@ class ParallelRequests:
 
     async def retry_failed(self, error: PartialFailureError) -> Any:
         """Do what `ParallelSession.retry_failed` does."""
-        batch, call = self._session.plan_retry(error)
+        batch, call = self._runtime.plan_retry(error)
         async with self._running(batch, ()) as listener:
             await listener.wait(batch.run.is_done)
             return collect(merge_retried(error.results, batch.finish()), call)
@@ -232,8 +234,11 @@ class ParallelRequests:
 
     async def close(self) -> None:
         """Do what `ParallelSession.close` does, on a thread: it may have to wait for sockets."""
-        with ThreadPoolExecutor(1, "parallel-requests-close") as executor:
+        executor = ThreadPoolExecutor(1, "parallel-requests-close")
+        try:
             await asyncio.get_running_loop().run_in_executor(executor, self._session.close)
+        finally:
+            executor.shutdown(wait=False)  # where the await is cancelled, the loop must not wait for it
 
     async def __aenter__(self) -> Self:
         return self
@@ -272,7 +277,7 @@ class ParallelRequests:
             batch.keep_finished()
             raise
         finally:
-            self._session.note(batch)
+            self._runtime.conclude(batch)
             if feeder is not None:
                 feeder.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

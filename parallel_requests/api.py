@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
     CALL_OPTION_NAMES,
+    NOT_FOR_DOWNLOADS,
     VERB_ARGUMENTS,
     Options,
     Settings,
     documents_options,
     reject_unknown,
 )
-from parallel_requests.session import NOT_FOR_DOWNLOADS, ParallelSession
+from parallel_requests.session import ParallelSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # What turns the function below into a verb with a type for every combination of arguments.
 _one_call_verb: Callable[[Callable[..., Any]], OneCallVerb] = documents_options(session=True)
-
-
 _download_verb: Callable[[Callable[..., Any]], OneCallDownloadVerb] = documents_options(
     session=True, without=NOT_FOR_DOWNLOADS
 )

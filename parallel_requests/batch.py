@@ -36,6 +36,7 @@ class Batch:
         run: Run,
         inputs: Iterator[Request] | None,
         plan_item: Callable[[Any, int], Request],
+        on_end: Callable[[], object],
         *,
         connections_before: int | None = None,
     ) -> None:
@@ -47,9 +48,11 @@ class Batch:
             inputs: The planned Requests to feed; None where the engine pulls them itself, or where
                 `feed` is called from outside.
             plan_item: Plans the next item (by its index) for who feeds from outside.
+            on_end: To be called when it has ended, one way or another.
             connections_before: Connections the backend had opened by then, where it tells.
         """
         self.plan_item = plan_item
+        self.on_end = on_end
         self.engine = engine
         self.run = run
         self.inputs = inputs

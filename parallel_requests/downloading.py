@@ -23,7 +23,7 @@ from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
     from parallel_requests.exchange import Reply
-    from parallel_requests.observing import ByteProgress
+    from parallel_requests.observing import Observer, Progress
 
 Existing: TypeAlias = Literal["skip", "replace", "keep"]
 Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -42,7 +42,8 @@ class Downloads:
         *,
         sha256: Checksums = None,
         existing: Existing = "skip",
-        progress: ByteProgress | None = None,
+        observer: Observer | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Set up, and create the folder.
 
@@ -50,6 +51,7 @@ class Downloads:
             to: The folder, or one path per URL.
             sha256: The checksum of all, a list with one per URL, or a dict by URL; True works it out only.
             existing: What is done about a file that is there: skip, replace, or keep both.
+            observer: Told of each Result.
             progress: Told of bytes.
 
         Raises:
@@ -68,8 +70,8 @@ class Downloads:
             self._folder = Path()
             self._paths = _checked_paths(to)
         self.is_counted = False
-        self.observe: Callable[[Result[Any]], object] | None = None
         self._skipped: list[Result[Any]] = []
+        self._observer = observer
         self._progress = progress
         self._parts: dict[int, PartFile] = {}
         self._asked: Counter[str] = Counter()
@@ -179,8 +181,8 @@ class Downloads:
         part = self._parts.pop(result.index, None)
         if part is not None:
             part.give_up()
-        if self.observe is not None:
-            self.observe(result)
+        if self._observer is not None:
+            self._observer(result)
 
     def _new_part(self, request: Request) -> PartFile:
         checksum = self._checksum_of(request)
@@ -239,8 +241,8 @@ class Downloads:
         except OSError as error:
             result.error = DownloadError(f"The file {there} cannot be read: {error}", str(there))
         self._skipped.append(result)
-        if self.observe is not None:
-            self.observe(result)
+        if self._observer is not None:
+            self._observer(result)
 
 
 def _free(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The caller's eyes on a run: result hooks, progress, and the receiver of streamed chunks."""
+"""What is called while a run goes on: the hook for Results, progress, and the receiver of chunks."""
 
 from __future__ import annotations
 
@@ -26,81 +26,81 @@ class _Bar(Protocol):
     def close(self) -> object: ...
 
 
-def observers(settings: Settings, total: int | None) -> Callable[[Result[Any]], None] | None:
-    """Return what is to be called with each Result, or None where nobody looks.
+class Observer:
+    """Tells the caller's hook and progress of each Result, one at a time.
 
-    Calls come one at a time, in a copy of the context of this call; what they raise is logged.
-    """
-    hooks = [hook for hook in (settings.on_result, _progress(settings.progress, total)) if hook is not None]
-    if not hooks:
-        return None
-    context = contextvars.copy_context()
-    lock = threading.Lock()  # one call at a time
-
-    def observe(result: Result[Any]) -> None:
-        with lock:
-            for hook in hooks:
-                try:
-                    context.copy().run(hook, result)
-                except BaseException:  # a SystemExit here must not take the item along
-                    logger.exception("%r raised; the run goes on", hook)
-
-    return observe
-
-
-def in_context(hook: Callable[..., object]) -> Callable[..., object]:
-    """Return a hook that runs in a copy of the context of this call."""
-    context = contextvars.copy_context()
-    return lambda *args: context.copy().run(hook, *args)
-
-
-def _progress(
-    progress: bool | Callable[[int, int | None], object], total: int | None
-) -> Callable[[Result[Any]], object] | None:
-    if progress is False:
-        return None
-    if progress is True:
-        bar = _new_bar(total)
-
-        def advance(_result: Result[Any]) -> None:
-            bar.update(1)
-
-        return advance
-    completed = 0
-
-    def count(_result: Result[Any]) -> None:
-        nonlocal completed
-        completed += 1
-        progress(completed, total)
-
-    return count
-
-
-class ByteProgress:
-    """Tells how many bytes have come, in a bar or to a callback (completed, total).
-
-    The total grows as answers announce their sizes; it is None while none has.
+    They run in a copy of the context of this call; what they raise is logged.
     """
 
-    def __init__(self, progress: Literal[True] | Callable[[int, int | None], object]) -> None:
-        """Set up.
+    def __init__(self, settings: Settings, total: int | None) -> None:
+        """Set up, and draw the bar if there is one.
 
         Args:
-            progress: True for a bar.
+            settings: The options of the batch, with ``on_result`` and ``progress``.
+            total: How many Results there will be, where that is known.
 
         Raises:
             ConfigurationError: There is nothing to draw a bar with.
         """
-        self._bar = _new_bar(None, unit="B", unit_scale=True) if progress is True else None
+        self._on_result = None if settings.on_result is None else in_context(settings.on_result)
+        self._progress = None if settings.progress is False else Progress(settings.progress, total)
+        self._lock = threading.Lock()  # one call at a time
+
+    def __bool__(self) -> bool:
+        """Whether anybody looks."""
+        return self._on_result is not None or self._progress is not None
+
+    def __call__(self, result: Result[Any]) -> None:
+        """Tell of a Result."""
+        with self._lock:
+            if self._on_result is not None:
+                try:
+                    self._on_result(result)
+                except BaseException:  # a SystemExit here must not take the item along
+                    logger.exception("on_result raised; the run goes on")
+            if self._progress is not None:
+                self._progress.advance(1)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._progress is not None:
+            self._progress.close()
+
+
+class Progress:
+    """Tells how much has come, in a bar or to a callback (completed, total).
+
+    A total that grows as more is announced is None as long as nothing has been.
+    """
+
+    def __init__(
+        self,
+        progress: Literal[True] | Callable[[int, int | None], object],
+        total: int | None = None,
+        *,
+        unit: Literal["call", "B"] = "call",
+    ) -> None:
+        """Set up, and draw the bar if there is one.
+
+        Args:
+            progress: True for a bar.
+            total: How much there is to come, where that is known.
+            unit: What is counted: calls or bytes.
+
+        Raises:
+            ConfigurationError: There is nothing to draw a bar with.
+        """
+        self._bar = _new_bar(total, unit) if progress is True else None
         self._callback = None if progress is True else in_context(progress)
         self._lock = threading.Lock()  # one call at a time
-        self._completed = self._total = 0
+        self._completed = 0
+        self._total = total or 0
 
-    def advance(self, completed: int, total: int) -> None:
-        """Count bytes that have come, and bytes announced; where a file begins anew, less than none."""
+    def advance(self, completed: int, announced: int = 0) -> None:
+        """Count what has come, and what has been announced; where a file begins anew, less than none."""
         with self._lock:
             self._completed += completed
-            self._total += total
+            self._total += announced
             if self._bar is not None:
                 self._bar.total = self._total or None
                 self._bar.update(completed)
@@ -113,10 +113,17 @@ class ByteProgress:
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
-            self._bar.close()
+            with self._lock:
+                self._bar.close()
 
 
-def _new_bar(total: int | None, **options: Any) -> _Bar:
+def in_context(hook: Callable[..., object]) -> Callable[..., object]:
+    """Return a hook that runs in a copy of the context of this call."""
+    context = contextvars.copy_context()
+    return lambda *args: context.copy().run(hook, *args)
+
+
+def _new_bar(total: int | None, unit: str) -> _Bar:
     try:
         from tqdm import tqdm
     except ImportError:
@@ -127,7 +134,7 @@ def _new_bar(total: int | None, **options: Any) -> _Bar:
     else:
         # Without the thread that tqdm would start, to outlive the bar.
         quiet = type("tqdm", (tqdm,), {"monitor_interval": 0})
-        return cast("_Bar", quiet(**{"total": total, "unit": "call", **options}))
+        return cast("_Bar", quiet(total=total, unit=unit, unit_scale=unit == "B"))
     raise missing
 
 

@@ -439,6 +439,8 @@ VERB_ARGUMENTS = {
     "download": ("to", "sha256", "existing", "keys", "return_none_on_failure"),
 }
 """The keywords of each verb that are no options: they bear on the static type, or on this verb alone."""
+NOT_FOR_DOWNLOADS = ("stream_callback", "chunk_size", "parse_processes", "raise_for_status")
+"""Options that mean nothing where bodies go into files."""
 PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "timeout", "proxy")
 
 

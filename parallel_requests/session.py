@@ -1,53 +1,33 @@
-"""ParallelSession: owns backend, engine, gates and cookies, and carries batches out."""
+"""ParallelSession: the verbs, and the life of what they share."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from parallel_requests import shutdown
-from parallel_requests.assembly import (
-    check_call,
-    checked_return_type,
-    new_backend,
-    new_engine,
-    new_pacer,
-    new_policy,
-)
-from parallel_requests.backends.body import ACCEPT_ENCODING
-from parallel_requests.batch import Batch
 from parallel_requests.collecting import Call, collect, merge_retried
-from parallel_requests.cookies import CookieStore
-from parallel_requests.engines.base import Run
-from parallel_requests.environment import Environment
-from parallel_requests.exceptions import ConfigurationError, PartialFailureError, RunStoppedError
-from parallel_requests.logs import set_level
-from parallel_requests.models import Request, Result, ReturnType
-from parallel_requests.observing import ByteProgress, observers
-from parallel_requests.options import PER_URL_NAMES, Options, RequestOptions, Settings, documents_options
-from parallel_requests.parsers import Parsers
-from parallel_requests.planning import Item, Planner
-from parallel_requests.stats import RunStats
+from parallel_requests.models import ReturnType
+from parallel_requests.options import (
+    NOT_FOR_DOWNLOADS,
+    Options,
+    RequestOptions,
+    Settings,
+    documents_options,
+)
+from parallel_requests.runtime import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from types import TracebackType
 
     from parallel_requests.backends.base import Backend
-    from parallel_requests.downloading import Checksums, Downloads, Existing, Target
-    from parallel_requests.exchange import Policy
+    from parallel_requests.batch import Batch
+    from parallel_requests.downloading import Checksums, Existing, Target
+    from parallel_requests.exceptions import PartialFailureError
+    from parallel_requests.models import Result
+    from parallel_requests.planning import Item
     from parallel_requests.signatures import DownloadVerb, HeadVerb, RequestVerb
-
-logger = logging.getLogger("parallel_requests")
-
-_LOOK_AHEAD = 10_000
-"""Items of a list that may be parked at once, so that a paused host does not hold up the others."""
-
-NOT_FOR_DOWNLOADS = ("stream_callback", "chunk_size", "parse_processes", "raise_for_status")
-"""Options that mean nothing where bodies go into files."""
+    from parallel_requests.stats import RunStats
 
 # What turns the functions below into verbs with a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], RequestVerb] = documents_options(session=False)
@@ -108,30 +88,17 @@ class ParallelSession:
             ConfigurationError: An option is wrong, or the backend is not installed.
             TypeError: An option does not exist; the message names the closest one.
         """
-        self._is_closed = True
-        self._settings = settings = Settings.of(options, type(self).__name__)
-        set_level(verbose=settings.verbose, debug=settings.debug)
-        self._environment = Environment(trust=settings.trust_env)
-        self._cookies = CookieStore()
-        self._own_cookies: dict[str, str] = {}
-        self._pacer = new_pacer(settings)
-        self._backend = new_backend(settings)
-        self._engine = new_engine(self._backend, settings)
-        self._parsers = Parsers(on_own_thread=self._backend.engine != "threads")
-        self._lock = threading.Lock()  # guards _is_closed
-        self._last_run = RunStats()
-        self._is_closed = False
-        shutdown.close_at_exit(self)
+        self._runtime = Runtime(Settings.of(options, type(self).__name__))
 
     @property
     def backend(self) -> Backend:
         """The backend in use."""
-        return self._backend
+        return self._runtime.backend
 
     @property
     def last_run(self) -> RunStats:
         """The figures of the latest run that ended; after an interrupt also its Results."""
-        return self._last_run
+        return self._runtime.last_run
 
     @_request_verb
     def request(
@@ -169,8 +136,8 @@ class ParallelSession:
             parse_func=parse_func,
             options=options,
         )
-        batch = self.plan([urls] if isinstance(urls, str) else urls, keys, call)
-        return collect(self._results_of(batch), call)
+        batch = self._runtime.plan([urls] if isinstance(urls, str) else urls, keys, call)
+        return collect(self._runtime.results_of(batch), call)
 
     @documents_options(session=False)
     def iter_results(
@@ -206,7 +173,7 @@ class ParallelSession:
             is_ordered=ordered,
             options=options,
         )
-        batch = self.plan(urls, keys, call, holds_back=True)
+        batch = self._runtime.plan(urls, keys, call, holds_back=True)
         return self._stream(batch, ordered=ordered)
 
     @_download_verb
@@ -254,8 +221,8 @@ class ParallelSession:
             none_on_failure=return_none_on_failure,
             options=options,
         )
-        batch, downloads = self.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
-        return self.carry_out(batch, downloads, call)
+        batch, downloads = self._runtime.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
+        return self._runtime.files_of(batch, downloads, call)
 
     def retry_failed(self, error: PartialFailureError) -> Any:
         """Run again what failed of a batch, and return what the whole batch would have.
@@ -268,27 +235,8 @@ class ParallelSession:
                 of `download`, which is called again instead.
             PartialFailureError: Some failed again; ``.results`` has the whole batch.
         """
-        batch, call = self.plan_retry(error)
-        return collect(merge_retried(error.results, self._results_of(batch)), call)
-
-    def plan_retry(self, error: PartialFailureError) -> tuple[Batch, Call]:
-        """Set up a batch of what failed; the surfaces call this.
-
-        Raises:
-            ConfigurationError: The error was unpickled, and so no longer knows its call; or it is that
-                of `download`.
-        """
-        call = error.call
-        if call is None:
-            raise ConfigurationError("Only the PartialFailureError that request() raised can be retried.")
-        if call.verb == "download":
-            raise ConfigurationError(
-                "retry_failed() has no place for files: call download() again, which skips the files that "
-                "are there and resumes what broke off."
-            )
-        options = {name: value for name, value in call.options.items() if name not in PER_URL_NAMES}
-        requests = [result.request for result in error.results if not result.ok]
-        return self.plan(requests, None, dataclasses.replace(call, options=options)), call
+        batch, call = self._runtime.plan_retry(error)
+        return collect(merge_retried(error.results, self._runtime.results_of(batch)), call)
 
     get: RequestVerb = http_verb("GET")
     post: RequestVerb = http_verb("POST")
@@ -300,23 +248,15 @@ class ParallelSession:
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Send these cookies with every request from now on, beside those set before."""
-        self._own_cookies = {**self._own_cookies, **cookies}
+        self._runtime.set_cookies(cookies)
 
     def reset_cookies(self) -> None:
         """Forget all cookies: those set here and those the servers set."""
-        self._own_cookies = {}
-        self._cookies.clear()
+        self._runtime.reset_cookies()
 
     def close(self) -> None:
         """Stop what is under way, close every connection and end every thread; safe to call twice."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-        shutdown.forget(self)
-        self._engine.close()
-        self._backend.close()
-        self._parsers.close()
+        self._runtime.close()
 
     def __enter__(self) -> Self:
         return self
@@ -327,7 +267,8 @@ class ParallelSession:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_is_closed", True):
+        runtime = getattr(self, "_runtime", None)  # there is none where an option was wrong
+        if runtime is not None and not runtime.is_closed:
             warnings.warn(
                 f"{self!r} was not closed; use it in a with statement",
                 ResourceWarning,
@@ -338,136 +279,17 @@ class ParallelSession:
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} backend={self._backend.name} concurrency={self._settings.concurrency}>"
+            f"<{type(self).__name__} backend={self._runtime.backend.name} "
+            f"concurrency={self._runtime.settings.concurrency}>"
         )
-
-    def plan(
-        self,
-        urls: Iterable[Item] | None,
-        keys: Iterable[Any] | None,
-        call: Call,
-        *,
-        holds_back: bool = False,
-    ) -> Batch:
-        """Check everything there is to check before the first byte, and set the batch up.
-
-        The surfaces call this; ``urls`` is None where they feed the batch themselves.
-        """
-        self._check_open()
-        check_call(urls, keys, call)
-        settings = self._settings.override(call.options, call.verb)
-        kind = checked_return_type(call.return_type, settings)
-        planner = Planner(
-            settings, self._environment, accept_encoding=ACCEPT_ENCODING, cookies=self._own_cookies
-        )
-        requests = planner.plan(iter(()) if urls is None else urls, keys, keys_differ=call.is_keyed)
-        is_list = isinstance(urls, list | tuple)  # what else has a length may still belong to this thread
-        policy = self._policy(settings, kind, planner)
-        run = Run(
-            policy,
-            self._parsers.parser(settings, policy, kind, call.parse_func),
-            source=requests if is_list else None,
-            window=max(2 * self._settings.concurrency, _LOOK_AHEAD if is_list and not holds_back else 0),
-            holds_back=holds_back,
-            observe=observers(settings, total=_length(urls)),
-        )
-        inputs = None if is_list or urls is None else requests
-        return self._new_batch(run, inputs, planner)
-
-    def plan_download(
-        self,
-        urls: str | Iterable[Item],
-        keys: Iterable[Any] | None,
-        call: Call,
-        to: Target,
-        *,
-        sha256: Checksums,
-        existing: Existing,
-    ) -> tuple[Batch, Downloads]:
-        """Check everything there is to check, and set up a batch of files; the surfaces call this."""
-        from parallel_requests.downloading import CHUNK_SIZE, Downloads
-
-        self._check_open()
-        items = [urls] if isinstance(urls, str) else urls
-        check_call(items, keys, call)
-        settings = self._settings.override(call.options, call.verb, refused=NOT_FOR_DOWNLOADS)
-        downloads = Downloads(
-            to,
-            sha256=sha256,
-            existing=existing,
-            progress=None if settings.progress is False else ByteProgress(settings.progress),
-        )
-        downloads.check(items)
-        planner = Planner(settings, self._environment, accept_encoding="identity", cookies=self._own_cookies)
-        policy = dataclasses.replace(
-            self._policy(settings, ReturnType.JSON, planner),
-            raise_for_status=True,
-            deliver=downloads.write,
-            resume=downloads,
-            chunk_size=CHUNK_SIZE,
-        )
-        downloads.observe = observers(dataclasses.replace(settings, progress=False), total=None)
-        run = Run(
-            policy,
-            (
-                self._parsers.off_the_engine(downloads.finish, policy)
-                if downloads.needs_time
-                else downloads.finish
-            ),
-            window=2 * self._settings.concurrency,
-            observe=downloads.let_go,
-        )
-        # Fed by the consumer, whose thread has the time to look for files and to check them.
-        inputs = downloads.wanted(planner.plan(items, keys, keys_differ=call.is_keyed))
-        return self._new_batch(run, inputs, planner), downloads
-
-    def carry_out(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
-        """Wait for a batch of files and return what was asked for; the surfaces call this."""
-        try:
-            results = self._results_of(batch)
-        finally:
-            downloads.close()
-        left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
-        return collect(downloads.merge(results, left_out, batch.run.policy.stop), call)
-
-    def _new_batch(self, run: Run, inputs: Iterator[Request] | None, planner: Planner) -> Batch:
-        opened = self._backend.connections_opened
-        return Batch(self._engine, run, inputs, planner.plan_item, connections_before=opened)
-
-    def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
-        return new_policy(
-            settings,
-            kind,
-            pacer=self._pacer,
-            cookies=self._cookies,
-            proxies=planner.proxies,
-            environment=self._environment,
-        )
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise RunStoppedError("The session is closed; open a new one.")
-
-    def _results_of(self, batch: Batch) -> list[Result[Any]]:
-        try:
-            return batch.results()
-        finally:
-            self.note(batch)
 
     def _stream(self, batch: Batch, *, ordered: bool) -> Generator[Result[Any]]:
         try:
             yield from batch.stream(ordered=ordered)
         finally:
-            self.note(batch)
-
-    def note(self, batch: Batch) -> None:
-        """Keep the figures of a batch that has ended."""
-        batch.stats.concurrency_levels = self._pacer.limits()
-        opened, before = self._backend.connections_opened, batch.connections_before
-        batch.stats.connections = None if opened is None or before is None else opened - before
-        self._last_run = batch.stats
-        logger.info("run ended: %s", batch.stats)
+            self._runtime.conclude(batch)
 
 
-def _length(urls: object) -> int | None:
-    return len(urls) if isinstance(urls, Sized) else None
+def runtime_of(session: ParallelSession) -> Runtime:
+    """Return what a session delegates to; the asyncio surface drives it, too."""
+    return session._runtime  # noqa: SLF001 - of the class above

@@ -7,6 +7,7 @@ never end. ``concurrent.futures`` meets the same need with the hook of ``threadi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import threading
 from typing import Protocol
@@ -38,5 +39,6 @@ def _watch_the_exit() -> None:
 
 
 def _close_all() -> None:
-    for closable in list(_open):
-        closable.close()
+    with contextlib.ExitStack() as closing:  # one that raises must not keep the others open
+        for closable in list(_open):
+            closing.callback(closable.close)

@@ -26,8 +26,8 @@ from parallel_requests import (
     ParseError,
     PartialFailureError,
     RunStoppedError,
+    runtime,
 )
-from parallel_requests import session as session_module
 from parallel_requests.exchange import Policy
 from parallel_requests.models import ReturnType
 from parallel_requests.parse_work import Work
@@ -314,7 +314,7 @@ def test_transfers_go_on_while_parsing_lags(server: Server, tmp_path: Path, back
 def test_what_waits_to_be_parsed_is_bounded(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, as_list: bool
 ) -> None:
-    monkeypatch.setattr(session_module, "_LOOK_AHEAD", 10)
+    monkeypatch.setattr(runtime, "_LOOK_AHEAD", 10)
     gate = tmp_path / "open"
     parse_func = functools.partial(functions.waits_for, gate)
     with (

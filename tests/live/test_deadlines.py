@@ -108,5 +108,5 @@ def test_deadline_bounds_what_waits_for_a_gate(
         session.get([server.url("/static")] * 1_000, deadline=0.25)
     assert session.last_run.seconds <= 0.25 + OVERSHOOT + lateness.worst
     # The last one may be on its way when the deadline passes.
-    assert 2 <= caught.value.successes <= server.stats().requests <= 3
+    assert 1 <= caught.value.successes <= server.stats().requests <= 3
     assert {type(error) for error in caught.value.exceptions} == {DeadlineExceededError}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import (
+    ConfigurationError,
     HTTPStatusError,
     ParallelSession,
     PartialFailureError,
@@ -23,12 +24,14 @@ from tests.server.faults import close, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from parallel_requests import Request, Result
     from parallel_requests.models import Attempt
     from tests.live.lateness import Lateness
-    from tests.server.control import Server
+    from tests.server.control import LogEntry, Server
     from tests.server.faults import FaultServer
+    from tests.server.proxy import Proxy
 
     OpenSession = Callable[..., ParallelSession]
 
@@ -40,6 +43,11 @@ def failures_of(session: ParallelSession, urls: list[str], **options: Any) -> Pa
     with pytest.raises(PartialFailureError) as caught:
         session.request(urls, **options)
     return caught.value
+
+
+def halves(entries: list[LogEntry]) -> tuple[list[LogEntry], list[LogEntry]]:
+    middle = len(entries) // 2
+    return entries[:middle], entries[middle:]
 
 
 # -- retry
@@ -202,6 +210,50 @@ def test_what_failed_is_tried_again_and_the_batch_is_whole(open_session: OpenSes
     values = session.retry_failed(error)
     assert [value["key"] for value in values] == [str(n) for n in range(10)]
     assert server.stats().requests == 15
+
+
+def test_a_retry_keeps_the_options_of_the_call(
+    open_session: OpenSession, server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    running = proxy()
+    session = open_session(max_retries=0, proxy=running.url, headers={"X-Team": "maps"})
+    urls = [server.url(f"/flaky/{n}?fail=1") for n in range(2)]
+    error = failures_of(
+        session,
+        urls,
+        method=["GET", "PUT"],
+        data=[None, b"body"],
+        headers={"X-Team": None, "X-One": "1"},
+        proxy=False,
+        timeout=None,
+    )
+    assert {result.request.timeout for result in error.results} == {None}
+    assert [value["key"] for value in session.retry_failed(error)] == ["0", "1"]
+    assert running.requests == []
+    first, second = (sorted(half, key=lambda entry: entry.path) for half in halves(server.log()))
+    for before, after in zip(first, second, strict=True):
+        assert (after.method, after.headers) == (before.method, before.headers)
+    assert "x-team" not in first[0].headers
+
+
+def test_keys_stay_and_a_part_of_the_failures_is_enough(open_session: OpenSession, server: Server) -> None:
+    session = open_session(max_retries=0)
+    urls = [server.url(f"/flaky/{n}?fail={n % 2}") for n in range(4)]
+    error = failures_of(session, urls, keys=list("abcd"), parse_func=lambda value: value["count"])
+    part = error.subgroup(HTTPStatusError)
+    assert isinstance(part, PartialFailureError)
+    assert session.retry_failed(part) == {"a": 1, "b": 2, "c": 1, "d": 2}
+
+
+def test_what_cannot_be_retried_says_so(open_session: OpenSession, server: Server, tmp_path: Path) -> None:
+    session = open_session(max_retries=0)
+    with pytest.raises(PartialFailureError) as caught:
+        session.download([server.url("/bytes/10"), server.url("/status/404")], tmp_path)
+    with pytest.raises(ConfigurationError, match=r"call download\(\) again"):
+        session.retry_failed(caught.value)
+    unpickled = pickle.loads(pickle.dumps(failures_of(session, [server.url("/status/404")])))
+    with pytest.raises(ConfigurationError, match=r"request\(\) raised"):
+        session.retry_failed(unpickled)
 
 
 def test_the_same_url_more_than_once_is_told_apart(open_session: OpenSession, server: Server) -> None:

@@ -1,0 +1,296 @@
+"""What a session is made of, and the batches that are carried out with it; both surfaces share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, Any
+
+from parallel_requests import shutdown
+from parallel_requests.assembly import (
+    check_call,
+    checked_return_type,
+    new_backend,
+    new_engine,
+    new_pacer,
+    new_policy,
+)
+from parallel_requests.backends.body import ACCEPT_ENCODING
+from parallel_requests.batch import Batch
+from parallel_requests.collecting import Call, collect
+from parallel_requests.cookies import CookieStore
+from parallel_requests.engines.base import Run
+from parallel_requests.environment import Environment
+from parallel_requests.exceptions import ConfigurationError, PartialFailureError, RunStoppedError
+from parallel_requests.logs import set_level
+from parallel_requests.models import Request, Result, ReturnType
+from parallel_requests.observing import Observer, Progress
+from parallel_requests.options import NOT_FOR_DOWNLOADS, Settings
+from parallel_requests.parsers import Parsers
+from parallel_requests.planning import Item, Planner
+from parallel_requests.stats import RunStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parallel_requests.downloading import Checksums, Downloads, Existing, Target
+    from parallel_requests.exchange import Policy
+
+logger = logging.getLogger("parallel_requests")
+
+_LOOK_AHEAD = 10_000
+"""Items of a list that may be parked at once, so that a paused host does not hold up the others."""
+
+
+class Runtime:
+    """Owns backend, engine, gates, cookies and parsers; checks calls, and sets their batches up.
+
+    Attributes:
+        settings: The options of the session.
+        backend: The backend in use.
+        last_run: The figures of the latest run that ended.
+        is_closed: Whether it is of no more use.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the backend; nothing is sent yet.
+
+        Raises:
+            ConfigurationError: The backend is not installed, or does not go with an option.
+        """
+        self.settings = settings
+        self.last_run = RunStats()
+        set_level(verbose=settings.verbose, debug=settings.debug)
+        self._environment = Environment(trust=settings.trust_env)
+        self._cookies = CookieStore()
+        self._own_cookies: dict[str, str] = {}
+        self._pacer = new_pacer(settings)
+        self.backend = new_backend(settings)
+        self._engine = new_engine(self.backend, settings)
+        self._parsers = Parsers(on_own_thread=self.backend.engine != "threads")
+        self._lock = threading.Lock()  # guards is_closed
+        self.is_closed = False
+        shutdown.close_at_exit(self)
+
+    def set_cookies(self, cookies: Mapping[str, str]) -> None:
+        """Send these cookies with every request from now on, beside those set before."""
+        self._own_cookies = {**self._own_cookies, **cookies}
+
+    def reset_cookies(self) -> None:
+        """Forget all cookies: those set here and those the servers set."""
+        self._own_cookies = {}
+        self._cookies.clear()
+
+    def plan(
+        self,
+        urls: Iterable[Item] | None,
+        keys: Iterable[Any] | None,
+        call: Call,
+        *,
+        holds_back: bool = False,
+    ) -> Batch:
+        """Check everything there is to check before the first byte, and set the batch up.
+
+        Args:
+            urls: The items; None where the surface feeds them itself.
+            keys: One name per item.
+            call: How the batch was asked for.
+            holds_back: A slow consumer slows the run down.
+
+        Raises:
+            ConfigurationError: Something is wrong; nothing was sent.
+        """
+        self._check_open()
+        check_call(urls, keys, call)
+        settings = self.settings.override(call.options, call.verb)
+        planner = self._planner(settings)
+        items = iter(()) if urls is None else urls
+        requests = planner.plan(items, keys, keys_differ=call.is_keyed)
+        # What else has a length may still belong to the consumer's thread.
+        is_list = isinstance(urls, list | tuple)
+        return self._request_batch(
+            settings,
+            call,
+            planner,
+            source=requests if is_list else None,
+            inputs=None if is_list or urls is None else requests,
+            total=_length(urls),
+            look_ahead=0 if holds_back or not is_list else _LOOK_AHEAD,
+            holds_back=holds_back,
+        )
+
+    def plan_retry(self, error: PartialFailureError) -> tuple[Batch, Call]:
+        """Set up a batch of what failed, and say how it was asked for.
+
+        Raises:
+            ConfigurationError: The error was unpickled, and so no longer knows its call; or it is that
+                of ``download``.
+        """
+        self._check_open()
+        call = error.call
+        if call is None:
+            raise ConfigurationError("Only the PartialFailureError that request() raised can be retried.")
+        if call.verb == "download":
+            raise ConfigurationError(
+                "retry_failed() has no place for files: call download() again, which skips the files that "
+                "are there and resumes what broke off."
+            )
+        settings = self.settings.override(call.options, call.verb)
+        failed = [result.request for result in error.results if not result.ok]
+        # They are planned: what is None in them is meant so.
+        requests = [dataclasses.replace(request, index=index) for index, request in enumerate(failed)]
+        batch = self._request_batch(
+            settings,
+            call,
+            self._planner(settings),
+            source=iter(requests),
+            total=len(requests),
+            look_ahead=_LOOK_AHEAD,
+        )
+        return batch, call
+
+    def plan_download(
+        self,
+        urls: str | Iterable[Item],
+        keys: Iterable[Any] | None,
+        call: Call,
+        to: Target,
+        *,
+        sha256: Checksums,
+        existing: Existing,
+    ) -> tuple[Batch, Downloads]:
+        """Check everything there is to check, and set up a batch of files.
+
+        Raises:
+            ConfigurationError: Something is wrong; nothing was sent.
+        """
+        from parallel_requests.downloading import CHUNK_SIZE, Downloads
+
+        self._check_open()
+        items = [urls] if isinstance(urls, str) else urls
+        check_call(items, keys, call)
+        settings = self.settings.override(call.options, call.verb, refused=NOT_FOR_DOWNLOADS)
+        downloads = Downloads(
+            to,
+            sha256=sha256,
+            existing=existing,
+            observer=Observer(dataclasses.replace(settings, progress=False), total=None),
+            progress=None if settings.progress is False else Progress(settings.progress, unit="B"),
+        )
+        downloads.check(items)
+        planner = self._planner(settings, accept_encoding="identity")
+        policy = dataclasses.replace(
+            self._policy(settings, ReturnType.JSON, planner),
+            raise_for_status=True,
+            deliver=downloads.write,
+            resume=downloads,
+            chunk_size=CHUNK_SIZE,
+        )
+        run = Run(
+            policy,
+            (
+                self._parsers.off_the_engine(downloads.finish, policy)
+                if downloads.needs_time
+                else downloads.finish
+            ),
+            window=2 * self.settings.concurrency,
+            observe=downloads.let_go,
+        )
+        # Fed by the consumer, whose thread has the time to look for files and to check them.
+        inputs = downloads.wanted(planner.plan(items, keys, keys_differ=call.is_keyed))
+        return self._new_batch(run, planner, inputs=inputs, on_end=downloads.close), downloads
+
+    def results_of(self, batch: Batch) -> list[Result[Any]]:
+        """Carry a batch out and return its Results, in input order."""
+        try:
+            return batch.results()
+        finally:
+            self.conclude(batch)
+
+    def files_of(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
+        """Carry a batch of files out and return what was asked for."""
+        results = self.results_of(batch)
+        left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
+        return collect(downloads.merge(results, left_out, batch.run.policy.stop), call)
+
+    def conclude(self, batch: Batch) -> None:
+        """Keep the figures of a batch that has ended, and end its progress bar."""
+        batch.on_end()
+        batch.stats.concurrency_levels = self._pacer.limits()
+        opened, before = self.backend.connections_opened, batch.connections_before
+        batch.stats.connections = None if opened is None or before is None else opened - before
+        self.last_run = batch.stats
+        logger.info("run ended: %s", batch.stats)
+
+    def close(self) -> None:
+        """Stop what is under way, close every connection and end every thread; safe to call twice."""
+        with self._lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+        shutdown.forget(self)
+        self._engine.close()
+        self.backend.close()
+        self._parsers.close()
+
+    def _planner(self, settings: Settings, accept_encoding: str = ACCEPT_ENCODING) -> Planner:
+        return Planner(
+            settings, self._environment, accept_encoding=accept_encoding, cookies=self._own_cookies
+        )
+
+    def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
+        return new_policy(
+            settings,
+            kind,
+            pacer=self._pacer,
+            cookies=self._cookies,
+            proxies=planner.proxies,
+            environment=self._environment,
+        )
+
+    def _request_batch(
+        self,
+        settings: Settings,
+        call: Call,
+        planner: Planner,
+        *,
+        source: Iterator[Request] | None,
+        inputs: Iterator[Request] | None = None,
+        total: int | None,
+        look_ahead: int = 0,
+        holds_back: bool = False,
+    ) -> Batch:
+        kind = checked_return_type(call.return_type, settings)
+        policy = self._policy(settings, kind, planner)
+        observer = Observer(settings, total)
+        run = Run(
+            policy,
+            self._parsers.parser(settings, policy, kind, call.parse_func),
+            source=source,
+            window=max(2 * self.settings.concurrency, look_ahead),
+            holds_back=holds_back,
+            observe=observer or None,
+        )
+        return self._new_batch(run, planner, inputs=inputs, on_end=observer.close)
+
+    def _new_batch(
+        self, run: Run, planner: Planner, *, inputs: Iterator[Request] | None, on_end: Callable[[], object]
+    ) -> Batch:
+        return Batch(
+            self._engine,
+            run,
+            inputs,
+            planner.plan_item,
+            on_end,
+            connections_before=self.backend.connections_opened,
+        )
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise RunStoppedError("The session is closed; open a new one.")
+
+
+def _length(urls: object) -> int | None:
+    return len(urls) if isinstance(urls, Sized) else None

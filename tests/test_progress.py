@@ -1,0 +1,75 @@
+"""The progress of a batch: a bar that ends when the batch does, or a callback."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from typing import TYPE_CHECKING
+
+import pytest
+
+from parallel_requests import ParallelRequests, ParallelSession, PartialFailureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.server.control import Server
+
+needs_tqdm = pytest.mark.skipif(importlib.util.find_spec("tqdm") is None, reason="the bar is tqdm's")
+
+
+@pytest.fixture
+def session() -> Iterator[ParallelSession]:
+    """A session that does not retry."""
+    with ParallelSession(max_retries=0) as opened:
+        yield opened
+
+
+def some_that_fail(server: Server) -> list[str]:
+    return [*[server.url("/static")] * 30, *[server.url("/status/404")] * 10]
+
+
+@needs_tqdm
+def test_the_bar_ends_with_the_batch(
+    session: ParallelSession, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(PartialFailureError):
+        session.get(some_that_fail(server), progress=True)
+    shown = capsys.readouterr().err
+    assert "40/40" in shown
+    assert shown.endswith("\n")
+
+
+@needs_tqdm
+def test_the_bar_ends_where_the_loop_is_left(
+    session: ParallelSession, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = session.iter_results(some_that_fail(server), progress=True)
+    next(results)
+    results.close()
+    assert capsys.readouterr().err.endswith("\n")
+
+
+@needs_tqdm
+def test_the_bar_of_a_coroutine_ends_with_the_batch(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fetch() -> None:
+        async with ParallelRequests(max_retries=0) as client:
+            await client.get(some_that_fail(server), progress=True)
+
+    with pytest.raises(PartialFailureError):
+        asyncio.run(fetch())
+    shown = capsys.readouterr().err
+    assert "40/40" in shown
+    assert shown.endswith("\n")
+
+
+def test_a_callback_counts(session: ParallelSession, server: Server) -> None:
+    seen: list[tuple[int, int | None]] = []
+    urls = [server.url("/static")] * 5
+    session.get(urls, progress=lambda completed, total: seen.append((completed, total)))
+    assert seen == [(count, 5) for count in range(1, 6)]
+    seen.clear()
+    session.get(iter(urls), progress=lambda completed, total: seen.append((completed, total)))
+    assert seen == [(count, None) for count in range(1, 6)]
