@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -39,17 +40,9 @@ def new_backend(settings: Settings) -> Backend:
         else chosen
     )
     if settings.http2 and not backend.capabilities.http2:
-        warnings.warn(
-            f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.",
-            UserWarning,
-            stacklevel=4,
-        )
+        _warn(f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.")
     if settings.http3 and not backend.capabilities.http3:
-        warnings.warn(
-            f"http3=True has no effect: the backend {backend.name!r} does not speak HTTP/3 here.",
-            UserWarning,
-            stacklevel=4,
-        )
+        _warn(f"http3=True has no effect: the backend {backend.name!r} does not speak HTTP/3 here.")
     if settings.executor is not None and backend.engine != "threads":
         raise ConfigurationError(
             f"executor is for blocking backends; {backend.name!r} runs on a thread of its own.", "executor"
@@ -58,6 +51,14 @@ def new_backend(settings: Settings) -> Backend:
         TransportSettings(concurrency=settings.concurrency, http2=settings.http2, http3=settings.http3)
     )
     return backend
+
+
+def _warn(message: str) -> None:
+    """Warn at the line that uses the library, however it came here."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def new_engine(backend: Backend, settings: Settings) -> Engine:

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PerUrl: TypeAlias = T | Sequence[T]
-"""One value for all URLs, or a list with one entry per URL."""
+"""One value for all URLs, or one entry per URL; a tuple in ``params`` or ``data`` is one of pairs."""
 
 Timeout: TypeAlias = float | tuple[float | None, float | None] | None
 Params: TypeAlias = Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | None
-Data: TypeAlias = Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | bytes | None
+Data: TypeAlias = (
+    Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | bytes | bytearray | memoryview | None
+)
+HeaderFields: TypeAlias = Mapping[str, str | None] | None
+"""Names and values; None takes away what a header of that name would otherwise be."""
 StreamCallback: TypeAlias = Callable[[bytes], object] | Callable[[bytes, "Request"], object]
 RetryPredicate: TypeAlias = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[["Response | Exception"], bool]
@@ -45,7 +49,7 @@ class RequestOptions(TypedDict, total=False):
     params: PerUrl[Params]
     json: Any
     data: PerUrl[Data]
-    headers: PerUrl[Mapping[str, str] | None]
+    headers: PerUrl[HeaderFields]
     cookies: PerUrl[Mapping[str, str] | None]
     timeout: Timeout | list[Timeout]
     proxy: PerUrl[str | Literal[False] | None]
@@ -149,7 +153,7 @@ class Settings:
     params: PerUrl[Params] = _option(None, "Query parameters, added to those of the URL.")
     json: Any = _option(None, "Body to send as JSON.")
     data: PerUrl[Data] = _option(None, "Body: bytes, text, or form fields.")
-    headers: PerUrl[Mapping[str, str] | None] = _option(None, "Request headers.")
+    headers: PerUrl[HeaderFields] = _option(None, "Request headers; one whose value is None is not sent.")
     cookies: PerUrl[Mapping[str, str] | None] = _option(None, "Cookies to send to the hosts of the URLs.")
     proxy: PerUrl[str | Literal[False] | None] = _option(
         None, "Proxy URL; None takes the environment's (see trust_env), False goes direct."
@@ -198,7 +202,10 @@ class Settings:
         False, "Show a bar (needs tqdm), or a callback (completed, total)."
     )
     executor: Executor | None = _option(
-        None, "Run the blocking backends in this executor; it is never shut down.", per_call=False
+        None,
+        "Run the blocking backends in this executor, whose threads bound the attempts in flight, too; "
+        "it is never shut down.",
+        per_call=False,
     )
     verbose: bool = _option(False, "Log what happens at level INFO.", per_call=False)
     debug: bool = _option(False, "Log every attempt at level DEBUG.", per_call=False)
@@ -271,7 +278,7 @@ def _laid_over(base: object, given: Any) -> Any:
     """Return the entries of one call over those of the session, as ``requests`` does; None takes all away."""
     if not isinstance(base, Mapping):
         return given
-    if isinstance(given, list):
+    if isinstance(given, list | tuple):
         return [_laid_over(base, {} if entry is None else entry) for entry in given]
     return {**base, **given} if isinstance(given, Mapping) else given
 
@@ -333,9 +340,24 @@ def _is_process_pool(value: object) -> bool:
     return isinstance(value, ProcessPoolExecutor)
 
 
-def _per_url(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Look at one value for all, or at each of a list; what an entry holds is judged item by item."""
-    return lambda value: isinstance(value, list) or accepts(value)
+def is_per_url(name: str, value: object) -> bool:
+    """Whether the value of an option has an entry per URL, instead of being that of all."""
+    return isinstance(value, list) or (name in _NEVER_A_TUPLE and isinstance(value, tuple))
+
+
+_NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
+"""Where a tuple can be nothing but one entry per URL."""
+
+
+def _per_url(name: str, accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Look at one value for all, or at a tuple's entries; those of a list are judged item by item."""
+
+    def accepts_any(value: Any) -> bool:
+        if isinstance(value, tuple) and is_per_url(name, value):
+            return all(map(accepts, value))
+        return isinstance(value, list) or accepts(value)
+
+    return accepts_any
 
 
 def _is_mapping(value: object) -> bool:
@@ -372,23 +394,27 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "deadline": (lambda value: value is None or _is_seconds(value), "seconds above 0, or None"),
     "http2": (lambda value: value is None or _is_bool(value), "True, False or None"),
     "http3": _BOOLEAN,
-    "method": (_per_url(lambda value: isinstance(value, str)), "an HTTP method, or a list with one per URL"),
+    "method": (
+        _per_url("method", lambda value: isinstance(value, str)),
+        "an HTTP method, or a list with one per URL",
+    ),
     "params": (
-        _per_url(lambda value: _is_mapping(value) or isinstance(value, tuple | str)),
+        _per_url("params", lambda value: _is_mapping(value) or isinstance(value, tuple | str)),
         "a mapping, a tuple of pairs, text or None, or a list with one of these per URL",
     ),
     "data": (
         _per_url(
+            "data",
             lambda value: (
                 _is_mapping(value) or isinstance(value, tuple | str | bytes | bytearray | memoryview)
-            )
+            ),
         ),
         "bytes, text, a mapping, a tuple of pairs or None, or a list with one of these per URL",
     ),
-    "headers": (_per_url(_is_mapping), "a mapping or None, or a list with one of these per URL"),
-    "cookies": (_per_url(_is_mapping), "a mapping or None, or a list with one of these per URL"),
+    "headers": (_per_url("headers", _is_mapping), "a mapping or None, or a list with one of these per URL"),
+    "cookies": (_per_url("cookies", _is_mapping), "a mapping or None, or a list with one of these per URL"),
     "proxy": (
-        _per_url(lambda value: value is None or value is False or isinstance(value, str)),
+        _per_url("proxy", lambda value: value is None or value is False or isinstance(value, str)),
         "the URL of a proxy, False or None, or a list with one of these per URL",
     ),
     "auth": (

@@ -12,7 +12,7 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 from urllib.parse import quote, urlencode, urlsplit
 
 from parallel_requests._version import __version__
@@ -20,7 +20,16 @@ from parallel_requests.environment import Environment, Netrc
 from parallel_requests.exceptions import ConfigurationError, ValidationError
 from parallel_requests.gates.rotation import Rotation
 from parallel_requests.models import Request
-from parallel_requests.options import PER_URL_NAMES, Data, Params, Settings, Timeout, is_timeout
+from parallel_requests.options import (
+    PER_URL_NAMES,
+    Data,
+    HeaderFields,
+    Params,
+    Settings,
+    Timeout,
+    is_per_url,
+    is_timeout,
+)
 from parallel_requests.urls import check_url, split_user_info
 
 USER_AGENT = f"parallel-requests/{__version__}"
@@ -38,10 +47,10 @@ class RequestItem(TypedDict, total=False):
     params: Params
     json: Any
     data: Data
-    headers: Mapping[str, str]
-    cookies: Mapping[str, str]
+    headers: HeaderFields
+    cookies: Mapping[str, str] | None
     timeout: Timeout
-    proxy: str | bool | None
+    proxy: str | Literal[False] | None
     key: Any
     meta: Any
 
@@ -92,7 +101,7 @@ class Planner:
         if settings.verify_ssl is True and environment.ca_bundle:
             self._verify = environment.ca_bundle
         self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
-        self._columns = {name: value for name, value in self._common.items() if isinstance(value, list)}
+        self._columns = {name: value for name, value in self._common.items() if is_per_url(name, value)}
         self._keys: Iterator[Any] = itertools.repeat(None)
         self._template = self._build_template()
         self.proxies = _rotation_of(settings)  # only now: the template takes no turn
@@ -137,9 +146,8 @@ class Planner:
                     name,
                 )
             if count is not None and isinstance(column, Sized) and len(column) != count:
-                remedy = "give one per URL" if name == "keys" else "give one for all, or one per URL"
                 raise ConfigurationError(
-                    f"{name} has {len(column)} entries for {count} URLs; {remedy}.", name
+                    f"{name} has {len(column)} entries for {count} URLs; {_remedy(name)}.", name
                 )
         if not _are_names(keys):
             raise ConfigurationError(f"keys must be an iterable with one name per URL, not {keys!r}.", "keys")
@@ -235,18 +243,21 @@ class Planner:
     def _build(self, url: str, row: Mapping[str, Any], origin: str) -> Request:
         method = _check_method(row["method"])
         headers = dict(self._base_headers)
+        unwanted: set[str] = set()
         common_headers = self._common["headers"]
         if isinstance(common_headers, Mapping):
-            _merge(headers, common_headers)
+            _merge(headers, common_headers, unwanted)
         if self._user_agents is not None and not _has(headers, "user-agent", common_headers):
             headers["User-Agent"] = self._user_agents.next()
         if row["headers"] is not common_headers:
-            _merge(headers, row["headers"])
+            _merge(headers, row["headers"], unwanted)
         url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
         content = _encode_body(row["json"], row["data"], headers)
         _add_cookies(headers, {**self._session_cookies, **_check_cookies(row["cookies"])})
         connect, total = _timeouts(row["timeout"])
+        if unwanted:
+            headers = {name: value for name, value in headers.items() if name.lower() not in unwanted}
         return Request(
             url=_add_params(url, row["params"]),
             method=method,
@@ -278,6 +289,13 @@ class Planner:
         if self.proxies is not None:
             return self.proxies.next()
         return self._environment.proxy_for(url)
+
+
+def _remedy(name: str) -> str:
+    if name == "keys":
+        return "give one per URL"
+    pairs = " (pairs go into a tuple or a dict)" if name in ("params", "data") else ""
+    return f"give one for all, or one per URL{pairs}"
 
 
 class _Keys(Iterator[Any]):
@@ -353,8 +371,8 @@ def _has(headers: Mapping[str, str], name: str, given: object) -> bool:
     return isinstance(given, Mapping) and _find(given, name) is not None and _find(headers, name) is not None
 
 
-def _merge(headers: dict[str, str], given: object) -> None:
-    """Lay the caller's headers over ours; a value of None takes one away."""
+def _merge(headers: dict[str, str], given: object, unwanted: set[str]) -> None:
+    """Lay the caller's headers over ours; one whose value is None is taken away, and unwanted."""
     if given is None:
         return
     if not isinstance(given, Mapping):
@@ -368,7 +386,10 @@ def _merge(headers: dict[str, str], given: object) -> None:
         standing = _find(headers, name.lower())
         if standing is not None:
             del headers[standing]
-        if value is not None:
+        if value is None:
+            unwanted.add(name.lower())
+        else:
+            unwanted.discard(name.lower())
             headers[name] = _check_field_value(name, value)
 
 
@@ -434,10 +455,15 @@ def _encode_json(json: object) -> bytes:
     raise ValidationError(f"json cannot be encoded: {reason}.", "json")
 
 
-def _encode_pairs(given: Mapping[str, Any] | Iterable[tuple[str, Any]], field_name: str) -> str:
+def _encode_pairs(given: Mapping[str, Any] | Iterable[Any], field_name: str) -> str:
     """Return names and values as in a query or a form; a value of None leaves its name out."""
+    pairs = list(given.items() if isinstance(given, Mapping) else given)
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ValidationError(
+            f"{field_name} must be a mapping or a tuple of (name, value) pairs; a list has an entry per URL.",
+            field_name,
+        )
     try:
-        pairs = given.items() if isinstance(given, Mapping) else given
         return urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
     except (TypeError, ValueError):
         wrong = ValidationError(f"{field_name} cannot be encoded as pairs of names and values.", field_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import pydoc
 import subprocess
@@ -269,3 +270,27 @@ def test_a_wrong_option_of_iter_results_fails_at_the_call() -> None:
     with pytest.raises(ConfigurationError) as caught:
         iter_results([], concurrency=0)
     assert caught.value.config_key == "concurrency"
+
+
+# -- warnings
+
+
+async def awaits_one_call() -> None:
+    await parallel_requests_async([], backend="urllib3", http2=True)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: ParallelSession(backend="urllib3", http2=True).close(),
+        lambda: asyncio.run(ParallelRequests(backend="urllib3", http2=True).close()),
+        lambda: parallel_requests([], backend="urllib3", http2=True),
+        lambda: list(iter_results([], backend="urllib3", http2=True)),
+        lambda: asyncio.run(awaits_one_call()),
+    ],
+    ids=["ParallelSession", "ParallelRequests", "parallel_requests", "iter_results", "coroutine"],
+)
+def test_a_warning_points_at_the_line_that_uses_the_library(use: Callable[[], object]) -> None:
+    with pytest.warns(UserWarning, match="http2=True has no effect") as warned:
+        use()
+    assert [warning.filename for warning in warned] == [__file__]

@@ -12,6 +12,7 @@ from parallel_requests.backends.answers import read_answer, timeouts_of, transla
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.multiplexing import SharingPools, StreamedAnswer
+from parallel_requests.backends.pools import headers_of
 
 if TYPE_CHECKING:
     from parallel_requests.exceptions import ParallelRequestsError
@@ -105,7 +106,7 @@ def _prepare(request: Request) -> niquests.PreparedRequest:
     prepared = niquests.PreparedRequest()
     prepared.method = request.method
     prepared.url = request.url
-    prepared.headers = dict(request.headers)
+    prepared.headers = dict(headers_of(request))
     prepared.body = request.content
     if request.content is not None:
         prepared.headers["Content-Length"] = str(len(request.content))

@@ -8,17 +8,23 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from urllib3.util import SKIP_HEADER
+
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.exceptions import ProxyError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from parallel_requests.backends.base import TransportSettings
     from parallel_requests.backends.connections import Wire
+    from parallel_requests.models import Request
 
 _HOSTS = 256
 """Hosts whose connections are kept, at least."""
 _REMEMBERED = 4 * _HOSTS
 """Hosts whose pool is found at once."""
+_ADDED = ("User-Agent", "Accept-Encoding")
 
 
 class Pools:
@@ -129,6 +135,15 @@ class Pools:
             raise ProxyError("A SOCKS proxy needs the package PySocks: pip install pysocks.", proxy_url=proxy)
         socks = importlib.import_module(f"{self._library.__name__}.contrib.socks")
         return socks.SOCKSProxyManager(proxy, username=user or None, password=password or None, **options)
+
+
+def headers_of(request: Request) -> Mapping[str, str]:
+    """Return the headers to send; those that urllib3 would add of its own are kept out."""
+    headers = request.headers
+    if all(name in headers for name in _ADDED):
+        return headers
+    given = {name.lower() for name in headers}
+    return {**headers, **{name: SKIP_HEADER for name in _ADDED if name.lower() not in given}}
 
 
 def target_of(url: str) -> str:

@@ -14,7 +14,7 @@ from urllib3 import exceptions as errors
 from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
-from parallel_requests.backends.pools import Pools
+from parallel_requests.backends.pools import Pools, headers_of
 
 if TYPE_CHECKING:
     from requests.adapters import BaseAdapter
@@ -114,7 +114,7 @@ class RequestsBackend(BlockingBackend):
         prepared = requests.PreparedRequest()
         prepared.method = request.method
         prepared.url = request.url
-        prepared.headers = CaseInsensitiveDict(request.headers)
+        prepared.headers = CaseInsensitiveDict(headers_of(request))
         prepared.body = request.content
         prepared.hooks = default_hooks()
         if request.content is not None:

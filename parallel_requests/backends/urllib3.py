@@ -10,7 +10,7 @@ from urllib3 import exceptions as errors
 from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
-from parallel_requests.backends.pools import Pools, target_of
+from parallel_requests.backends.pools import Pools, headers_of, target_of
 
 if TYPE_CHECKING:
     from parallel_requests.exceptions import ParallelRequestsError
@@ -48,7 +48,7 @@ class Urllib3Backend(BlockingBackend):
         connect, read = timeouts_of(send)
         options: dict[str, Any] = {
             "body": request.content,
-            "headers": request.headers,
+            "headers": headers_of(request),
             "redirect": False,
             "retries": False,
             "timeout": urllib3.Timeout(connect=connect, read=read),

@@ -121,6 +121,17 @@ def test_what_is_sent_with_every_request(session: ParallelSession, server: Serve
     assert set(entry.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
 
 
+def test_a_header_that_is_none_is_not_sent(session: ParallelSession, server: Server) -> None:
+    ours = {"User-Agent": None, "accept-encoding": None, "Accept": None}
+    session.request(server.url("/static"), headers=ours)
+    session.request(server.url("/static"), headers={"user-agent": "me"})
+    session.post(server.url("/post"), data="text", headers={**ours, "Content-Type": None})
+    bare, own, posted = (entry.headers for entry in server.log())
+    assert set(bare) <= {"host", "connection"}
+    assert (own["user-agent"], own["accept-encoding"]) == ("me", ACCEPT_ENCODING)
+    assert set(posted) <= {"host", "connection", "content-length"}
+
+
 def test_params(session: ParallelSession, server: Server) -> None:
     told = session.request(server.url("/get?a=1"), params={"b": "zwei drei", "c": ["4", "5"]})
     assert told["args"] == {"a": "1", "b": "zwei drei", "c": ["4", "5"]}

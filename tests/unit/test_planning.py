@@ -181,6 +181,33 @@ def test_keys_may_repeat_where_they_are_labels() -> None:
     assert [request.key for request in plan([URL, URL], iter("aa"))] == ["a", "a"]
 
 
+def test_a_tuple_is_per_url_where_it_can_be_nothing_else() -> None:
+    first, second = plan(
+        [URL, URL], method=("GET", "PUT"), headers=({"X-One": "1"}, None), proxy=(None, False)
+    )
+    assert (first.method, second.method) == ("GET", "PUT")
+    assert (header(first, "X-One"), header(second, "X-One")) == ("1", None)
+    with pytest.raises(ConfigurationError, match="method has 1 entries for 2 URLs"):
+        plan([URL, URL], method=("GET",))
+
+
+@pytest.mark.parametrize("name", ["params", "data"])
+@pytest.mark.parametrize("wrong", [("id", "42"), (b"ab", b"cd"), ({"a": 1}, {"b": 2}), (("a", 1, 2),)])
+def test_what_is_no_pair_is_refused(name: str, wrong: Any) -> None:
+    [request] = plan([URL], **one_option(name, wrong))
+    assert "a tuple of (name, value) pairs; a list has an entry per URL" in str(request.problem)
+    assert request.problem is not None
+    assert request.problem.field_name == name
+
+
+@pytest.mark.parametrize("name", ["params", "data"])
+def test_pairs_in_a_list_are_told_where_to_go(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"pairs go into a tuple or a dict"):
+        plan([URL], **one_option(name, [("a", "1"), ("b", "2")]))
+    [request] = plan([URL], **one_option(name, [("id", "42")]))
+    assert "a list has an entry per URL" in str(request.problem)
+
+
 def test_a_wrong_entry_fails_its_item_alone() -> None:
     requests = plan([URL] * 4, timeout=[1.0, 2.0, None, (1.0, 5.0)], method=["GET", "P UT", "put", "GET"])
     assert [request.problem is None for request in requests] == [True, False, True, True]
