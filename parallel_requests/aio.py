@@ -19,6 +19,7 @@ from parallel_requests.options import (
     RequestOptions,
     documents_options,
     reject_unknown,
+    split_options,
 )
 from parallel_requests.session import ParallelSession, http_verb, runtime_of
 
@@ -133,7 +134,7 @@ class ParallelRequests:
             parse_func=parse_func,
             options=options,
         )
-        batch = self._runtime.plan(_for_session(urls), keys, call)
+        batch = self._plan(urls, keys, call)
         async with self._running(batch, urls) as listener:
             while not batch.run.is_done():
                 batch.feed_what_fits()
@@ -167,7 +168,7 @@ class ParallelRequests:
             is_ordered=ordered,
             options=options,
         )
-        batch = self._runtime.plan(_for_session(urls), keys, call, holds_back=True)
+        batch = self._plan(urls, keys, call, holds_back=True)
         batch.outbox = Outbox(ordered=ordered)
         async with self._running(batch, urls) as listener:
             while not batch.is_over:
@@ -260,6 +261,20 @@ class ParallelRequests:
         if hasattr(self, "_session"):
             self._session.close()
 
+    def _plan(
+        self,
+        urls: str | Iterable[Item] | AsyncIterable[Item],
+        keys: Iterable[Any] | None,
+        call: Call,
+        *,
+        holds_back: bool = False,
+    ) -> Batch:
+        """Set a batch up; an asynchronous input is fed to it while it runs."""
+        if isinstance(urls, AsyncIterable):
+            return self._runtime.plan(iter(()), keys, call, is_fed=True, holds_back=holds_back)
+        items = [urls] if isinstance(urls, str) else urls
+        return self._runtime.plan(items, keys, call, holds_back=holds_back)
+
     @contextlib.asynccontextmanager
     async def _running(
         self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item]
@@ -296,7 +311,8 @@ async def parallel_requests_async(
 ) -> Any:
     """Do what `parallel_requests.parallel_requests` does, without blocking the event loop."""
     reject_unknown(options, "parallel_requests_async", beside=VERB_ARGUMENTS["request"])
-    async with ParallelRequests(**options) as client:
+    of_session, of_call = split_options(options)
+    async with ParallelRequests(**of_session) as client:
         request: Callable[..., Any] = client.request
         return await request(
             urls,
@@ -304,15 +320,9 @@ async def parallel_requests_async(
             return_type=return_type,
             parse_func=parse_func,
             return_none_on_failure=return_none_on_failure,
+            **of_call,
         )
 
 
 FastRequests = ParallelRequests
 fastreq_async = parallel_requests_async
-
-
-def _for_session(urls: str | Iterable[Item] | AsyncIterable[Item]) -> Iterable[Item] | None:
-    """Return what a session plans by itself: everything but asynchronous inputs."""
-    if isinstance(urls, str):
-        return [urls]
-    return None if isinstance(urls, AsyncIterable) else urls

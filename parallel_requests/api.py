@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
-    CALL_OPTION_NAMES,
     NOT_FOR_DOWNLOADS,
     VERB_ARGUMENTS,
     Options,
     Settings,
     documents_options,
     reject_unknown,
+    split_options,
 )
 from parallel_requests.session import ParallelSession
 
@@ -59,7 +59,8 @@ def parallel_requests(
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
     """
     reject_unknown(options, "parallel_requests", beside=VERB_ARGUMENTS["request"])
-    with ParallelSession(**options) as session:
+    of_session, of_call = split_options(options)
+    with ParallelSession(**of_session) as session:
         request: Callable[..., Any] = session.request
         return request(
             urls,
@@ -67,6 +68,7 @@ def parallel_requests(
             return_type=return_type,
             parse_func=parse_func,
             return_none_on_failure=return_none_on_failure,
+            **of_call,
         )
 
 
@@ -97,11 +99,12 @@ def iter_results(
     """
     reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS["iter_results"])
     Settings.of(options, "iter_results")  # a wrong option fails here, not where the loop begins
+    of_session, of_call = split_options(options)
 
     def results() -> Generator[Result[Any]]:
-        with ParallelSession(**options) as session:
+        with ParallelSession(**of_session) as session:
             yield from session.iter_results(
-                urls, keys=keys, return_type=return_type, parse_func=parse_func, ordered=ordered
+                urls, keys=keys, return_type=return_type, parse_func=parse_func, ordered=ordered, **of_call
             )
 
     return results()
@@ -137,9 +140,8 @@ def download(
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
     """
     reject_unknown(options, "download", beside=VERB_ARGUMENTS["download"])
-    given: dict[str, Any] = {**options}
-    for_call = {name: given.pop(name) for name in options if name in CALL_OPTION_NAMES}
-    with ParallelSession(**given) as session:
+    of_session, of_call = split_options(options)
+    with ParallelSession(**of_session) as session:
         fetch: Callable[..., Any] = session.download
         return fetch(
             urls,
@@ -148,5 +150,5 @@ def download(
             existing=existing,
             keys=keys,
             return_none_on_failure=return_none_on_failure,
-            **for_call,
+            **of_call,
         )

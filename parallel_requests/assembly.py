@@ -1,10 +1,10 @@
-"""Settings → the parts of a session and the terms of a batch; and a look at what no option covers."""
+"""Settings → the parts of a session and the terms of a batch; and the checks of what is no option."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
@@ -12,8 +12,9 @@ from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.exchange import Policy
 from parallel_requests.gates.pacing import Pacer
-from parallel_requests.models import ReturnType
+from parallel_requests.models import Request, ReturnType
 from parallel_requests.observing import chunk_receiver, in_context
+from parallel_requests.options import is_hook
 from parallel_requests.redirects import RedirectRules
 
 if TYPE_CHECKING:
@@ -121,16 +122,20 @@ def new_policy(
 
 
 def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
-    """Look at what no option covers; ``urls`` may be None where they are fed.
+    """Check what no option covers.
 
     Raises:
         ConfigurationError: ``urls``, ``keys``, ``parse_func`` or a flag is not what it must be.
     """
-    if urls is not None and (not isinstance(urls, Iterable) or isinstance(urls, str | bytes)):
+    if isinstance(urls, Mapping | Request):
+        raise ConfigurationError("urls must be a URL or a list: put the one item into a list.", "urls")
+    if not isinstance(urls, Iterable) or isinstance(urls, str | bytes):
         raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
-    parse_func: object = call.parse_func
-    if parse_func is not None and not callable(parse_func):
-        raise ConfigurationError(f"parse_func must be callable, not {parse_func!r}.", "parse_func")
+    if call.parse_func is not None and not is_hook(call.parse_func):
+        raise ConfigurationError(
+            f"parse_func must be a function that is no coroutine function, not {call.parse_func!r}.",
+            "parse_func",
+        )
     flags: dict[str, object] = {"return_none_on_failure": call.none_on_failure, "ordered": call.is_ordered}
     for name, flag in flags.items():
         if not isinstance(flag, bool):
@@ -142,29 +147,28 @@ def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
 def _check_names(keys: Collection[Any]) -> None:
     """Refuse names that would make answers take one another's place in a dict."""
     try:
-        is_clear = len(set(keys)) == len(keys)
+        names = set(keys)
     except TypeError:
-        wrong = ConfigurationError("keys must be hashable, as names in a dict are.", "keys")
-    else:
-        if is_clear:
-            return
-        wrong = ConfigurationError("keys must differ from one another, or answers would be lost.", "keys")
-    raise wrong
+        raise ConfigurationError("keys must be hashable, as names in a dict are.", "keys") from None
+    if len(names) != len(keys):
+        raise ConfigurationError("keys must differ from one another, or answers would be lost.", "keys")
 
 
-def checked_return_type(return_type: ReturnType | str, settings: Settings) -> ReturnType:
+def checked_return_type(call: Call, settings: Settings) -> ReturnType:
     """Return what answers become.
 
     Raises:
-        ConfigurationError: There is no such return type, or it lacks its ``stream_callback``.
+        ConfigurationError: There is no such return type, or it and ``stream_callback`` do not go together.
     """
     try:
-        kind = ReturnType(return_type)
+        kind = ReturnType(call.return_type)
     except ValueError:
         names = ", ".join(kind.value for kind in ReturnType)
-        wrong = ConfigurationError(f"return_type must be one of {names}, not {return_type!r}.", "return_type")
-    else:
-        if kind is ReturnType.STREAM and settings.stream_callback is None:
-            raise ConfigurationError("return_type 'stream' needs a stream_callback.", "stream_callback")
-        return kind
-    raise wrong
+        raise ConfigurationError(
+            f"return_type must be one of {names}, not {call.return_type!r}.", "return_type"
+        ) from None
+    if kind is ReturnType.STREAM and settings.stream_callback is None:
+        raise ConfigurationError("return_type 'stream' needs a stream_callback.", "stream_callback")
+    if kind is not ReturnType.STREAM and call.options.get("stream_callback") is not None:
+        raise ConfigurationError("stream_callback needs return_type='stream'.", "return_type")
+    return kind

@@ -314,8 +314,13 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _is_hook(value: object) -> bool:
-    return value is None or callable(value)
+def is_hook(value: object) -> bool:
+    """Whether a value can be called from any thread: a coroutine function would never be awaited."""
+    return callable(value) and not inspect.iscoroutinefunction(value)
+
+
+def _is_hook_or_none(value: object) -> bool:
+    return value is None or is_hook(value)
 
 
 def _are_strings(value: object) -> bool:
@@ -365,7 +370,7 @@ def _is_mapping(value: object) -> bool:
 
 
 _BOOLEAN = (_is_bool, "True or False")
-_HOOK = (_is_hook, "a callable or None")
+_HOOK = (_is_hook_or_none, "a function that is no coroutine function, or None")
 _CONDITION = (is_condition, "an exception type, a tuple of them, a predicate or None")
 _STRINGS = (_are_strings, "a list of strings")
 
@@ -447,7 +452,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "proxies": _STRINGS,
     "on_attempt": _HOOK,
     "on_result": _HOOK,
-    "progress": (lambda value: _is_bool(value) or callable(value), "True, False or a callable"),
+    "progress": (lambda value: _is_bool(value) or is_hook(value), "True, False or a function"),
     "executor": (
         lambda value: value is None or (isinstance(value, Executor) and not _is_process_pool(value)),
         "a concurrent.futures executor of threads, or None",
@@ -489,6 +494,12 @@ def reject_unknown(options: Mapping[str, Any], caller: str, *, beside: Collectio
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f". Its options are: {', '.join(known)}."
             raise TypeError(f"{caller}() got an unexpected option {name!r}{hint}")
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return those of a session, and those of the one call that is made with it."""
+    of_call = {name: value for name, value in options.items() if name in CALL_OPTION_NAMES}
+    return {name: value for name, value in options.items() if name not in of_call}, of_call
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -35,6 +35,7 @@ from parallel_requests.urls import check_url, split_user_info
 USER_AGENT = f"parallel-requests/{__version__}"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_COOKIE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]*")
 _PROXY = re.compile(r"(?:https?|socks[45]h?a?)://[^\s/]+/?")
 _CONNECT_TIMEOUT = 10.0
 
@@ -254,7 +255,7 @@ class Planner:
         url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
         content = _encode_body(row["json"], row["data"], headers)
-        _add_cookies(headers, {**self._session_cookies, **_check_cookies(row["cookies"])})
+        _add_cookies(headers, {**self._session_cookies, **check_cookies(row["cookies"] or {})})
         connect, total = _timeouts(row["timeout"])
         if unwanted:
             headers = {name: value for name, value in headers.items() if name.lower() not in unwanted}
@@ -480,21 +481,25 @@ def _to_utf8(text: str, field_name: str) -> bytes:
     raise wrong
 
 
-def _check_cookies(cookies: object) -> dict[str, str]:
-    if cookies is None:
-        return {}
+def check_cookies(cookies: object) -> dict[str, str]:
+    """Return cookies as they can be sent; one whose value is None is left out.
+
+    Raises:
+        ValidationError: They are no mapping of names to values, or not valid in HTTP.
+    """
     if not isinstance(cookies, Mapping):
         raise ValidationError(
             f"cookies must be a mapping of names to values, not a {type(cookies).__name__}.", "cookies"
         )
-    return {str(name): str(value) for name, value in cookies.items()}
+    checked = {str(name): str(value) for name, value in cookies.items() if value is not None}
+    for name, value in checked.items():
+        if not _TOKEN.fullmatch(name) or not _COOKIE_VALUE.fullmatch(value):
+            raise ValidationError(f"cookie {name!r} is not valid in HTTP.", "cookies")
+    return checked
 
 
 def _add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
     """Put cookies beside those of the caller's own header, which win."""
-    for name, value in cookies.items():
-        if not _TOKEN.fullmatch(name) or not re.fullmatch(r"[\x21-\x3a\x3c-\x7e\x20]*", value):
-            raise ValidationError(f"cookie {name!r} is not valid in HTTP.", "cookies")
     standing = _find(headers, "cookie")
     pairs = headers.pop(standing).split("; ") if standing is not None else []
     names = {pair.partition("=")[0] for pair in pairs}

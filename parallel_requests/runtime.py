@@ -23,13 +23,18 @@ from parallel_requests.collecting import Call, collect
 from parallel_requests.cookies import CookieStore
 from parallel_requests.engines.base import Run
 from parallel_requests.environment import Environment
-from parallel_requests.exceptions import ConfigurationError, PartialFailureError, RunStoppedError
+from parallel_requests.exceptions import (
+    ConfigurationError,
+    PartialFailureError,
+    RunStoppedError,
+    ValidationError,
+)
 from parallel_requests.logs import set_level
 from parallel_requests.models import Request, Result, ReturnType
 from parallel_requests.observing import Observer, Progress
 from parallel_requests.options import NOT_FOR_DOWNLOADS, Settings
 from parallel_requests.parsers import Parsers
-from parallel_requests.planning import Item, Planner
+from parallel_requests.planning import Item, Planner, check_cookies
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
@@ -75,8 +80,15 @@ class Runtime:
         shutdown.close_at_exit(self)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
-        """Send these cookies with every request from now on, beside those set before."""
-        self._own_cookies = {**self._own_cookies, **cookies}
+        """Send these cookies with every request from now on, beside those set before.
+
+        Raises:
+            ConfigurationError: They are no mapping of names to values, or not valid in HTTP.
+        """
+        try:
+            self._own_cookies = {**self._own_cookies, **check_cookies(cookies)}
+        except ValidationError as error:
+            raise ConfigurationError(error.message, "cookies") from None
 
     def reset_cookies(self) -> None:
         """Forget all cookies: those set here and those the servers set."""
@@ -85,18 +97,20 @@ class Runtime:
 
     def plan(
         self,
-        urls: Iterable[Item] | None,
+        urls: Iterable[Item],
         keys: Iterable[Any] | None,
         call: Call,
         *,
+        is_fed: bool = False,
         holds_back: bool = False,
     ) -> Batch:
         """Check everything there is to check before the first byte, and set the batch up.
 
         Args:
-            urls: The items; None where the surface feeds them itself.
+            urls: The items.
             keys: One name per item.
             call: How the batch was asked for.
+            is_fed: The surface feeds the items itself; ``urls`` is empty.
             holds_back: A slow consumer slows the run down.
 
         Raises:
@@ -106,8 +120,7 @@ class Runtime:
         check_call(urls, keys, call)
         settings = self.settings.override(call.options, call.verb)
         planner = self._planner(settings)
-        items = iter(()) if urls is None else urls
-        requests = planner.plan(items, keys, keys_differ=call.is_keyed)
+        requests = planner.plan(urls, keys, keys_differ=call.is_keyed)
         # What else has a length may still belong to the consumer's thread.
         is_list = isinstance(urls, list | tuple)
         return self._request_batch(
@@ -115,7 +128,7 @@ class Runtime:
             call,
             planner,
             source=requests if is_list else None,
-            inputs=None if is_list or urls is None else requests,
+            inputs=None if is_list or is_fed else requests,
             total=_length(urls),
             look_ahead=0 if holds_back or not is_list else _LOOK_AHEAD,
             holds_back=holds_back,
@@ -262,7 +275,7 @@ class Runtime:
         look_ahead: int = 0,
         holds_back: bool = False,
     ) -> Batch:
-        kind = checked_return_type(call.return_type, settings)
+        kind = checked_return_type(call, settings)
         policy = self._policy(settings, kind, planner)
         observer = Observer(settings, total)
         run = Run(

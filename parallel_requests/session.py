@@ -247,7 +247,11 @@ class ParallelSession:
     options: HeadVerb = http_verb("OPTIONS", ReturnType.RESPONSE)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
-        """Send these cookies with every request from now on, beside those set before."""
+        """Send these cookies with every request from now on, beside those set before.
+
+        Raises:
+            ConfigurationError: They are no mapping of names to values, or not valid in HTTP.
+        """
         self._runtime.set_cookies(cookies)
 
     def reset_cookies(self) -> None:
