@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import RunStoppedError
+from parallel_requests.exchange import stop_error
 from parallel_requests.models import Request, Result
 from parallel_requests.stats import RunStats
 
@@ -110,7 +111,10 @@ class Batch:
         stop = self.run.policy.stop
         if stop is None:
             return []
-        return [Result(request, error=request.problem or stop) for request in self.run.unstarted()]
+        return [
+            Result(request, error=request.problem or stop_error(stop, request))
+            for request in self.run.unstarted()
+        ]
 
     def stream(self, *, ordered: bool) -> Iterator[Result[Any]]:
         """Yield Results as they come, or in input order; leaving the loop stops the run."""
@@ -142,7 +146,7 @@ class Batch:
     def stop(self) -> None:
         """Break the run off, without waiting for it."""
         if not self.run.is_done():
-            self.engine.stop(self.run, RunStoppedError("The run was stopped before this item was done."))
+            self.engine.stop(self.run, RunStoppedError("The run was stopped."))
 
     def abandon(self) -> list[Result[Any]]:
         """Stop the run and return the Results that were done and not handed over, in input order."""

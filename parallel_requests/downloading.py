@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from parallel_requests.exceptions import ConfigurationError, DownloadError, ParallelRequestsError
+from parallel_requests.exchange import stop_error
 from parallel_requests.filenames import name_from_headers, name_from_url, numbered
 from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile, sha256_of
@@ -120,9 +121,9 @@ class Downloads:
             left_out: What a run that was stopped never came to.
             stop: What that dies of.
         """
-        unsent: list[Result[Any]] = (
-            [Result(request, error=request.problem or stop) for request in left_out] if stop else []
-        )
+        unsent: list[Result[Any]] = []
+        if stop is not None:
+            unsent = [Result(item, error=item.problem or stop_error(stop, item)) for item in left_out]
         return sorted([*results, *unsent, *self._skipped], key=lambda result: result.index)
 
     def close(self) -> None:

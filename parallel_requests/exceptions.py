@@ -273,6 +273,9 @@ class RateLimitExceededError(ParallelRequestsError):
 class RunStoppedError(ParallelRequestsError):
     """The run was stopped (closed, cancelled, interrupted) before this item was done."""
 
+    def __init__(self, message: str = "The session is closed; open a new one.") -> None:
+        super().__init__(message)
+
 
 @dataclass(frozen=True, slots=True)
 class FailureDetails:

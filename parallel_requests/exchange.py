@@ -11,6 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 from parallel_requests.cookies import CookieStore
@@ -23,6 +24,7 @@ from parallel_requests.exceptions import (
     RateLimitExceededError,
     RedirectError,
     RetryExhaustedError,
+    RunStoppedError,
 )
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.gates.pacing import Pacer, Wait, parse_delay, parse_quota
@@ -48,7 +50,7 @@ class Send:
         request: What to send.
         timeout: Seconds it may take, from connecting to the last byte; None for no bound.
         policy: The terms of the batch: size limits, and where a streamed body goes.
-        delivered: Whether a part of the body has reached the caller.
+        delivered: Bytes of the body that have reached the caller.
         replays: How often the library sent it again by itself, where it cannot be kept from that.
         is_away: Whether a redirect has led to another origin, to which no credential may be added.
         flight: Where a blocking engine learns which socket is used, so as to end the attempt.
@@ -57,7 +59,7 @@ class Send:
     request: Request
     timeout: float | None
     policy: Policy
-    delivered: bool = False
+    delivered: int = 0
     is_away: bool = False
     replays: int = 0
     flight: Any = None
@@ -126,7 +128,7 @@ class Policy:
     def reason_to_stop(self) -> ParallelRequestsError | None:
         """Return what an item that is not done dies of, once the batch has to end."""
         if self.stop is None and self.deadline is not None and self.pacer.clock() >= self.deadline:
-            self.stop = DeadlineExceededError("The batch's deadline passed before this item was done.")
+            self.stop = DeadlineExceededError("The deadline of its batch has passed.")
         return self.stop
 
 
@@ -148,24 +150,45 @@ def exchange(request: Request, policy: Policy) -> Exchange:
         # The wire.
         reply = life.take((yield life.next_attempt()))
 
-        # The verdict: the end, at once again (a redirect, say), or another try after a wait.
+        # The verdict: the Result, or another attempt, at once (after a redirect, say) or after a wait.
         if life.is_plain_success(reply):
             return life.succeed(reply)
-        result = life.judge(reply)
-        if result is None and life.is_to_wait:
-            result = yield from life.back_off(reply)
-        if result is not None:
-            return result
+        verdict = life.judge(reply)
+        if verdict is Next.AFTER_WAIT:
+            verdict = yield from life.back_off(reply)
+        if isinstance(verdict, Result):
+            return verdict
+
+
+class Next(Enum):
+    """Another attempt follows."""
+
+    AT_ONCE = auto()
+    AFTER_WAIT = auto()
 
 
 class _Life:
-    """What one exchange has been through so far."""
+    """What one exchange has been through so far.
+
+    Attributes:
+        target: Where the next attempt goes: the request, or what a redirect made of it.
+        attempts: Times on the wire.
+        tries: Retries used up, those that the budget of the host refused included.
+        retries: Retries made.
+        replayed: Whether an attempt was made again because its kept-alive connection was stale.
+        is_budget_spent: Whether the last try went to a spent budget.
+        pause: Seconds the last answer asks to wait.
+        earlier: The attempts so far; left empty where the first one succeeds.
+        redirects: The answers that led to the target.
+        send: The attempt under way.
+        started_at: When the first attempt began, by the pacer's clock.
+        sent_at: When the last one did.
+    """
 
     __slots__ = (
         "attempts",
         "earlier",
-        "is_exhausted",
-        "is_to_wait",
+        "is_budget_spent",
         "pause",
         "policy",
         "redirects",
@@ -176,15 +199,15 @@ class _Life:
         "sent_at",
         "started_at",
         "target",
+        "tries",
     )
 
     def __init__(self, request: Request, policy: Policy) -> None:
         self.request = request
         self.policy = policy
         self.target = request
-        self.attempts = 0
-        self.retries = 0
-        self.replayed = self.is_exhausted = self.is_to_wait = False
+        self.attempts = self.tries = self.retries = 0
+        self.replayed = self.is_budget_spent = False
         self.pause: float | None = None
         self.earlier: tuple[Attempt, ...] = ()
         self.redirects: tuple[Response, ...] = ()
@@ -221,6 +244,8 @@ class _Life:
         self.pause = None
         if type(reply) is Response:
             reply.elapsed = elapsed
+            if self.send is not None and self.send.delivered:
+                reply.size = self.send.delivered
             if reply.headers.steers:
                 self._learn(reply)
             if reply.status_code == 407 and target.proxy:
@@ -278,8 +303,28 @@ class _Life:
             except BaseException:
                 logger.exception("on_attempt raised; the request goes on")
 
-    def moves_on(self, reply: Reply) -> bool:
-        """Set the next target where one is due at once.
+    def judge(self, reply: Reply) -> Result[Any] | Next:
+        """Say what follows from a reply."""
+        self.record(reply)
+        retry, method = self.policy.retry, self.target.method
+        try:
+            if self.follow_up(reply):
+                return Next.AT_ONCE
+            if not retry.wants_retry(method, reply, self.tries):
+                return self.conclude(
+                    reply, is_exhausted=self.tries > 0 and retry.wants_retry(method, reply, 0)
+                )
+            if self._is_spoilt():
+                return self.conclude(reply)
+        except RedirectError as error:
+            return self.end(error, reply)
+        except BaseException as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
+            return self.end(_callback_failure(error), reply)
+        refusal = self.policy.reason_to_stop() or self.refuse_pause(reply)
+        return Next.AFTER_WAIT if refusal is None else self.end(refusal, reply)
+
+    def follow_up(self, reply: Reply) -> bool:
+        """Set the next target where an attempt has to follow at once; False where none has to.
 
         That is so after a redirect, where what broke off cannot be resumed, and once where the server
         closed a kept-alive connection just as it was used: the request is then replayed on another one.
@@ -303,40 +348,15 @@ class _Life:
         self.replayed = self.target.method in self.policy.retry.allowed_methods
         return self.replayed
 
-    def judge(self, reply: Reply) -> Result[Any] | None:
-        """Return the Result where this reply is the last; else None, and `is_to_wait` is set."""
-        self.record(reply)
-        self.is_to_wait = False
-        try:
-            if self.moves_on(reply):
-                return None
-            self.is_to_wait = self.wants_retry(reply)
-        except RedirectError as error:
-            return self.end(error, reply)
-        except BaseException as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
-            return self.end(_callback_failure(error), reply)
-        if not self.is_to_wait:
-            return self.conclude(reply)
-        refusal = self.policy.reason_to_stop() or self.refuse_pause(reply)
-        return None if refusal is None else self.end(refusal, reply)
-
-    def back_off(self, reply: Reply) -> Generator[Wait, Any, Result[Any] | None]:
-        """Wait for another try; return a Result where none is left, as a spent budget costs tries too."""
-        yield self.next_wait()
-        while not self.may_retry(reply):
-            if self.retries >= self.policy.retry.max_retries:
-                self.is_exhausted = True
-                return self.conclude(reply)
+    def back_off(self, reply: Reply) -> Generator[Wait, Any, Result[Any] | Next]:
+        """Wait for another try; return the Result where none is left, as a spent budget costs tries too."""
+        while True:
             yield self.next_wait()
-        return None
-
-    def wants_retry(self, reply: Reply) -> bool:
-        """Whether another attempt may follow this one."""
-        method, retry = self.target.method, self.policy.retry
-        if retry.wants_retry(method, reply, self.retries):
-            return not self._is_spoilt()
-        self.is_exhausted = self.retries > 0 and retry.wants_retry(method, reply, 0)
-        return False
+            if self.spend_retry(reply):
+                return Next.AT_ONCE
+            if self.tries >= self.policy.retry.max_retries:
+                self.is_budget_spent = True
+                return self.conclude(reply, is_exhausted=True)
 
     def _is_spoilt(self) -> bool:
         """Whether the caller has seen bytes of a stream that broke off, and cannot start anew."""
@@ -361,19 +381,20 @@ class _Life:
         )
 
     def next_wait(self) -> Wait:
-        """Count a retry and return the wait before it."""
-        self.retries += 1
+        """Count a try and return the wait before it."""
+        self.tries += 1
         if self.pause is not None:
             return Wait(self.pause)
-        return Wait(self.policy.retry.delay(self.retries))
+        return Wait(self.policy.retry.delay(self.tries))
 
-    def may_retry(self, reply: Reply) -> bool:
-        """Spend one retry of the host's budget, and get ready for the next attempt."""
+    def spend_retry(self, reply: Reply) -> bool:
+        """Spend a retry of the host's budget and get ready for it; False where none is left."""
         if self.policy.reason_to_stop() is not None:
             return True  # the gates end it
         budget = self.policy.pacer.open_budget(self.target.origin)
         if budget is not None and not budget.withdraw():
             return False
+        self.retries += 1
         proxies = self.policy.proxies
         if isinstance(reply, ProxyError) and proxies is not None and self.target.proxy is not None:
             self.target = dataclasses.replace(self.target, proxy=proxies.after(self.target.proxy))
@@ -389,24 +410,33 @@ class _Life:
         if self.redirects:
             response.history = tuple(past for past in self.redirects if past is not response)
         elapsed = self.sent_at - self.started_at + response.elapsed
-        return Result(self.request, None, None, response, self.attempts, elapsed, self.earlier)
+        return Result(self.request, None, None, response, self.attempts, elapsed, self.retries, self.earlier)
 
-    def conclude(self, reply: Reply) -> Result[Any]:
-        """Return the Result of a reply that nothing will follow."""
+    def conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
+        """Return the Result of a reply that nothing will follow.
+
+        Args:
+            reply: What came of the last attempt.
+            is_exhausted: Another try would have followed, were there any left.
+        """
         if not isinstance(reply, Response):
-            return self.end(reply)
+            return self.end(reply, is_exhausted=is_exhausted)
         if reply.ok or not self.policy.raise_for_status:
             return self.succeed(reply)
         message = f"{redact(reply.url)} answered {reply.status_code} {reply.reason}."
-        return self.end(HTTPStatusError(message, reply), reply)
+        return self.end(HTTPStatusError(message, reply), reply, is_exhausted=is_exhausted)
 
-    def end(self, error: ParallelRequestsError, reply: Reply | None = None) -> Result[Any]:
+    def end(
+        self, error: ParallelRequestsError, reply: Reply | None = None, *, is_exhausted: bool = False
+    ) -> Result[Any]:
         """Return the Result of a failure."""
         response = reply if isinstance(reply, Response) else None
         if response is not None:
             response.history = tuple(past for past in self.redirects if past is not response)
-        if self.is_exhausted:
-            spent = "" if self.attempts > self.retries else ", and the retry budget of its host is spent"
+        if error is self.policy.stop:
+            error = stop_error(error, self.request, self.attempts)
+        elif is_exhausted:
+            spent = ", and the retry budget of its host is spent" if self.is_budget_spent else ""
             error = RetryExhaustedError(
                 f"{redact(self.request.url)} failed after {self.attempts} attempts{spent}. Last: {error}",
                 self.attempts,
@@ -414,7 +444,16 @@ class _Life:
                 self.request.url,
             )
         elapsed = self.policy.pacer.clock() - self.started_at if self.attempts else 0.0
-        return Result(self.request, None, error, response, self.attempts, elapsed, self.earlier)
+        return Result(self.request, None, error, response, self.attempts, elapsed, self.retries, self.earlier)
+
+
+def stop_error(stop: ParallelRequestsError, request: Request, attempts: int = 0) -> ParallelRequestsError:
+    """Return what an item dies of that is not done where its batch has to end."""
+    made = "1 attempt was" if attempts == 1 else f"{attempts} attempts were"
+    message = f"{redact(str(request.url))} was not done, {made} made. {stop.message}"
+    if isinstance(stop, DeadlineExceededError):
+        return DeadlineExceededError(message, url=request.url)
+    return RunStoppedError(message)
 
 
 def _with_cookies(request: Request, cookies: CookieStore) -> Request:

@@ -158,6 +158,7 @@ class Request:
 
 
 _UNREAD: Any = object()
+_BODILESS = frozenset({204, 205, 304})
 
 
 class Response:
@@ -168,6 +169,7 @@ class Response:
         reason: The phrase that came with it.
         headers: The headers of the final answer.
         content: The body, decompressed; empty where it was streamed away.
+        size: Bytes of the decompressed body, streamed away or not.
         url: Where the answer came from, after redirects.
         http_version: ``"HTTP/1.1"``, ``"HTTP/2"`` or ``"HTTP/3"``.
         elapsed: Seconds from the start of the last attempt to its last byte.
@@ -184,6 +186,7 @@ class Response:
         "http_version",
         "reason",
         "request",
+        "size",
         "status_code",
         "url",
     )
@@ -202,6 +205,7 @@ class Response:
         self.status_code = status_code
         self.headers = headers
         self.content = content
+        self.size = len(content)
         self.request = request
         self.url = request.url
         self.reason = _phrase(status_code) if reason is None else reason
@@ -230,7 +234,7 @@ class Response:
             return self.content.decode("utf-8", errors="replace")
 
     def json(self) -> Any:
-        """Decode the body as JSON.
+        """Decode the body as JSON; None where there is no body by its status (204, 205, 304).
 
         Raises:
             DecodeError: The body is not JSON, or is nested or long beyond reason.
@@ -238,6 +242,8 @@ class Response:
         try:
             return _load_json(self.content)
         except (ValueError, RecursionError) as error:
+            if not self.content and self.status_code in _BODILESS:
+                return None
             reason = f"{type(error).__name__}: {error}"
         raise DecodeError(f"The body of {self.url} is not JSON ({reason}); it is kept in .response", self)
 
@@ -338,6 +344,8 @@ class Result(Generic[T_co]):
         response: The last answer, where one came.
         attempts: How many attempts were made; 0 where nothing was sent.
         elapsed: Seconds from the first attempt to the last byte, waits included.
+        retries: How many of the attempts were made because another had failed; those that follow a
+            redirect were not.
     """
 
     request: Request
@@ -346,6 +354,7 @@ class Result(Generic[T_co]):
     response: Response | None = None
     attempts: int = 0
     elapsed: float = 0.0
+    retries: int = 0
     _earlier: tuple[Attempt, ...] = ()
 
     @property

@@ -130,7 +130,9 @@ class Settings:
     max_retries: int = _option(3, "Attempts after the first one.")
     retry: RetryPolicy | None = _option(None, "A whole RetryPolicy, in place of max_retries.")
     retry_on: RetryPredicate | None = _option(
-        None, "Also retry these: exception types, or a predicate that sees the Response or the error."
+        None,
+        "Also retry these: exception types, HTTPStatusError for statuses, or a predicate that sees the "
+        "Response or the error.",
     )
     dont_retry_on: RetryPredicate | None = _option(None, "Never retry these; same forms as retry_on.")
     retry_budget: bool = _option(

@@ -109,7 +109,7 @@ class ParsePool:
                 if self._is_hungry or is_news:
                     self._call()
         if is_over:
-            item.end(_closed())
+            item.stop(RunStoppedError())
 
     def look(self) -> None:
         """Look around again: a batch begins, or has been stopped."""
@@ -257,7 +257,7 @@ class ParsePool:
                         self._workers.remove(worker)
                         worker.bury(monotonic() + PATIENCE)
             for item in items:
-                self._finish(item, partial(item.end, reason))
+                self._finish(item, partial(item.stop, reason))
 
     def _take_waiting(self, is_meant: Callable[[Item], bool]) -> list[Item]:
         with self._lock:
@@ -286,7 +286,7 @@ class ParsePool:
             worker.bury(until)
         in_hand: Iterable[Item] = (item for worker in self._workers for item in worker.items)
         for item in [*in_hand, *self._take_waiting(lambda _: True)]:
-            self._finish(item, partial(item.end, _closed()))
+            self._finish(item, partial(item.stop, RunStoppedError()))
 
 
 class ProcessParser:
@@ -307,7 +307,3 @@ class ProcessParser:
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
         """Hand a Result's answer over to the pool."""
         self._pool.add(Item(self._job, result, deliver))
-
-
-def _closed() -> RunStoppedError:
-    return RunStoppedError("The session was closed before this item was parsed.")

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
+from parallel_requests.exchange import stop_error
 from parallel_requests.parse_work import Work, pack, parse_all, serve
 from parallel_requests.redaction import redact
 
@@ -90,6 +91,10 @@ class Item:
     def fail(self, problem: str) -> None:
         """Hand the Result on as a failure to parse."""
         self.end(ParseError(f"{problem} The answer is kept in .response."))
+
+    def stop(self, reason: ParallelRequestsError) -> None:
+        """Hand the Result on as one whose batch has to end."""
+        self.end(stop_error(reason, self._result.request, self._result.attempts))
 
     def end(self, error: ParallelRequestsError | None) -> None:
         """Hand the Result on."""

@@ -106,4 +106,4 @@ class Parsers:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise RunStoppedError("The session is closed; open a new one.")
+            raise RunStoppedError

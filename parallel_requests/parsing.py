@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from parallel_requests.decoding import decoder
 from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
+from parallel_requests.exchange import stop_error
 from parallel_requests.models import Response, Result, ReturnType
 from parallel_requests.redaction import redact, text_of
 
@@ -74,10 +75,11 @@ class ThreadParser:
         self._executor.submit(self._parse, result, deliver)
 
     def _parse(self, result: Result[Any], deliver: Deliver) -> None:
-        result.error = self._policy.reason_to_stop()
-        if result.error is None:
+        stop = self._policy.reason_to_stop()
+        if stop is None:
             self._parser(result, deliver)
         else:
+            result.error = stop_error(stop, result.request, result.attempts)
             deliver(result)
 
 

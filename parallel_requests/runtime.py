@@ -302,7 +302,7 @@ class Runtime:
 
     def _check_open(self) -> None:
         if self.is_closed:
-            raise RunStoppedError("The session is closed; open a new one.")
+            raise RunStoppedError
 
 
 def _length(urls: object) -> int | None:

@@ -239,7 +239,7 @@ class Body:
             return
         deliver, size = self._send.policy.deliver, self._send.policy.chunk_size
         assert deliver is not None  # noqa: S101 - or it would not stream
-        self._send.delivered = True
+        self._send.delivered += len(piece)
         for start in range(0, len(piece), size):
             deliver(piece[start : start + size], self._send.request)
 

@@ -68,7 +68,7 @@ class CurlMultiEngine:
         self._home.check_guest()
         with self._lock:
             if self._closed:
-                raise RunStoppedError("The session is closed.")
+                raise RunStoppedError
             if self._thread is None:
                 self._start()
             self._orders.append(lambda: self._scheduler.add(run))
@@ -252,7 +252,7 @@ class CurlMultiEngine:
         while self._orders:
             self._orders.popleft()()
         for run in self._scheduler.unfinished():
-            reason = RunStoppedError("The session was closed before this item was done.")
+            reason = RunStoppedError()
             run.policy.stop = reason
             self._break_off(run, reason)
         while self._scheduler.has_work():

@@ -57,7 +57,7 @@ class EventLoopEngine:
         self._home.check_guest()
         with self._lock:
             if self._closed:
-                raise RunStoppedError("The session is closed.")
+                raise RunStoppedError
             loop = self._loop or self._start()
             loop.call_soon_threadsafe(self._add, run)
 
@@ -142,7 +142,7 @@ class EventLoopEngine:
 
     def _end(self) -> None:
         for run in self._scheduler.unfinished():
-            run.policy.stop = RunStoppedError("The session was closed before this item was done.")
+            run.policy.stop = RunStoppedError()
             self._stop(run)
         self._closing.set()
 

@@ -69,7 +69,7 @@ class ThreadsEngine:
         self._home.check_guest()
         with self._changed:
             if self._closed:
-                raise RunStoppedError("The session is closed.")
+                raise RunStoppedError
             self._scheduler.add(run)
         self.wake()
 
@@ -97,7 +97,7 @@ class ThreadsEngine:
             self._closed = True
             runs = self._scheduler.unfinished()
         for run in runs:
-            self.stop(run, RunStoppedError("The session was closed before this item was done."))
+            self.stop(run, RunStoppedError())
         self._watchdog.close()
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=not self._home.is_worker())
@@ -127,7 +127,7 @@ class ThreadsEngine:
             self._is_one_coming = False
             runs = [] if self._loops else self._scheduler.unfinished()
         for run in runs:
-            self.stop(run, RunStoppedError("The executor was shut down before this item was done."))
+            self.stop(run, RunStoppedError("The executor was shut down."))
 
     def _can_have_a_loop(self) -> bool:
         """Whether one may be started: one after another, or there were more of them than of requests."""

@@ -18,6 +18,7 @@ from parallel_requests.exceptions import (
     ConnectError,
     DeadlineExceededError,
     DNSError,
+    HTTPStatusError,
     ParallelRequestsError,
     ProtocolError,
     ProxyError,
@@ -38,16 +39,22 @@ _NEVER_RECEIVED = (ConnectError, ResourceExhausted, ProxyError)
 
 
 def meets(condition: Condition, outcome: Response | Exception) -> bool:
-    """Whether an outcome is what ``condition`` names: exception types, or a predicate."""
-    if isinstance(condition, tuple | type):
-        return isinstance(outcome, condition)
-    return bool(condition(outcome))
+    """Whether an outcome is what ``condition`` names: exception types, or a predicate.
+
+    To types, an answer with a status of 400 or above is an HTTPStatusError.
+    """
+    if not isinstance(condition, tuple | type):
+        return bool(condition(outcome))
+    if isinstance(outcome, Response):
+        return not outcome.ok and issubclass(HTTPStatusError, condition)
+    return isinstance(outcome, condition)
 
 
 def is_condition(value: object) -> bool:
     """Whether a value is a Condition, or None."""
-    if isinstance(value, tuple):
-        return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in value)
+    if isinstance(value, tuple | type):
+        kinds = value if isinstance(value, tuple) else (value,)
+        return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
     return value is None or callable(value)
 
 
@@ -67,7 +74,8 @@ def _is_of_the_wire(error: Exception) -> bool:
 class RetryPolicy:
     """An immutable value that says what is tried again, and after how long.
 
-    The names are those of ``urllib3.util.Retry``.
+    Where ``urllib3.util.Retry`` has a field for the same thing, the name is that of the field; what is
+    a share of the wait here, ``backoff_jitter``, is in seconds there.
 
     Attributes:
         max_retries: Attempts after the first one.
@@ -79,7 +87,8 @@ class RetryPolicy:
             again only where the request cannot have been received.
         respect_retry_after_header: Wait as long as the server asks.
         retry_after_max: Seconds a server may ask for; beyond it the item fails at once.
-        retry_on: Also retry these: exception types, or a predicate of Response or error.
+        retry_on: Also retry these: exception types, or a predicate of Response or error. To types,
+            an answer with a status of 400 or above is an HTTPStatusError.
         dont_retry_on: Never retry these; wins over everything else.
     """
 
@@ -196,7 +205,7 @@ class RetryBudget:
 
 
 def backoff(  # noqa: C901 - the same loop twice, once with await
-    retry_on: Condition = Exception,
+    retry_on: Condition | None = None,
     *,
     policy: RetryPolicy | None = None,
     sleep: Callable[[float], Any] | None = None,
@@ -210,8 +219,10 @@ def backoff(  # noqa: C901 - the same loop twice, once with await
         def read_sensor() -> float: ...
 
     Args:
-        retry_on: Exception types to retry on, or a predicate that sees the exception.
-        policy: Waits and number of retries; default ``RetryPolicy()``: 3 retries after 1, 2, 4 s.
+        retry_on: Exception types to retry on, or a predicate that sees the exception; default: those
+            of the policy, and where it names none, every Exception.
+        policy: Waits, number of retries and ``dont_retry_on``; default ``RetryPolicy()``: 3 retries
+            after 1, 2, 4 s.
         sleep: How to wait; default ``time.sleep``, or ``asyncio.sleep`` for coroutines.
         uniform: Source of the jitter.
 
@@ -219,10 +230,11 @@ def backoff(  # noqa: C901 - the same loop twice, once with await
         Exception: The function's own last exception, with a note of how many attempts were made.
     """
     waits = policy or RetryPolicy()
+    condition = retry_on or waits.retry_on or Exception
 
     def next_wait(error: Exception, attempts: int) -> float:
         refused = waits.dont_retry_on is not None and meets(waits.dont_retry_on, error)
-        if refused or attempts > waits.max_retries or not meets(retry_on, error):
+        if refused or attempts > waits.max_retries or not meets(condition, error):
             if attempts > 1:
                 error.add_note(f"raised by attempt {attempts} of at most {waits.max_retries + 1}")
             raise error

@@ -376,14 +376,14 @@ def test_what_was_answered_in_time_is_kept() -> None:
 @pytest.mark.parametrize("wide", [None, Exception])
 def test_a_stopped_run_neither_waits_nor_sends(reply: Any, wide: Any) -> None:
     stage = Stage(retry=RetryPolicy(retry_on=wide))
-    reason = RunStoppedError("stopped")
 
     def replies() -> Any:
-        stage.policy.stop = reason
+        stage.policy.stop = RunStoppedError("The run was stopped.")
         yield reply
 
     result = stage.run(get(), replies())
-    assert result.error is reason
+    assert isinstance(result.error, RunStoppedError)
+    assert str(result.error) == f"{result.request.url} was not done, 1 attempt was made. The run was stopped."
     assert (len(stage.sent), stage.waits) == (1, [])
 
 
