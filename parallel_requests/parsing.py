@@ -86,7 +86,7 @@ class ThreadParser:
 def parse_failure(response: Response, error: BaseException) -> ParallelRequestsError:
     """Return the error of an item whose ``parse_func`` raised."""
     failure = ParseError(
-        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {text_of(error)} "
+        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {text_of(error)}. "
         "The answer is kept in .response.",
         response,
     )

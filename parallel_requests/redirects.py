@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 from parallel_requests.exceptions import RedirectError, ValidationError
 from parallel_requests.redaction import redact
-from parallel_requests.urls import check_url, is_private, split_user_info
+from parallel_requests.urls import DEFAULT_PORTS, check_url, is_private, split_user_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 _OF_THE_BODY = frozenset({"content-length", "content-type", "content-encoding", "transfer-encoding"})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,10 @@ def next_hop(
         return None
     if len(history) > rules.limit:
         raise _refusal(request, f"more than {rules.limit} redirects", history)
-    place = location[0].encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
+    target = location[0].encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
     try:
-        url, origin = check_url(urljoin(request.url, place))
-    except ValueError as error:  # ours, or that of a place that cannot even be joined
+        url, origin = check_url(urljoin(request.url, target))
+    except ValueError as error:  # ours, or that of a target that cannot even be joined
         reason = str(error) if isinstance(error, ValidationError) else "its Location is not a URL"
     else:
         url, _ = split_user_info(url)
@@ -72,11 +71,11 @@ def next_hop(
 def _moved(
     request: Request,
     response: Response,
-    place: tuple[str, str],
+    target: tuple[str, str],
     history: tuple[Response, ...],
     rules: RedirectRules,
 ) -> Request:
-    url, origin = place
+    url, origin = target
     method, content = request.method, request.content
     if (response.status_code == 303 and method != "HEAD") or (
         response.status_code in (301, 302) and method == "POST"
@@ -110,7 +109,7 @@ def is_same_origin(url: str, other: str) -> bool:
 
 def _origin_of(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
 def _sets_cookie(history: tuple[Response, ...]) -> bool:

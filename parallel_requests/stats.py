@@ -26,8 +26,8 @@ class RunStats:
         total: Items that are done.
         succeeded: Items that succeeded.
         attempts: Times on the wire.
-        retries: Times on the wire beyond the first of each item, redirects included.
-        bytes_received: Bytes of the decoded bodies.
+        retries: Attempts made because another had failed; those that follow a redirect are none.
+        bytes_received: Bytes of the decoded bodies, streams and files included.
         seconds_on_wire: Seconds of all final attempts together.
         seconds_waited: Seconds all items together spent beyond their last attempt: in earlier
             attempts, backoff and gates.
@@ -42,6 +42,7 @@ class RunStats:
     total: int = 0
     succeeded: int = 0
     attempts: int = 0
+    retries: int = 0
     bytes_received: int = 0
     seconds_on_wire: float = 0.0
     seconds_waited: float = 0.0
@@ -49,7 +50,6 @@ class RunStats:
     connections: int | None = None
     concurrency_levels: Mapping[str, int] = field(default_factory=dict)
     results: Sequence[Result[Any]] = ()
-    _started: int = 0
     _latencies: Counter[int] = field(default_factory=Counter)
 
     def add(self, results: Sequence[Result[Any]]) -> None:
@@ -62,18 +62,13 @@ class RunStats:
         self.statuses.update([response.status_code for response in responses])
         self.errors.update(failures)
         self.attempts += sum([result.attempts for result in results])
-        self._started += sum([result.attempts > 0 for result in results])
-        self.bytes_received += sum([len(response.content) for response in responses])
+        self.retries += sum([result.retries for result in results])
+        self.bytes_received += sum([response.size for response in responses])
         on_wire = sum(latencies)
         self.seconds_on_wire += on_wire
         self.seconds_waited += max(0.0, sum([result.elapsed for result in results]) - on_wire)
         log, floor = math.log, math.floor
         self._latencies.update([floor(log(seconds + 1e-9) * _BUCKETS_PER_E) for seconds in latencies])
-
-    @property
-    def retries(self) -> int:
-        """Times on the wire beyond the first of each item."""
-        return self.attempts - self._started
 
     def percentile(self, percent: float) -> float:
         """Return the seconds within which so many percent of the answers came, to 1 %."""

@@ -10,19 +10,21 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from parallel_requests.exceptions import ValidationError
 from parallel_requests.redaction import redact
 
-# The common shape, told in one match: an ASCII host name or IPv4 address, no user info.
+# The common shape, told in one match: an ASCII host name or IPv4 address, no user info, no port that
+# the scheme stands for.
 _PLAIN = re.compile(
-    r"https?://((?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}(?::[1-9]\d{0,3}|:[1-5]\d{4})?)"
+    r"https?://((?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}(?::(?!(?:80|443)\b)(?:[1-9]\d{0,3}|[1-5]\d{4}))?)"
     r"(?:[/?][!-\"$-;=?-\[\]_a-z|~%]*)?"
 )
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _KEPT_IN_USER_INFO = "!$%&'()*+,:;=~"
 _KEPT_IN_PATH = "!#$%&'()*+,/:;=?@[]~"
 
 
 def check_url(url: object) -> tuple[str, str]:
-    """Return the URL as it can be sent, and its ``host:port`` origin part.
+    """Return the URL as it can be sent, and its ``host:port`` origin part, without a default port.
 
     Names beyond ASCII become IDNA, other characters beyond ASCII are percent-encoded, a fragment
     is dropped. User information stays in the URL.
@@ -61,29 +63,38 @@ def _invalid(url: str, reason: str) -> ValidationError:
 def _normalise(url: str) -> tuple[str, str]:
     if not url.strip():
         raise _invalid(url, "it is empty")
+    if url != url.strip():
+        raise _invalid(url, "there is a space or a line break around it; strip() it")
     if _UNSAFE.search(url):
         raise _invalid(url, "it has a space or a control character; percent-encode it (%20)")
     parts = urlsplit(url)
     if parts.scheme.lower() not in ("http", "https"):
         raise _invalid(url, "it must start with http:// or https://")
-    host = parts.hostname
-    if not host:
-        raise _invalid(url, "it names no host")
-    port = parts.port
+    host, port = _normalise_host(url, parts.hostname), parts.port
     if port == 0:
         raise _invalid(url, "nothing listens on port 0")
-    if ":" in host:
-        host = f"[{ipaddress.IPv6Address(host.partition('%')[0])}]"
-    elif not host.isascii():
-        host = host.encode("idna").decode("ascii")
-    if not _HOST.fullmatch(host):
-        raise _invalid(url, "its host name has a character or a length that cannot be there")
-    origin = host if port is None else f"{host}:{port}"
+    place = host if port is None else f"{host}:{port}"
     user_info, at, _ = parts.netloc.rpartition("@")
     user_info = quote(user_info, safe=_KEPT_IN_USER_INFO)
     path = quote(parts.path, safe=_KEPT_IN_PATH)
     query = quote(parts.query, safe=_KEPT_IN_PATH)
-    return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{origin}", path, query, "")), origin
+    return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{place}", path, query, "")), (
+        host if port == DEFAULT_PORTS[parts.scheme.lower()] else place
+    )
+
+
+def _normalise_host(url: str, host: str | None) -> str:
+    if not host:
+        raise _invalid(url, "it names no host")
+    if "%" in host:
+        raise _invalid(url, "it names a network interface, which a request cannot choose")
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host)}]"
+    if not host.isascii():
+        host = host.encode("idna").decode("ascii")
+    if not _HOST.fullmatch(host):
+        raise _invalid(url, "its host name has a character or a length that cannot be there")
+    return host
 
 
 def is_private(host: str) -> bool:

@@ -110,6 +110,7 @@ def test_files_of_many_urls(session: ParallelSession, server: Server, tmp_path: 
         assert file.result.ok
         assert file.result.value is file
     assert names(tmp_path) == sorted(map(str, sizes))
+    assert session.last_run.bytes_received == sum(sizes)
     assert {entry.headers["accept-encoding"] for entry in server.log()} == {"identity"}
 
 

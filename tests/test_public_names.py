@@ -253,6 +253,46 @@ def test_a_flag_is_true_or_false(wrong: Any) -> None:
         assert caught.value.config_key == "ordered"
 
 
+@pytest.mark.parametrize(
+    "wrong", [None, 5, {"url": "http://h/"}, package.Request("http://h/"), b"http://h/"], ids=repr
+)
+def test_urls_are_a_url_or_an_iterable(wrong: Any) -> None:
+    with ParallelSession(backend="urllib3") as session:
+        for call in (session.get, session.iter_results):
+            with pytest.raises(ConfigurationError, match="urls must be") as caught:
+                call(wrong)
+            assert caught.value.config_key == "urls"
+        with pytest.raises(ConfigurationError, match="urls must be"):
+            session.download(wrong, "never")
+    with pytest.raises(ConfigurationError, match="urls must be"):
+        asyncio.run(parallel_requests_async(wrong))
+
+
+async def coroutine_function(_: Any) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["parse_func", "on_result", "on_attempt", "progress", "stream_callback"])
+def test_a_coroutine_function_is_no_hook(name: str) -> None:
+    hook: dict[str, Any] = {name: coroutine_function}
+    with pytest.raises(ConfigurationError, match=f"{name} must be .*function") as caught:
+        parallel_requests([], **hook)
+    assert caught.value.config_key == name
+
+
+def test_a_stream_callback_that_nobody_would_call_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="needs return_type='stream'") as caught:
+        parallel_requests([], stream_callback=print)
+    assert caught.value.config_key == "return_type"
+
+
+@pytest.mark.parametrize("wrong", [None, [("a", "b")], {"a b": "c"}, {"a": "b;c"}], ids=repr)
+def test_cookies_that_cannot_be_sent_are_not_set(wrong: Any) -> None:
+    with ParallelSession(backend="urllib3") as session:
+        with pytest.raises(ConfigurationError, match="cookie") as caught:
+            session.set_cookies(wrong)
+        assert caught.value.config_key == "cookies"
+
+
 def test_an_option_of_the_session_is_refused_by_a_call() -> None:
     with (
         ParallelSession(backend="urllib3") as session,

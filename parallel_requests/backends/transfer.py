@@ -321,7 +321,8 @@ def _header_lines(request: Request) -> list[bytes]:
 def _bytes_on_the_wire(request: Request) -> int:
     """Return about how many bytes a request has, as HTTP/1.1."""
     _, _, rest = request.url.partition("://")
-    target = rest[len(request.origin) :] or "/"
+    address = re.split("[/?]", rest, maxsplit=1)[0]
+    target = rest[len(address) :] or "/"
     start_line = len(f"{request.method} {target} HTTP/1.1\r\nHost: {request.origin}\r\n")
     lines = [line for line in _header_lines(request) if not line.endswith(b":")]
     return start_line + sum(len(line) + 2 for line in lines) + 2 + len(request.content or b"")

@@ -56,7 +56,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "deadline": {"type": float, "metavar": "SECONDS"},
     "http2": {"action": argparse.BooleanOptionalAction},
     "http3": {"action": argparse.BooleanOptionalAction},
-    "proxy": {"metavar": "URL"},
+    "proxy": {"metavar": "URL", "help": "Proxy URL, in place of the environment's (see --no-trust-env)."},
     "trust_env": {"action": argparse.BooleanOptionalAction},
     "follow_redirects": {"action": argparse.BooleanOptionalAction},
     "max_redirects": {"type": int, "metavar": "N"},
@@ -71,10 +71,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     known = {field.name: field for field in fields(Settings)}
     group = parser.add_argument_group("options of the library")
     for name, how in _FLAGS.items():
-        arguments = {"flag": f"--{name.replace('_', '-')}", **how}
-        flag = arguments.pop("flag")
         text = f"{known[name].metadata['doc']} Default: {known[name].default}.".replace("%", "%%")
-        group.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=text, **arguments)
+        arguments = {"flag": f"--{name.replace('_', '-')}", "help": text, **how}
+        flag = arguments.pop("flag")
+        group.add_argument(flag, dest=name, default=argparse.SUPPRESS, **arguments)
     group.add_argument(
         "--header",
         dest="headers",
@@ -82,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=_header,
         default=argparse.SUPPRESS,
         metavar="'NAME: VALUE'",
-        help="A request header; may be given several times.",
+        help="A request header; may be given several times, and values of one name are joined.",
     )
     checks = group.add_mutually_exclusive_group()
     checks.add_argument(
@@ -105,8 +105,20 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given, as the library takes them."""
     options = {name: value for name, value in vars(arguments).items() if name in OPTION_NAMES}
     if "headers" in options:
-        options["headers"] = dict(options["headers"])
+        options["headers"] = _joined(options["headers"])
     return options
+
+
+def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
+    """Return each name once, with its values in a row (RFC 9110, 5.2)."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        known = next((other for other in joined if other.lower() == name.lower()), None)
+        if known is None:
+            joined[name] = value
+        else:
+            joined[known] += f", {value}"
+    return joined
 
 
 @contextlib.contextmanager

@@ -87,6 +87,10 @@ def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -
     return None
 
 
+def _without_default_port(host: str) -> str:
+    return host.removesuffix(":80").removesuffix(":443")
+
+
 @dataclass(slots=True)
 class _Host:
     """What is known of one host."""
@@ -101,7 +105,7 @@ class _Host:
 class Pacer:
     """Decides when an attempt may start; all engines and all batches of a session share one.
 
-    Hosts are told apart by ``host:port`` as it stands in the URL.
+    Hosts are told apart by ``host:port``, without the port that a scheme stands for.
     """
 
     def __init__(
@@ -133,7 +137,7 @@ class Pacer:
             budgets: The retry budgets of the hosts that have failed before; to be read only.
         """
         rates = (
-            {host.lower(): rate for host, rate in rate_limit.items()}
+            {_without_default_port(host.lower()): rate for host, rate in rate_limit.items()}
             if isinstance(rate_limit, Mapping)
             else {}
         )

@@ -107,6 +107,7 @@ def test_head_and_options_have_no_body(session: ParallelSession, server: Server)
     assert head.content == b""
     assert session.options(server.url("/anything")).status_code == 200
     assert session.request(server.url("/status/204"), return_type="content") == b""
+    assert session.delete(server.url("/status/204")) is None
     assert session.request(server.url("/status/304"), return_type="content") == b""
     assert server.stats().connections == 1
 

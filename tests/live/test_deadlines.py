@@ -110,3 +110,7 @@ def test_deadline_bounds_what_waits_for_a_gate(
     # The last one may be on its way when the deadline passes.
     assert 1 <= caught.value.successes <= server.stats().requests <= 3
     assert {type(error) for error in caught.value.exceptions} == {DeadlineExceededError}
+    last = caught.value.exceptions[-1]
+    assert isinstance(last, DeadlineExceededError)
+    assert last.url == server.url("/static")
+    assert f"{last.url} was not done, 0 attempts were made" in str(last)

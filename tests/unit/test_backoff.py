@@ -68,6 +68,7 @@ def answered(status: int) -> Response:
         ("allowed_methods", None),
         ("retry_on", 503),
         ("retry_on", (503,)),
+        ("retry_on", int),
         ("dont_retry_on", [ValueError]),
     ],
 )
@@ -260,6 +261,21 @@ def test_the_last_exception_is_its_own_with_a_note() -> None:
         call()
     assert flaky.calls == 3
     assert "attempt 3 of at most 3" in caught.value.__notes__[0]
+
+
+def test_the_condition_may_be_that_of_the_policy() -> None:
+    calls: list[Exception] = []
+
+    @backoff(policy=RetryPolicy(max_retries=2, retry_on=ConnectionError), sleep=ManualClock().sleep)
+    def fails(error: Exception) -> None:
+        calls.append(error)
+        raise error
+
+    for error, times in ((ValueError("odd"), 1), (ConnectionError("gone"), 3)):
+        calls.clear()
+        with pytest.raises(type(error)):
+            fails(error)
+        assert len(calls) == times
 
 
 def test_other_exceptions_are_left_alone() -> None:

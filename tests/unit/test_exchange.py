@@ -199,6 +199,23 @@ def test_a_stream_the_caller_has_seen_a_part_of_is_not_begun_anew() -> None:
         assert stage.run(get(), replies()).attempts == attempts
 
 
+def test_a_redirect_is_no_retry() -> None:
+    result = Stage().run(get(), [to("/b"), Answer(503), Answer(200)])
+    assert result.ok
+    assert (result.attempts, result.retries) == (3, 1)
+
+
+def test_a_type_names_statuses_as_errors() -> None:
+    wide = RetryPolicy(max_retries=2, backoff_jitter=0.0, retry_on=HTTPStatusError)
+    result = Stage(retry=wide).run(get(), [Answer(404), Answer(403), Answer(200)])
+    assert result.ok
+    assert result.retries == 2
+    narrow = RetryPolicy(dont_retry_on=HTTPStatusError)
+    result = Stage(retry=narrow).run(get(), [Answer(503)])
+    assert type(result.error) is HTTPStatusError
+    assert result.retries == 0
+
+
 # -- redirects
 
 
@@ -396,6 +413,19 @@ def test_row_36_retries_stop_at_the_budget() -> None:
         result = stage.run(get(), [Answer(503)])
         assert isinstance(result.error, RetryExhaustedError)
     assert len(stage.sent) <= 1.2 * 2_000 + RetryBudget.RESERVE <= 2_450
+
+
+def test_a_spent_budget_is_told_also_after_a_redirect() -> None:
+    stage = Stage()
+    while (budget := stage.pacer.open_budget("api.test")) is not None and budget.withdraw():
+        pass
+    result = stage.run(get(), [to("/b"), Answer(503)])
+    assert isinstance(result.error, RetryExhaustedError)
+    assert "the retry budget of its host is spent" in str(result.error)
+    assert (result.attempts, result.retries) == (2, 0)
+    enough = Stage().run(get(), [to("/b"), Answer(503)])
+    assert "budget" not in str(enough.error)
+    assert (enough.attempts, enough.retries) == (5, 3)
 
 
 def test_the_budget_is_the_hosts_own() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from parallel_requests.exceptions import ConnectError, RequestTimeout
 from parallel_requests.gates.pacing import ALL_HOSTS, MOST_SETTLE, Pacer, Wait, parse_delay, parse_quota
 from parallel_requests.models import Headers
+from parallel_requests.urls import check_url
 from tests.unit.clock import ManualClock
 from tests.unit.driving import WALL_TIME, Answer, get
 
@@ -197,6 +198,14 @@ def test_rates_by_host_beside_one_for_all() -> None:
     assert fast.seconds == pytest.approx(0.4 + MOST_SETTLE)
     let_pass(pacer, "c.test")
     assert held_back(pacer, "c.test").lane == ALL_HOSTS
+
+
+@pytest.mark.parametrize("name", ["a.test", "a.test:443", "A.test:80"])
+def test_the_port_that_a_scheme_stands_for_makes_no_other_host(name: str) -> None:
+    pacer, _ = new_pacer(rate_limit={name: 1}, burst=1)
+    _, origin = check_url("https://a.test:443/")
+    assert pacer.enter(HOST) is None
+    assert pacer.enter(origin) is not None
 
 
 def test_a_token_of_the_whole_is_not_spent_where_the_hosts_gate_is_shut() -> None:

@@ -21,20 +21,21 @@ def result(
     attempts: int = 1,
     body: bytes = b"",
     error: Any = None,
+    retries: int = 0,
 ) -> Result[Any]:
     request = Request("http://api.test/")
     response = None if status is None else Response(status, Headers(), body, request, elapsed=elapsed)
     if error is None and status is not None and status >= 400:
         error = HTTPStatusError("bad", response)  # type: ignore[arg-type]
-    return Result(request, None, error, response, attempts, elapsed if total is None else total)
+    return Result(request, None, error, response, attempts, elapsed if total is None else total, retries)
 
 
 def test_counts() -> None:
     stats = RunStats()
-    stats.add([result(body=b"12345"), result(body=b"1", attempts=3, total=1.5)])
-    stats.add([result(404), result(None, error=TruncatedBody("cut"), attempts=4, total=7.0)])
+    stats.add([result(body=b"12345"), result(body=b"1", attempts=3, total=1.5, retries=1)])
+    stats.add([result(404), result(None, error=TruncatedBody("cut"), attempts=4, total=7.0, retries=3)])
     stats.add([result(None, error=ValidationError("bad"), attempts=0, total=0.0)])
-    assert (stats.total, stats.succeeded, stats.attempts, stats.retries) == (5, 2, 9, 5)
+    assert (stats.total, stats.succeeded, stats.attempts, stats.retries) == (5, 2, 9, 4)
     assert stats.statuses == {200: 2, 404: 1}
     assert stats.errors == {"HTTPStatusError": 1, "TruncatedBody": 1, "ValidationError": 1}
     assert stats.bytes_received == 6

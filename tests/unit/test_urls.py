@@ -17,7 +17,12 @@ from parallel_requests.urls import check_url, is_private, split_user_info
         ("http://api.test/", "http://api.test/", "api.test"),
         ("https://api.test:8443/a/b?c=d&e=%20f", "https://api.test:8443/a/b?c=d&e=%20f", "api.test:8443"),
         ("http://api.test:65535/", "http://api.test:65535/", "api.test:65535"),
-        ("http://127.0.0.1:80/", "http://127.0.0.1:80/", "127.0.0.1:80"),
+        ("http://127.0.0.1:80/", "http://127.0.0.1:80/", "127.0.0.1"),
+        ("https://api.test:443", "https://api.test:443", "api.test"),
+        ("http://api.test:443/", "http://api.test:443/", "api.test:443"),
+        ("https://api.test:80/", "https://api.test:80/", "api.test:80"),
+        ("http://api.test:8080/", "http://api.test:8080/", "api.test:8080"),
+        ("http://api.test:4430/", "http://api.test:4430/", "api.test:4430"),
         ("http://[::1]:8080/a", "http://[::1]:8080/a", "[::1]:8080"),
         ("http://[0:0:0:0:0:0:0:1]/", "http://[::1]/", "[::1]"),
         ("HTTP://API.Test/A", "http://api.test/A", "api.test"),
@@ -51,6 +56,21 @@ def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> 
     assert url.startswith(("http://", "https://"))
     assert origin == origin.lower() != ""
     assert check_url(url) == (url, origin), "checked once is checked for good"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://api.test/a\n", "strip\\(\\) it"),
+        (" http://api.test/a", "strip\\(\\) it"),
+        ("http://api.test/a b", "percent-encode it"),
+        ("http://[fe80::1%25eth0]/", "network interface"),
+        ("http://api.test:0/", "port 0"),
+    ],
+)
+def test_what_is_wrong_is_told(url: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        check_url(url)
 
 
 @pytest.mark.parametrize(
