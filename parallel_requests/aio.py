@@ -175,9 +175,9 @@ class ParallelRequests:
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention_or_has_results)
                 batch.collect_news()
-                for result in batch.outbox:
+                while batch.outbox:
                     batch.run.release(1)
-                    yield result
+                    yield batch.outbox.pop()
                 batch.engine.wake()
                 listener.call()
             batch.raise_input_error()
@@ -295,8 +295,7 @@ class ParallelRequests:
             self._runtime.conclude(batch)
             if feeder is not None:
                 feeder.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await feeder
+                await asyncio.wait([feeder])  # raises what is meant for us, and not what was for the feeder
 
 
 @_one_call_verb

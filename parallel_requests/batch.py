@@ -97,13 +97,14 @@ class Batch:
         Raises:
             Exception: The input raised; the Results are in its ``.results`` instead.
         """
-        results = [*self.run.take(), *self.left_out()]
-        results.sort(key=_index)
+        self.outbox.put(self.run.take())  # where they stay as long as they are not handed over
+        self.outbox.put(self.left_out())
+        results = sorted(self.outbox.rest(), key=_index)
         self.account(results)
         if self.run.input_error is not None:
-            self.outbox.put(results)  # they are not handed over
             self.run.input_error.results = results  # type: ignore[attr-defined]
             raise self.run.input_error
+        self.outbox = Outbox(ordered=False)
         return results
 
     def left_out(self) -> list[Result[Any]]:
@@ -125,9 +126,9 @@ class Batch:
                 self.feed_what_fits()
                 self.run.wait(self.needs_attention_or_has_results)
                 self.collect_news()
-                for result in self.outbox:
+                while self.outbox:
                     self.run.release(1)
-                    yield result
+                    yield self.outbox.pop()
                 self.engine.wake()
         except BaseException:
             self.abandon()
@@ -140,8 +141,8 @@ class Batch:
         results = self.run.take()
         if self.is_over:
             results += self.left_out()
+        self.outbox.put(results)  # first: a Ctrl-C may come any time, and is handed what is there
         self.account(results)
-        self.outbox.put(results)
 
     def stop(self) -> None:
         """Break the run off, without waiting for it."""
@@ -151,7 +152,8 @@ class Batch:
     def abandon(self) -> list[Result[Any]]:
         """Stop the run and return the Results that were done and not handed over, in input order."""
         self.stop()
-        self.run.wait(self.run.is_done, _STOP_PATIENCE)
+        if not self.engine.home.is_worker():  # as where the collector has come upon an iterator left half-way
+            self.run.wait(self.run.is_done, _STOP_PATIENCE)
         return self.keep_finished()
 
     def keep_finished(self) -> list[Result[Any]]:
@@ -228,9 +230,12 @@ class Outbox:
             self._arrived.append(self._early.pop(self._next))
             self._next += 1
 
-    def __iter__(self) -> Iterator[Result[Any]]:
-        while self._arrived:
-            yield self._arrived.popleft()
+    def __bool__(self) -> bool:
+        return bool(self._arrived)
+
+    def pop(self) -> Result[Any]:
+        """Return the next Result, where there is one."""
+        return self._arrived.popleft()
 
     def rest(self) -> list[Result[Any]]:
         """Return what has not been handed over."""

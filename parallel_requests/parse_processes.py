@@ -132,8 +132,8 @@ class ParsePool:
     def _call(self) -> None:
         self._is_hungry = False
         if not (self._is_called or self._is_over):
+            self._mouth.send_bytes(b"")  # first: a Ctrl-C in between must not keep all others from calling
             self._is_called = True
-            self._mouth.send_bytes(b"")
 
     # On the pool's thread.
 

@@ -54,6 +54,7 @@ class Parsers:
 
         Raises:
             ConfigurationError: The caller is that other thread, which would wait for itself.
+            RuntimeError: There is no thread left for it.
         """
         if not self._on_own_thread:
             return parser
@@ -64,7 +65,9 @@ class Parsers:
         with self._lock:
             self._check_open()
             if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, "parallel-requests-parse", self._begin)
+                thread = ThreadPoolExecutor(1, "parallel-requests-parse")
+                thread.submit(self._begin)  # started here, where it is no item's fault if it cannot be
+                self._thread = thread
             return ThreadParser(parser, self._thread, policy)
 
     def close(self) -> None:

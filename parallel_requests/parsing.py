@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from parallel_requests.decoding import decoder
-from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError
+from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError, RunStoppedError
 from parallel_requests.exchange import stop_error
 from parallel_requests.models import Response, Result, ReturnType
 from parallel_requests.redaction import redact, text_of
@@ -72,7 +72,11 @@ class ThreadParser:
 
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
         """Hand a Result's answer over to the thread."""
-        self._executor.submit(self._parse, result, deliver)
+        try:
+            self._executor.submit(self._parse, result, deliver)
+        except RuntimeError:  # a hook has closed the session, on the engine's own thread
+            result.error = stop_error(RunStoppedError(), result.request, result.attempts)
+            deliver(result)
 
     def _parse(self, result: Result[Any], deliver: Deliver) -> None:
         stop = self._policy.reason_to_stop()

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from parallel_requests.backends.aiohttp import AiohttpBackend
-from parallel_requests.engines.base import Run
+from parallel_requests.engines.base import Home, Run
 from parallel_requests.engines.event_loop import EventLoopEngine
 from parallel_requests.exceptions import (
     PartialFailureError,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LOOP_THREAD = "parallel-requests-loop"
 _STOP_SECONDS = 1.0
+_LONG = 10.0
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])
@@ -148,6 +149,36 @@ def test_what_a_backend_fails_with_at_the_start_is_raised_by_the_call() -> None:
 
     with ParallelSession(backend=Broken()) as session, pytest.raises(OSError, match="no event queue"):
         session.request(["http://127.0.0.1/"])
+
+
+def test_a_batch_that_comes_while_a_failed_start_is_wound_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BrokenAtFirst(AiohttpBackend):
+        is_broken = True
+
+        def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+            if self.is_broken:
+                self.is_broken = False
+                raise OSError("no event queue")
+            super().bind(loop)
+
+    has_come = threading.Event()
+    move_out = Home.move_out
+
+    def late(home: Home) -> None:
+        assert has_come.wait(_LONG)
+        move_out(home)
+
+    monkeypatch.setattr(Home, "move_out", late)
+    with ParallelSession(backend=BrokenAtFirst()) as session, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(OSError, match="no event queue"):
+            session.request(server.url("/id/1"))
+        second = pool.submit(lambda: session.request(server.url("/id/2")))
+        try:
+            assert second.result(_LONG / 2) == {"id": 2}
+        finally:
+            has_come.set()
 
 
 # -- several runs at once

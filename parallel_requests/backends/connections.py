@@ -8,10 +8,12 @@ import socket
 import threading
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parallel_requests.engines.watchdog import Flight
     from parallel_requests.exchange import Send
 
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
@@ -155,6 +157,26 @@ class Wire:
         if flight is not None:
             flight.uses(means)
 
+    def takes_over(self, sock: Any, former: ReferenceType[Flight] | None) -> ReferenceType[Flight] | None:
+        """Note that this thread's attempt is on a socket that another one may think it still has.
+
+        That one has given it back to the pool, and its thread not come to say so: its end must not be
+        the end of this one.
+
+        Args:
+            sock: The socket; None where it is yet to be opened.
+            former: Who used it before.
+
+        Returns:
+            Who uses it now.
+        """
+        flight = getattr(self._local, "flight", None)
+        before = None if former is None else former()
+        if before is not None and before is not flight:
+            before.uses(None)
+        self.uses(sock)
+        return None if flight is None else ref(flight)
+
     def shares(self, sock: socket.socket) -> None:
         """Note that this thread's attempt sends on a socket others are on: only a stop shuts it down."""
         policy = self._local.policy
@@ -205,6 +227,7 @@ class Wire:
 
         class WatchedConnection(_Connecting, connection_class):  # type: ignore[misc]
             response_class = FinalResponse
+            _user: ReferenceType[Flight] | None = None
 
             def _new_conn(self) -> Any:
                 sock = super()._new_conn() if is_tunnelled else self.new_socket(wire.connects, errors)
@@ -220,7 +243,7 @@ class Wire:
 
             def request(self, *args: Any, **kwargs: Any) -> Any:
                 if not self._is_shared():
-                    wire.uses(self.sock)
+                    self._user = wire.takes_over(self.sock, self._user)
                     return super().request(*args, **kwargs)
                 wire.shares(self.sock)
                 try:

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import ReferenceType, WeakSet, ref
 
@@ -63,7 +64,7 @@ class Run:
             window: Requests open at most.
             holds_back: A Request stays open until its Result is released, not only until it is
                 done: a slow consumer then slows the engine down.
-            observe: Called with each Result before it is delivered; must not raise.
+            observe: Called with each Result before it is delivered, one at a time; must not raise.
 
         Attributes:
             on_room: Called, from whatever thread, when there is room to pull again after there was none:
@@ -78,7 +79,10 @@ class Run:
         self._fed: deque[Request] = deque()
         self._results: deque[Result[Any]] = deque()
         self._lock = threading.Lock()  # guards what more than one thread writes below
-        self._changed = threading.Condition(self._lock)
+        # Free where there is news. Unlike a Condition, it is not left locked by a Ctrl-C at the wrong moment.
+        self._news = threading.Lock()
+        self._unobserved: deque[Result[Any]] = deque()
+        self._is_observing = False
         self._pulled = self._finished = self._released = 0
         self._is_fed_up = source is not None
         self._is_hungry = True
@@ -124,9 +128,17 @@ class Run:
             self._released += count
 
     def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Block until a condition holds; it is looked at whenever something has changed."""
-        with self._changed:
-            return self._changed.wait_for(until, timeout)
+        """Block until a condition holds; it is looked at whenever something has changed.
+
+        One thread at a time may do so.
+        """
+        end = None if timeout is None else monotonic() + timeout
+        while not until():
+            left = -1.0 if end is None else end - monotonic()
+            if end is not None and left <= 0:
+                return False
+            self._news.acquire(timeout=left)
+        return True
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call back, from whatever thread, when something has changed."""
@@ -203,9 +215,29 @@ class Run:
             self.deliver(result)
 
     def deliver(self, result: Result[Any]) -> None:
-        """Hand a finished Result to the consumer."""
-        if self._observe is not None:
-            self._observe(result)
+        """Hand a finished Result to the consumer.
+
+        Where another thread is observing, it sees to this one too: that may take long, or end the session
+        and wait for this very thread.
+        """
+        if self._observe is None:
+            self._hand_over(result)
+            return
+        with self._lock:
+            self._unobserved.append(result)
+            if self._is_observing:
+                return
+            self._is_observing = True
+        while (due := self._next_unobserved()) is not None:
+            self._observe(due)
+            self._hand_over(due)
+
+    def _next_unobserved(self) -> Result[Any] | None:
+        with self._lock:
+            self._is_observing = bool(self._unobserved)
+            return self._unobserved.popleft() if self._unobserved else None
+
+    def _hand_over(self, result: Result[Any]) -> None:
         with self._lock:
             self._results.append(result)
             self._finished += 1
@@ -221,7 +253,8 @@ class Run:
         return self._pulled - (self._released if self._holds_back else self._finished)
 
     def _notify(self) -> None:
-        self._changed.notify_all()
+        if self._news.locked():
+            self._news.release()
         if self._listener is not None:
             self._listener()
 
@@ -334,7 +367,13 @@ class _Lane:
 
 
 class Engine(Protocol):
-    """What a session needs of an engine."""
+    """What a session needs of an engine.
+
+    Attributes:
+        home: Where it lives.
+    """
+
+    home: Home
 
     def submit(self, run: Run) -> None:
         """Start a batch.
@@ -379,6 +418,8 @@ class Scheduler:
         self._pullable.append(run)
         if run.policy.deadline is not None:
             self._set_timer(run.policy.deadline, ref(run))  # a far deadline must not keep a run that is done
+        if run.policy.stop is not None:  # before it came here
+            run.stop_pulling()
 
     def take(self, now: float) -> Task | None:
         """Return a task to advance, with a slot of its own, or None."""

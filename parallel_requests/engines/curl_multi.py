@@ -59,13 +59,13 @@ class CurlMultiEngine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._wanted = self._resting = False
-        self._home = Home()
+        self.home = Home()
         self._transfers: list[Transfer] = []
         self._spare: list[Transfer] = []
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
-        self._home.check_guest()
+        self.home.check_guest()
         with self._lock:
             if self._closed:
                 raise RunStoppedError
@@ -93,13 +93,13 @@ class CurlMultiEngine:
 
         Called on the engine's own thread, from a hook, it does not wait for the end.
         """
-        if self._home.is_abroad():
+        if self.home.is_abroad():
             return
         with self._lock:
             self._closed = True
             thread = self._thread
         self.wake()
-        if thread is not None and not self._home.is_worker():
+        if thread is not None and not self.home.is_worker():
             thread.join()
 
     def _start(self) -> None:
@@ -125,7 +125,8 @@ class CurlMultiEngine:
         self._thread = thread
 
     def _work(self) -> None:
-        self._home.move_in()
+        self.home.move_in()
+        self._thread = threading.current_thread()  # a Ctrl-C may have kept who started it from noting it
         try:
             while True:
                 self._wanted = False
@@ -141,7 +142,7 @@ class CurlMultiEngine:
                     self._rest()
         finally:
             self._shut_down()
-            self._home.move_out()
+            self.home.move_out()
 
     def _fill(self) -> None:
         """Start exchanges in the free slots; a long row of items that end at once in several goes."""

@@ -41,7 +41,7 @@ class EventLoopEngine:
         self._backend = backend
         self._clock = clock
         self._scheduler = Scheduler(concurrency)
-        self._home = Home()
+        self.home = Home()
         self._workers: set[_Worker] = set()
         self._scheduler_alarm = _Alarm(clock, self._look)
         self._timeout_alarm = _Alarm(clock, self._cut_overdue)
@@ -54,7 +54,7 @@ class EventLoopEngine:
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
-        self._home.check_guest()
+        self.home.check_guest()
         with self._lock:
             if self._closed:
                 raise RunStoppedError
@@ -77,13 +77,13 @@ class EventLoopEngine:
 
         Called on the engine's own thread, from a hook, it does not wait for the end.
         """
-        if self._home.is_abroad():
+        if self.home.is_abroad():
             return
         with self._lock:
             self._closed = True
             thread = self._thread
         self._call(self._end)
-        if thread is not None and not self._home.is_worker():
+        if thread is not None and not self.home.is_worker():
             thread.join()
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
@@ -101,26 +101,29 @@ class EventLoopEngine:
         except RuntimeError:  # no thread is left
             loop.close()
             raise
-        self._loop, self._thread = loop, thread
         bound.result()
         return loop
 
     # On the loop's thread.
 
     def _serve(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
-        self._home.move_in()
+        self.home.move_in()
+        # Noted here: a Ctrl-C may keep who started the thread from doing so.
+        self._loop, self._thread = loop, threading.current_thread()
         try:
             loop.run_until_complete(self._live(loop, bound))
         finally:
-            self._home.move_out()
+            self.home.move_out()
             with self._lock:
-                self._loop = None
+                if self._loop is loop:
+                    self._loop = None
             loop.close()
 
     async def _live(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
         try:
             self._backend.bind(loop)
         except BaseException as error:  # noqa: BLE001 - raised where the batch is submitted
+            self._loop = None  # before the next batch can come: who starts this one holds the lock
             bound.set_exception(error)
             return
         bound.set_result(None)

@@ -56,8 +56,10 @@ class ThreadsEngine:
         self._clock = clock
         self._watchdog = Watchdog()
         self._scheduler = Scheduler(concurrency)
-        self._home = Home()
-        self._changed = threading.Condition()  # guards the scheduler and all below
+        self.home = Home()
+        self._lock = threading.RLock()  # guards the scheduler and all below
+        # Entered by loops alone: a Ctrl-C just as a Condition is entered would leave it locked.
+        self._changed = threading.Condition(self._lock)
         self._loops = 0
         self._is_one_coming = False  # a loop that was asked for has not looked for work yet
         self._resting = 0
@@ -66,8 +68,8 @@ class ThreadsEngine:
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
-        self._home.check_guest()
-        with self._changed:
+        self.home.check_guest()
+        with self._lock:
             if self._closed:
                 raise RunStoppedError
             self._scheduler.add(run)
@@ -75,13 +77,13 @@ class ThreadsEngine:
 
     def wake(self) -> None:
         """Look at the runs again: one was fed, or has room."""
-        with self._changed:
+        with self._lock:
             self._call_for_work()
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: nothing of it is sent any more, what is in flight is broken off."""
         run.policy.stop = reason
-        with self._changed:
+        with self._lock:
             self._scheduler.hurry(run)
             self._call_for_work()
         self._watchdog.cut(run)
@@ -91,39 +93,37 @@ class ThreadsEngine:
 
         Called on one of the engine's own threads, from a hook, it does not wait for the end.
         """
-        if self._home.is_abroad():
+        if self.home.is_abroad():
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             runs = self._scheduler.unfinished()
         for run in runs:
             self.stop(run, RunStoppedError())
         self._watchdog.close()
         if self._own_executor is not None:
-            self._own_executor.shutdown(wait=not self._home.is_worker())
+            self._own_executor.shutdown(wait=not self.home.is_worker())
 
     def _call_for_work(self) -> None:
         """Get a loop to look at the scheduler: a resting one, or a new one."""
         if self._resting:
             self._changed.notify()
         elif self._can_have_a_loop() and self._needs_a_loop():
-            self._loops += 1
             self._is_one_coming = True
             try:
                 self._executor.submit(self._work).add_done_callback(self._note_end)
             except BaseException:
-                self._loops -= 1
                 self._is_one_coming = False
-                if self._loops <= 0:
+                if not self._loops:
                     raise
                 # No thread is left, or the caller's executor is shut down: the loops there are do it all.
+                # A ThreadPoolExecutor may have taken it all the same, and so loops count themselves.
 
     def _note_end(self, loop: Future[None]) -> None:
         """End the runs where the caller's executor has cancelled a loop, and there is no other."""
         if not loop.cancelled():
             return
-        with self._changed:
-            self._loops -= 1
+        with self._lock:
             self._is_one_coming = False
             runs = [] if self._loops else self._scheduler.unfinished()
         for run in runs:
@@ -141,14 +141,15 @@ class ThreadsEngine:
         return timer is not None and timer < self._rings_at
 
     def _work(self) -> None:
-        self._home.move_in()
+        self.home.move_in()
         with self._changed:
             self._is_one_coming = False
+            self._loops += 1
         try:
             while (task := self._next_task()) is not None:
                 self._advance(task)
         finally:
-            self._home.move_out()
+            self.home.move_out()
 
     def _next_task(self) -> Task | None:
         with self._changed:

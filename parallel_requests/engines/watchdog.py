@@ -23,7 +23,7 @@ _LONGEST_REST = 1_000_000.0
 class Flight:
     """One blocking attempt under way."""
 
-    __slots__ = ("_lock", "_means", "deadline", "is_cut", "owner")
+    __slots__ = ("__weakref__", "_lock", "_means", "deadline", "is_cut", "owner")
 
     def __init__(self, owner: Any, deadline: float | None) -> None:
         """Begin an attempt.
@@ -70,7 +70,8 @@ class Watchdog:
         self._clock = clock
         self._flights: set[Flight] = set()
         # Guards all here but _flights, which is only touched in single steps: attempts come and go often.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._looks_at = float("inf")
         self._closed = False
@@ -113,7 +114,7 @@ class Watchdog:
 
     def close(self) -> None:
         """End every attempt, and the thread."""
-        with self._changed:
+        with self._lock:  # itself, as a Ctrl-C while a Condition is entered would leave it locked
             self._closed = True
             flights = list(self._flights)
             thread = self._thread

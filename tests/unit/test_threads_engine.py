@@ -206,6 +206,31 @@ def test_no_more_loops_than_requests(start: Callable[..., ThreadsEngine]) -> Non
         assert 1 <= executor.submitted <= 50
 
 
+class TakesAndFails(ThreadPoolExecutor):
+    """Takes what it is given, and then finds no thread for it, as a ThreadPoolExecutor does."""
+
+    submitted = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.submitted += 1
+        future = super().submit(*args, **kwargs)
+        if self.submitted > 2:
+            raise RuntimeError("can't start new thread")
+        return future
+
+
+def test_loops_are_counted_where_the_executor_takes_one_and_fails(
+    start: Callable[..., ThreadsEngine],
+) -> None:
+    with TakesAndFails(2) as executor:
+        run = new_run(50)
+        engine = start(lambda request: Answer(200).to(request), 8, executor=executor)
+        engine.submit(run)
+        assert run.wait(run.is_done, PATIENCE)
+        executor.shutdown()
+        assert engine._loops == 0
+
+
 def test_a_closed_engine_takes_nothing() -> None:
     engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 1)
     engine.close()

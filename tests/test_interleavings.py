@@ -1,0 +1,397 @@
+"""Where threads, or a thread and a Ctrl-C, meet at the wrong moment, which is brought about on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import (
+    ConfigurationError,
+    ParallelRequests,
+    ParallelSession,
+    PartialFailureError,
+    RunStoppedError,
+    batch,
+)
+from parallel_requests.backends.base import BACKEND_NAMES, BlockingBackend, is_installed
+from parallel_requests.batch import Batch
+from parallel_requests.engines.watchdog import Watchdog
+from parallel_requests.stats import RunStats
+from tests import parse_functions as functions
+from tests.server.faults import read_request, response, send, wait
+from tests.unit.driving import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from parallel_requests.engines.watchdog import Flight
+    from parallel_requests.exchange import Send
+    from parallel_requests.models import Response, Result
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+
+INSTALLED = [name for name in BACKEND_NAMES if is_installed(name)]
+POOLED = [name for name in ("urllib3", "requests") if name in INSTALLED]
+PATIENCE = 10.0
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture(params=INSTALLED)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=[0, 1], ids=["in this process", "in another"])
+def processes(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+class Immediate(BlockingBackend):
+    """Answers at once."""
+
+    name = "immediate"
+
+    def send(self, send: Send) -> Response:
+        return Answer(200).to(send.request)
+
+
+def failures(call: Callable[[], object], count: int) -> PartialFailureError:
+    """Return the error of a batch, of which nothing may be lost."""
+    with pytest.raises(PartialFailureError) as caught:
+        call()
+    assert [result.index for result in caught.value.results] == list(range(count))
+    return caught.value
+
+
+# -- hooks, which run on whatever thread has the Result
+
+
+def test_a_hook_closes_the_session_while_others_are_broken_off(
+    backend: str, processes: int, server: Server
+) -> None:
+    urls = [server.url(f"/id/{number}") for number in range(5)] + [server.url("/hang")] * 10
+    with ParallelSession(backend=backend, concurrency=4, parse_processes=processes) as session:
+        error = failures(
+            lambda: session.request(urls, parse_func=functions.number, on_result=lambda _: session.close()),
+            15,
+        )
+    assert all(isinstance(item.error, RunStoppedError) for item in error.failed)
+
+
+def test_a_hook_closes_the_session_while_others_are_parsed(
+    backend: str, processes: int, server: Server
+) -> None:
+    urls = [server.url("/status/404" if number % 4 == 2 else f"/id/{number}") for number in range(200)]
+
+    def close(result: Result[Any]) -> None:
+        if result.error is not None:
+            session.close()
+
+    with ParallelSession(
+        backend=backend, concurrency=50, parse_processes=processes, max_retries=0
+    ) as session:
+        failures(lambda: session.request(urls, parse_func=functions.number, on_result=close), 200)
+
+
+def test_a_hook_waits_for_its_session_while_others_fail(backend: str, server: Server) -> None:
+    urls = [server.url("/status/404" if number % 2 else f"/id/{number}") for number in range(100)]
+
+    def ask_again(_: Result[Any]) -> None:
+        with contextlib.suppress(ConfigurationError):
+            session.request(server.url("/id/1"))
+
+    with ParallelSession(backend=backend, concurrency=4, max_retries=0) as session:
+        failures(lambda: session.request(urls, parse_func=functions.number, on_result=ask_again), 100)
+
+
+def test_hooks_are_called_one_at_a_time_and_once_for_each(backend: str, server: Server) -> None:
+    urls = [server.url("/status/404" if number % 2 else f"/id/{number}") for number in range(200)]
+    seen: list[int] = []
+    busy = threading.Lock()
+
+    def note(result: Result[Any]) -> None:
+        assert busy.acquire(blocking=False)
+        seen.append(result.index)
+        time.sleep(0)  # let another thread come
+        busy.release()
+
+    with ParallelSession(backend=backend, concurrency=8, max_retries=0) as session:
+        failures(lambda: session.request(urls, parse_func=functions.number, on_result=note), 200)
+    assert sorted(seen) == list(range(200))
+
+
+# -- connections that change hands
+
+
+@pytest.mark.parametrize("backend", POOLED)
+def test_a_stop_spares_a_connection_that_another_batch_has_taken_over(
+    backend: str, fault_server: Callable[..., FaultServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_answer, is_posted, is_stopped = threading.Event(), threading.Event(), threading.Event()
+    server = fault_server(
+        [
+            read_request(),
+            send(response(b"1")),
+            read_request(),
+            lambda _: is_posted.set(),
+            wait(is_stopped),
+            send(response(b"2")),
+        ]
+    )
+    release = Watchdog.release
+
+    def released_late(watchdog: Watchdog, flight: Flight) -> None:
+        if not has_answer.is_set():
+            has_answer.set()  # and the connection is back in its pool
+            assert is_stopped.wait(PATIENCE)
+        release(watchdog, flight)
+
+    monkeypatch.setattr(Watchdog, "release", released_late)
+    with (
+        ParallelSession(backend=backend, concurrency=2, max_retries=0) as session,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        results = session.iter_results([server.url("/")])
+        first = pool.submit(next, results)
+        assert has_answer.wait(PATIENCE)
+        second = pool.submit(lambda: session.request(server.url("/"), method="POST", json=1))
+        assert is_posted.wait(PATIENCE)
+        run = next(run for run in session._runtime._engine._scheduler._runs if run._holds_back)  # type: ignore[attr-defined]
+        session._runtime._engine.stop(run, RunStoppedError("stopped"))
+        is_stopped.set()
+        assert second.result(PATIENCE) == 2
+        first.result(PATIENCE)
+
+
+# -- a consumer that goes away
+
+
+def test_an_iterator_collected_on_the_engines_thread_does_not_hold_it_up(
+    backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cycle:
+        """Something only the collector can find."""
+
+    monkeypatch.setattr(batch, "_STOP_PATIENCE", 3_600.0)  # it would wait for itself
+    gc.disable()
+    try:
+        with ParallelSession(backend=backend, concurrency=4, timeout=None) as session:
+            cycle: Any = Cycle()
+            cycle.itself = cycle
+            cycle.results = session.iter_results([server.url("/id/1"), server.url("/hang")])
+            assert next(cycle.results).ok
+            del cycle
+            found: list[int] = []
+            session.request([server.url("/id/2")], on_result=lambda _: found.append(gc.collect()))
+            assert found[0] > 0
+    finally:
+        gc.enable()
+
+
+def test_a_download_cancelled_before_its_batch_begins(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    is_due, is_stopped = threading.Event(), threading.Event()
+    start, stop = Batch.start, Batch.stop
+
+    def start_late(batch: Batch) -> None:
+        is_due.set()
+        assert is_stopped.wait(PATIENCE)
+        start(batch)
+
+    def stop_and_say_so(batch: Batch) -> None:
+        stop(batch)
+        is_stopped.set()
+
+    monkeypatch.setattr(Batch, "start", start_late)
+    monkeypatch.setattr(Batch, "stop", stop_and_say_so)
+
+    async def main() -> None:
+        async with ParallelRequests(backend=backend) as client:
+            endless = (f"http://127.0.0.1:1/{number}" for number in itertools.count())
+            task = asyncio.ensure_future(client.download(endless, tmp_path))
+            await asyncio.to_thread(is_due.wait, PATIENCE)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+
+def test_a_cancellation_is_heard_while_the_input_is_being_closed(backend: str, server: Server) -> None:
+    async def main() -> None:
+        is_closing, is_cancelled = asyncio.Event(), asyncio.Event()
+
+        async def inputs() -> AsyncIterator[str]:
+            try:
+                yield server.url("/id/1")
+                await asyncio.Event().wait()
+            finally:
+                is_closing.set()
+                await is_cancelled.wait()
+
+        async def take_one(client: ParallelRequests) -> None:
+            async with contextlib.aclosing(client.iter_results(inputs())) as results:
+                async for _ in results:
+                    break
+            await asyncio.Event().wait()
+
+        async with ParallelRequests(backend=backend, concurrency=2) as client:
+            task = asyncio.ensure_future(take_one(client))
+            await is_closing.wait()
+            task.cancel()
+            is_cancelled.set()
+            done, _ = await asyncio.wait([task], timeout=PATIENCE)
+            assert done, "the cancellation was swallowed"
+            assert task.cancelled()
+
+    asyncio.run(main())
+
+
+# -- Ctrl-C
+
+
+def is_watched(frame: Any) -> bool:
+    """Whether a frame is one of ours, or of a lock of ours."""
+    name = frame.f_code.co_filename
+    if "/parallel_requests/" in name:
+        return "/backends/" not in name
+    return name.endswith("threading.py") and is_watched(frame.f_back)
+
+
+def interrupts_after(count: int) -> Callable[[Any, str, Any], None]:
+    """Return a profiler that raises after so many calls of C functions: where Python looks for signals."""
+    left = iter(range(count))
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        if event == "c_return" and is_watched(frame) and next(left, None) is None:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    return profile
+
+
+def test_ctrl_c_at_any_moment_leaves_no_lock_behind() -> None:
+    urls = [f"http://127.0.0.1/{number}" for number in range(6)]
+    for moment in itertools.count():
+        is_over = False
+        with ParallelSession(backend=Immediate(), concurrency=2) as session, ThreadPoolExecutor(1) as pool:
+            with contextlib.suppress(KeyboardInterrupt):
+                try:
+                    sys.setprofile(interrupts_after(moment))
+                    for _ in session.iter_results(iter(urls)):
+                        pass
+                    is_over = True
+                finally:
+                    sys.setprofile(None)
+            again = pool.submit(lambda: session.request(urls, return_type="content"))
+            assert len(again.result(PATIENCE)) == 6
+        if is_over:
+            return
+
+
+@pytest.fixture
+def interrupted_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Ctrl-C come while the last Results are counted."""
+    add = RunStats.add
+
+    def interrupted(stats: RunStats, results: list[Result[Any]]) -> None:
+        monkeypatch.setattr(RunStats, "add", add)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunStats, "add", interrupted)
+
+
+@pytest.mark.usefixtures("interrupted_count")
+def test_ctrl_c_in_the_end_hands_over_what_finished() -> None:
+    with ParallelSession(backend=Immediate()) as session:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            session.request([f"http://127.0.0.1/{number}" for number in range(5)])
+        assert [result.index for result in caught.value.results] == list(range(5))  # type: ignore[attr-defined]
+        assert len(session.last_run.results) == 5
+
+
+@pytest.mark.usefixtures("interrupted_count")
+def test_ctrl_c_between_results_hands_over_what_finished() -> None:
+    told: list[int] = []
+    with ParallelSession(backend=Immediate(), concurrency=1) as session:
+        with pytest.raises(KeyboardInterrupt):
+            next(
+                session.iter_results(
+                    ["http://127.0.0.1/"], on_result=lambda result: told.append(result.index)
+                )
+            )
+        assert [result.index for result in session.last_run.results] == told == [0]
+
+
+@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
+def test_ctrl_c_while_the_engines_thread_starts(
+    backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("parallel-requests"):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with ParallelSession(backend=backend) as session:
+        with pytest.raises(KeyboardInterrupt):
+            session.request(server.url("/id/1"))
+        assert session.request(server.url("/id/2")) == {"id": 2}
+        engines = [thread for thread in threading.enumerate() if thread.name.startswith("parallel-requests")]
+        assert len(engines) == 1
+    assert not engines[0].is_alive()
+
+
+@pytest.mark.skipif("urllib3" not in INSTALLED, reason="urllib3 is not installed")
+def test_ctrl_c_while_the_parse_pool_is_called(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    send_bytes = Connection.send_bytes
+
+    def interrupted(connection: Connection, *args: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        send_bytes(connection, *args)
+
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        monkeypatch.setattr(Connection, "send_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.request([server.url("/id/1")])
+        assert session.request([server.url("/id/2")]) == [{"id": 2}]
+
+
+# -- threads that cannot be started
+
+
+@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
+def test_no_thread_is_left_to_parse_on(backend: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("parallel-requests-parse"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with ParallelSession(backend=backend) as session:
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="can't start"):
+            session.request([server.url("/id/1")], parse_func=functions.number)
+        monkeypatch.undo()
+        assert session.request([server.url("/id/2")], parse_func=functions.number) == [2]
