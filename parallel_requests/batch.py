@@ -15,7 +15,8 @@ from parallel_requests.stats import RunStats
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from parallel_requests.engines.base import Engine, Run
+    from parallel_requests.engines.base import Engine
+    from parallel_requests.engines.run import Run
 
 _STOP_PATIENCE = 0.8
 """Seconds a stopped run may take to let go of what is in flight."""
@@ -152,7 +153,8 @@ class Batch:
     def abandon(self) -> list[Result[Any]]:
         """Stop the run and return the Results that were done and not handed over, in input order."""
         self.stop()
-        if not self.engine.home.is_worker():  # as where the collector has come upon an iterator left half-way
+        # It is one where the garbage collector, on an engine's thread, found an iterator left half-way.
+        if not self.engine.threads.is_worker():
             self.run.wait(self.run.is_done, _STOP_PATIENCE)
         return self.keep_finished()
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from parallel_requests.exceptions import ConfigurationError
-from parallel_requests.gates.backoff import RetryPolicy, is_condition
+from parallel_requests.gates.backoff import Condition, RetryPolicy, is_condition
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
     from parallel_requests.backends.base import Backend
-    from parallel_requests.models import Attempt, Request, Response, Result
+    from parallel_requests.models import Attempt, Request, Result
 
 T = TypeVar("T")
 PerUrl: TypeAlias = T | Sequence[T]
@@ -37,9 +37,6 @@ Data: TypeAlias = (
 HeaderFields: TypeAlias = Mapping[str, str | None] | None
 """Names and values; None takes away what a header of that name would otherwise be."""
 StreamCallback: TypeAlias = Callable[[bytes], object] | Callable[[bytes, "Request"], object]
-RetryPredicate: TypeAlias = (
-    type[BaseException] | tuple[type[BaseException], ...] | Callable[["Response | Exception"], bool]
-)
 
 
 class RequestOptions(TypedDict, total=False):
@@ -60,8 +57,8 @@ class RequestOptions(TypedDict, total=False):
     raise_for_status: bool | None
     max_retries: int
     retry: RetryPolicy | None
-    retry_on: RetryPredicate | None
-    dont_retry_on: RetryPredicate | None
+    retry_on: Condition | None
+    dont_retry_on: Condition | None
     deadline: float | None
     max_response_size: int | None
     stream_callback: StreamCallback | None
@@ -129,12 +126,12 @@ class Settings:
     rate_limit_burst: int = _option(5, "Attempts that may go out at once after a pause.", per_call=False)
     max_retries: int = _option(3, "Attempts after the first one.")
     retry: RetryPolicy | None = _option(None, "A whole RetryPolicy, in place of max_retries.")
-    retry_on: RetryPredicate | None = _option(
+    retry_on: Condition | None = _option(
         None,
         "Also retry these: exception types, HTTPStatusError for statuses, or a predicate that sees the "
         "Response or the error.",
     )
-    dont_retry_on: RetryPredicate | None = _option(None, "Never retry these; same forms as retry_on.")
+    dont_retry_on: Condition | None = _option(None, "Never retry these; same forms as retry_on.")
     retry_budget: bool = _option(
         True, "Stop retrying a host that is plainly down, so that an outage is not amplified.", per_call=False
     )

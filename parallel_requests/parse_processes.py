@@ -65,8 +65,8 @@ class ParsePool:
         self._waiting: deque[Item] = deque()
         self._jobs: set[Job] = set()
         self._is_wanted = False  # a batch has begun: have the processes ready for it
-        self._is_hungry = self._is_called = self._is_closed = self._is_over = False
-        self._ear, self._mouth = multiprocessing.Pipe(duplex=False)
+        self._is_starved = self._is_called = self._is_closed = self._is_over = False
+        self._wake_reader, self._wake_writer = multiprocessing.Pipe(duplex=False)
         self._thread = threading.Thread(target=self._work, name="parallel-requests-parse")
         self._thread.start()
 
@@ -106,7 +106,7 @@ class ParsePool:
                 self._waiting.append(item)
                 job.open += 1
                 self._jobs.add(job)
-                if self._is_hungry or is_news:
+                if self._is_starved or is_news:
                     self._call()
         if is_over:
             item.stop(RunStoppedError())
@@ -130,9 +130,11 @@ class ParsePool:
             self._thread.join()
 
     def _call(self) -> None:
-        self._is_hungry = False
+        self._is_starved = False
         if not (self._is_called or self._is_over):
-            self._mouth.send_bytes(b"")  # first: a Ctrl-C in between must not keep all others from calling
+            self._wake_writer.send_bytes(
+                b""
+            )  # first: a Ctrl-C in between must not keep all others from calling
             self._is_called = True
 
     # On the pool's thread.
@@ -188,7 +190,10 @@ class ParsePool:
         return chunk
 
     def _waitables(self) -> list[Any]:
-        return [self._ear, *(waitable for worker in self._workers for waitable in worker.waitables())]
+        return [
+            self._wake_reader,
+            *(waitable for worker in self._workers for waitable in worker.waitables()),
+        ]
 
     def _seconds_to_sleep(self) -> float | None:
         """Return how long nothing is due, unless somebody calls; None for ever."""
@@ -197,16 +202,16 @@ class ParsePool:
             has_hands = can_have_more or not self._workers or any(worker.is_idle for worker in self._workers)
             if has_hands and self._waiting:
                 return 0.0
-            self._is_hungry = has_hands
+            self._is_starved = has_hands
             policies = [job.policy for job in self._jobs]
         ends = [policy.deadline - policy.pacer.clock() for policy in policies if policy.deadline is not None]
         return max(0.0, min(ends)) if ends else None
 
     def _collect(self, ready: list[Any]) -> None:
         """Take what the workers have done, keep them busy, and then hand it on."""
-        if self._ear in ready:
+        if self._wake_reader in ready:
             with self._lock:
-                self._ear.recv_bytes()
+                self._wake_reader.recv_bytes()
                 self._is_called = False
         done: list[tuple[Item, bytes]] = []
         for worker in list(self._workers):
@@ -229,13 +234,13 @@ class ParsePool:
         self._workers.remove(worker)
         items = list(worker.items)
         can_be_tried_again = worker.is_replaceable
-        obituary = worker.obituary()
+        cause_of_end = worker.cause_of_end()
         if not can_be_tried_again:
-            self._problem = obituary
+            self._problem = cause_of_end
         is_plain = (was_at_work and len(items) == 1) or any(item.is_suspect for item in items)
         if is_plain or not can_be_tried_again:
             for item in items:
-                self._finish(item, partial(item.fail, obituary))
+                self._finish(item, partial(item.fail, cause_of_end))
             return
         for item in items:
             item.is_suspect = True
@@ -255,7 +260,7 @@ class ParsePool:
                     worker.items.clear()
                     if not worker.abandon():
                         self._workers.remove(worker)
-                        worker.bury(monotonic() + PATIENCE)
+                        worker.reap(monotonic() + PATIENCE)
             for item in items:
                 self._finish(item, partial(item.stop, reason))
 
@@ -277,13 +282,13 @@ class ParsePool:
     def _shut_down(self) -> None:
         with self._lock:
             self._is_over = True
-            self._ear.close()
-            self._mouth.close()
+            self._wake_reader.close()
+            self._wake_writer.close()
         for worker in self._workers:
-            worker.hang_up()
+            worker.disconnect()
         until = monotonic() + PATIENCE
         for worker in self._workers:
-            worker.bury(until)
+            worker.reap(until)
         in_hand: Iterable[Item] = (item for worker in self._workers for item in worker.items)
         for item in [*in_hand, *self._take_waiting(lambda _: True)]:
             self._finish(item, partial(item.stop, RunStoppedError()))

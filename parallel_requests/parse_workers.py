@@ -138,13 +138,13 @@ class Worker(Protocol):
     def abandon(self) -> bool:
         """End the work on its chunk; False where that ends the worker, too."""
 
-    def obituary(self) -> str:
+    def cause_of_end(self) -> str:
         """Bury it, and return what it died of."""
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Let it end: now, if it is at work, else by itself."""
 
-    def bury(self, until: float) -> None:
+    def reap(self, until: float) -> None:
         """Wait for its end, and see to it from then on."""
 
     def kill(self) -> None:
@@ -207,9 +207,9 @@ class Child:
         self._process.terminate()
         return False
 
-    def obituary(self) -> str:
+    def cause_of_end(self) -> str:
         """Return how it died."""
-        self.bury(monotonic() + PATIENCE)
+        self.reap(monotonic() + PATIENCE)
         if self.is_replaceable:
             return f"The parse process died (exit code {self._exit_code})."
         return (
@@ -217,13 +217,13 @@ class Child:
             "A script that uses parse_processes starts its work under: if __name__ == '__main__'."
         )
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Let it end: now, if it is at work, else by itself."""
         self._connection.close()
         if not self.is_idle:
             self._process.terminate()
 
-    def bury(self, until: float) -> None:
+    def reap(self, until: float) -> None:
         """Wait for its end, and see to it."""
         self._connection.close()
         self._process.join(max(0.0, until - monotonic()))
@@ -250,12 +250,12 @@ class Slot:
         self.is_idle = True
         self._executor = executor
         self._future: Future[Reply] = Future()
-        self._ear, self._mouth = multiprocessing.Pipe(duplex=False)
+        self._wake_reader, self._wake_writer = multiprocessing.Pipe(duplex=False)
         self._problem = ""
 
     def waitables(self) -> list[Any]:
         """Return what becomes ready when a chunk is done."""
-        return [self._ear]
+        return [self._wake_reader]
 
     def give(self, job: Job, items: list[Item]) -> None:
         """Submit a chunk; where that fails, `receive` says so."""
@@ -271,7 +271,7 @@ class Slot:
 
     def _ring(self, _: Future[Reply]) -> None:
         with suppress(OSError):  # nobody waits any more
-            self._mouth.send_bytes(b"")
+            self._wake_writer.send_bytes(b"")
 
     def receive(self) -> Reply:
         """Return what was done.
@@ -279,7 +279,7 @@ class Slot:
         Raises:
             EOFError: The pool is broken.
         """
-        self._ear.recv_bytes()
+        self._wake_reader.recv_bytes()
         self.is_idle = True
         try:
             return self._future.result()
@@ -296,21 +296,21 @@ class Slot:
         self._future.cancel()
         return True
 
-    def obituary(self) -> str:
+    def cause_of_end(self) -> str:
         """Return what became of the pool."""
-        self.hang_up()
+        self.disconnect()
         return (
             f"The process pool given as parse_processes is out of order ({self._problem}). "
             "It is the caller's, and so not rebuilt here."
         )
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Let go of the pool."""
         self._future.cancel()
-        self._ear.close()
-        self._mouth.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
-    def bury(self, until: float) -> None:
+    def reap(self, until: float) -> None:
         """Nothing: its processes live on."""
 
     def kill(self) -> None:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError
 from parallel_requests.models import ReturnType
-from parallel_requests.parsing import InPlaceParser, ThreadParser
+from parallel_requests.parsing import InPlaceParser, Parse, ThreadParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import ProcessPoolExecutor
 
-    from parallel_requests.engines.base import Parse
     from parallel_requests.exchange import Policy
     from parallel_requests.options import Settings
     from parallel_requests.parse_processes import ParsePool

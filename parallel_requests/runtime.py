@@ -21,7 +21,7 @@ from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.batch import Batch
 from parallel_requests.collecting import Call, collect
 from parallel_requests.cookies import CookieStore
-from parallel_requests.engines.base import Run
+from parallel_requests.engines.run import Run
 from parallel_requests.environment import Environment
 from parallel_requests.exceptions import (
     ConfigurationError,

@@ -14,8 +14,9 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from parallel_requests.backends.aiohttp import AiohttpBackend
-from parallel_requests.engines.base import Home, Run
+from parallel_requests.engines.base import EngineThreads
 from parallel_requests.engines.event_loop import EventLoopEngine
+from parallel_requests.engines.run import Run
 from parallel_requests.exceptions import (
     PartialFailureError,
     RequestTimeout,
@@ -164,13 +165,13 @@ def test_a_batch_that_comes_while_a_failed_start_is_wound_up(
             super().bind(loop)
 
     has_come = threading.Event()
-    move_out = Home.move_out
+    leave = EngineThreads.leave
 
-    def late(home: Home) -> None:
+    def late(home: EngineThreads) -> None:
         assert has_come.wait(_LONG)
-        move_out(home)
+        leave(home)
 
-    monkeypatch.setattr(Home, "move_out", late)
+    monkeypatch.setattr(EngineThreads, "leave", late)
     with ParallelSession(backend=BrokenAtFirst()) as session, ThreadPoolExecutor(1) as pool:
         with pytest.raises(OSError, match="no event queue"):
             session.request(server.url("/id/1"))

@@ -301,9 +301,9 @@ def test_epoll_lets_go_of_what_a_child_process_holds_open() -> None:
 
     from parallel_requests.engines.curl_multi import _EpollDriver
 
-    ear, mouth = socket.socketpair()
+    wake_reader, wake_writer = socket.socketpair()
     idle, server = socket.socketpair()
-    driver = _EpollDriver(pycurl.CurlMulti(), ear, time.monotonic)
+    driver = _EpollDriver(pycurl.CurlMulti(), wake_reader, time.monotonic)
     driver._watch(pycurl.POLL_IN, idle.fileno())
     driver._watch(pycurl.POLL_REMOVE, idle.fileno())
     copy = idle.dup()  # as a forked child has it: epoll then keeps what is closed here
@@ -311,10 +311,10 @@ def test_epoll_lets_go_of_what_a_child_process_holds_open() -> None:
     server.close()
     driver.wait(0.0, 0)
     assert driver._epoll.poll(0) == []
-    mouth.send(b"\0")
+    wake_writer.send(b"\0")
     assert [events for _, events in driver._epoll.poll(1)] == [select.EPOLLIN]
     driver.close()
-    for end in (copy, ear, mouth):
+    for end in (copy, wake_reader, wake_writer):
         end.close()
 
 

@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import pycurl
 
 from parallel_requests.backends.transfer import Transfer
-from parallel_requests.engines.base import Home, Run, Scheduler, Task, translated
+from parallel_requests.engines.base import EngineThreads, translated
+from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 
 if TYPE_CHECKING:
     from parallel_requests.backends.curl import CurlBackend
+    from parallel_requests.engines.run import Run, Task
 
 logger = logging.getLogger("parallel_requests")
 
 _LONGEST_REST = 60.0
+"""Seconds between two looks at timers that nobody calls for."""
 _LONGEST_ROW = 256
+"""Exchanges started before sockets are looked at again, or ``concurrency`` where that is more."""
 _SELECT_MAX_CONCURRENCY = 256
 """Up to here ``perform`` and ``select`` cost less a call than ``socket_action`` and ``epoll``
 (16 against 19 microseconds at 20 in flight); with more, and with file descriptors that ``select``
@@ -59,13 +63,13 @@ class CurlMultiEngine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._wanted = self._resting = False
-        self.home = Home()
+        self.threads = EngineThreads()
         self._transfers: list[Transfer] = []
         self._spare: list[Transfer] = []
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
-        self.home.check_guest()
+        self.threads.check_caller()
         with self._lock:
             if self._closed:
                 raise RunStoppedError
@@ -80,7 +84,7 @@ class CurlMultiEngine:
         if self._resting:
             # Blocked: it has been called often enough. Any other error: it has been closed.
             with contextlib.suppress(OSError):
-                self._mouth.send(b"\0")
+                self._wake_writer.send(b"\0")
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: nothing of it is sent any more, what is in flight is broken off."""
@@ -93,28 +97,30 @@ class CurlMultiEngine:
 
         Called on the engine's own thread, from a hook, it does not wait for the end.
         """
-        if self.home.is_abroad():
+        if self.threads.is_in_child_process():
             return
         with self._lock:
             self._closed = True
             thread = self._thread
         self.wake()
-        if thread is not None and not self.home.is_worker():
+        if thread is not None and not self.threads.is_worker():
             thread.join()
 
     def _start(self) -> None:
         """Open what belongs to the thread, not before it is needed: processes must not share it."""
         concurrency = self._scheduler.concurrency
-        self._ear, self._mouth = socket.socketpair()
-        self._ear.setblocking(False)
-        self._mouth.setblocking(False)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
         self._multi = cast("Any", pycurl.CurlMulti())
         self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.max_idle)
-        can_select = concurrency <= _SELECT_MAX_CONCURRENCY and self._ear.fileno() < _SELECT_MAX_DESCRIPTOR
+        can_select = (
+            concurrency <= _SELECT_MAX_CONCURRENCY and self._wake_reader.fileno() < _SELECT_MAX_DESCRIPTOR
+        )
         self._driver: _Driver = (
-            _SelectDriver(self._multi, self._ear)
+            _SelectDriver(self._multi, self._wake_reader)
             if can_select or not hasattr(select, "epoll")
-            else _EpollDriver(self._multi, self._ear, self._clock)
+            else _EpollDriver(self._multi, self._wake_reader, self._clock)
         )
         thread = threading.Thread(target=self._work, name="parallel-requests-curl")
         try:
@@ -125,7 +131,7 @@ class CurlMultiEngine:
         self._thread = thread
 
     def _work(self) -> None:
-        self.home.move_in()
+        self.threads.enter()
         self._thread = threading.current_thread()  # a Ctrl-C may have kept who started it from noting it
         try:
             while True:
@@ -142,7 +148,7 @@ class CurlMultiEngine:
                     self._rest()
         finally:
             self._shut_down()
-            self.home.move_out()
+            self.threads.leave()
 
     def _fill(self) -> None:
         """Start exchanges in the free slots; a long row of items that end at once in several goes."""
@@ -233,7 +239,7 @@ class CurlMultiEngine:
         self._scheduler.left(send.request.origin)
 
     def _break_off(self, run: Run, reason: ParallelRequestsError) -> None:
-        self._scheduler.hurry(run)
+        self._scheduler.end_run(run)
         for transfer in [transfer for transfer in self._transfers if transfer.carries(run)]:
             self._end(transfer, reason)
 
@@ -265,12 +271,12 @@ class CurlMultiEngine:
             transfer.easy.close()
         self._multi.close()  # which says good-bye on TLS connections, and has their sockets watched for that
         self._driver.close()
-        self._ear.close()
-        self._mouth.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
 
 class _Driver(Protocol):
-    """Moves transfers on, and waits for their sockets and for the engine's ear."""
+    """Moves transfers on, and waits for their sockets and for the engine's wake_reader."""
 
     def perform(self) -> None: ...
     def wait(self, seconds: float, in_flight: int, /) -> None: ...
@@ -280,10 +286,10 @@ class _Driver(Protocol):
 class _SelectDriver:
     """``perform`` over all transfers, ``select`` over their sockets."""
 
-    def __init__(self, multi: Any, ear: socket.socket) -> None:
+    def __init__(self, multi: Any, wake_reader: socket.socket) -> None:
         self._multi = multi
-        self._ear = ear
-        self._ears = [ear.fileno()]
+        self._wake_reader = wake_reader
+        self._wake_descriptors = [wake_reader.fileno()]
 
     def perform(self) -> None:
         """Move every transfer on."""
@@ -297,9 +303,9 @@ class _SelectDriver:
             seconds = min(seconds, hint / 1000)
         if len(readable) + len(writable) < in_flight:
             seconds = min(seconds, 0.01)  # a name being resolved, or a descriptor select cannot take
-        ready, _, _ = select.select(readable + self._ears, writable, broken, seconds)
-        if self._ears[0] in ready:
-            _drain(self._ear)
+        ready, _, _ = select.select(readable + self._wake_descriptors, writable, broken, seconds)
+        if self._wake_descriptors[0] in ready:
+            _drain(self._wake_reader)
 
     def close(self) -> None:
         """Nothing of its own to give back."""
@@ -308,9 +314,9 @@ class _SelectDriver:
 class _EpollDriver:
     """``socket_action`` on the sockets that ``epoll`` names."""
 
-    def __init__(self, multi: Any, ear: socket.socket, clock: Callable[[], float]) -> None:
+    def __init__(self, multi: Any, wake_reader: socket.socket, clock: Callable[[], float]) -> None:
         self._multi = multi
-        self._ear = ear
+        self._wake_reader = wake_reader
         self._clock = clock
         self._used: dict[int, int] = {}  # descriptor → events libcurl waits for
         self._open()
@@ -332,8 +338,8 @@ class _EpollDriver:
         for descriptor, events in self._epoll.poll(seconds):
             if descriptor in used:
                 socket_action(descriptor, _action(events))
-            elif descriptor == self._ear.fileno():
-                _drain(self._ear)
+            elif descriptor == self._wake_reader.fileno():
+                _drain(self._wake_reader)
             else:
                 self._let_go(descriptor)
 
@@ -343,7 +349,7 @@ class _EpollDriver:
 
     def _open(self) -> None:
         self._epoll = select.epoll()
-        self._epoll.register(self._ear.fileno(), select.EPOLLIN)
+        self._epoll.register(self._wake_reader.fileno(), select.EPOLLIN)
         for descriptor, mask in self._used.items():
             self._epoll.register(descriptor, mask)
         self._registered = set(self._used)
@@ -393,9 +399,9 @@ def _action(events: int) -> int:
     return int(readable | writable)
 
 
-def _drain(ear: socket.socket) -> None:
+def _drain(wake_reader: socket.socket) -> None:
     try:
-        while ear.recv(4096):
+        while wake_reader.recv(4096):
             pass
     except BlockingIOError:
         return

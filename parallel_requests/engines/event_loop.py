@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.engines.base import Home, Run, Scheduler, Task, translated
+from parallel_requests.engines.base import EngineThreads, translated
+from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parallel_requests.backends.base import AsyncBackend
+    from parallel_requests.engines.run import Run, Task
 
 _NEVER = float("inf")
 
@@ -41,7 +43,7 @@ class EventLoopEngine:
         self._backend = backend
         self._clock = clock
         self._scheduler = Scheduler(concurrency)
-        self.home = Home()
+        self.threads = EngineThreads()
         self._workers: set[_Worker] = set()
         self._scheduler_alarm = _Alarm(clock, self._look)
         self._timeout_alarm = _Alarm(clock, self._cut_overdue)
@@ -54,7 +56,7 @@ class EventLoopEngine:
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
-        self.home.check_guest()
+        self.threads.check_caller()
         with self._lock:
             if self._closed:
                 raise RunStoppedError
@@ -77,13 +79,13 @@ class EventLoopEngine:
 
         Called on the engine's own thread, from a hook, it does not wait for the end.
         """
-        if self.home.is_abroad():
+        if self.threads.is_in_child_process():
             return
         with self._lock:
             self._closed = True
             thread = self._thread
         self._call(self._end)
-        if thread is not None and not self.home.is_worker():
+        if thread is not None and not self.threads.is_worker():
             thread.join()
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
@@ -107,13 +109,13 @@ class EventLoopEngine:
     # On the loop's thread.
 
     def _serve(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
-        self.home.move_in()
+        self.threads.enter()
         # Noted here: a Ctrl-C may keep who started the thread from doing so.
         self._loop, self._thread = loop, threading.current_thread()
         try:
             loop.run_until_complete(self._live(loop, bound))
         finally:
-            self.home.move_out()
+            self.threads.leave()
             with self._lock:
                 if self._loop is loop:
                     self._loop = None
@@ -137,7 +139,7 @@ class EventLoopEngine:
         self._look()
 
     def _stop(self, run: Run) -> None:
-        self._scheduler.hurry(run)
+        self._scheduler.end_run(run)
         for worker in self._workers:
             if worker.sends_for is run:
                 worker.cut()

@@ -7,7 +7,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from parallel_requests.engines.base import Home, Run, Scheduler, Task, translated
+from parallel_requests.engines.base import EngineThreads, translated
+from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.engines.watchdog import Watchdog
 from parallel_requests.exceptions import (
     ParallelRequestsError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from parallel_requests.backends.base import BlockingBackend
+    from parallel_requests.engines.run import Run, Task
 
 
 class ThreadsEngine:
@@ -56,7 +58,7 @@ class ThreadsEngine:
         self._clock = clock
         self._watchdog = Watchdog()
         self._scheduler = Scheduler(concurrency)
-        self.home = Home()
+        self.threads = EngineThreads()
         self._lock = threading.RLock()  # guards the scheduler and all below
         # Entered by loops alone: a Ctrl-C just as a Condition is entered would leave it locked.
         self._changed = threading.Condition(self._lock)
@@ -68,7 +70,7 @@ class ThreadsEngine:
 
     def submit(self, run: Run) -> None:
         """Start a batch."""
-        self.home.check_guest()
+        self.threads.check_caller()
         with self._lock:
             if self._closed:
                 raise RunStoppedError
@@ -84,7 +86,7 @@ class ThreadsEngine:
         """End a batch: nothing of it is sent any more, what is in flight is broken off."""
         run.policy.stop = reason
         with self._lock:
-            self._scheduler.hurry(run)
+            self._scheduler.end_run(run)
             self._call_for_work()
         self._watchdog.cut(run)
 
@@ -93,7 +95,7 @@ class ThreadsEngine:
 
         Called on one of the engine's own threads, from a hook, it does not wait for the end.
         """
-        if self.home.is_abroad():
+        if self.threads.is_in_child_process():
             return
         with self._lock:
             self._closed = True
@@ -102,7 +104,7 @@ class ThreadsEngine:
             self.stop(run, RunStoppedError())
         self._watchdog.close()
         if self._own_executor is not None:
-            self._own_executor.shutdown(wait=not self.home.is_worker())
+            self._own_executor.shutdown(wait=not self.threads.is_worker())
 
     def _call_for_work(self) -> None:
         """Get a loop to look at the scheduler: a resting one, or a new one."""
@@ -141,7 +143,7 @@ class ThreadsEngine:
         return timer is not None and timer < self._rings_at
 
     def _work(self) -> None:
-        self.home.move_in()
+        self.threads.enter()
         with self._changed:
             self._is_one_coming = False
             self._loops += 1
@@ -149,7 +151,7 @@ class ThreadsEngine:
             while (task := self._next_task()) is not None:
                 self._advance(task)
         finally:
-            self.home.move_out()
+            self.threads.leave()
 
     def _next_task(self) -> Task | None:
         with self._changed:

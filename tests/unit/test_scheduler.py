@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallel_requests.engines.base import Run, Scheduler, Task
+from parallel_requests.engines.run import Run, Task
+from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import DeadlineExceededError, RunStoppedError
 from parallel_requests.exchange import Policy, Send
 from parallel_requests.gates.backoff import RetryPolicy
@@ -270,7 +271,7 @@ def test_a_stopped_run_ends_now_and_sends_nothing_more() -> None:
     play.play(until=0.05)
     sent = len(play.stamps("a.test"))
     run.policy.stop = RunStoppedError("stopped")
-    play.scheduler.hurry(run)
+    play.scheduler.end_run(run)
     play.play(until=0.2)
     assert run.is_done()
     assert len(play.stamps("a.test")) == sent
@@ -287,7 +288,7 @@ def test_what_waits_behind_a_stopped_run_is_not_forgotten() -> None:
     other = play.new_run(requests_to(*["a.test"] * 5))
     play.play(until=0.5)
     stopped.policy.stop = RunStoppedError("stopped")
-    play.scheduler.hurry(stopped)
+    play.scheduler.end_run(stopped)
     play.play()
     assert stopped.is_done()
     assert indices(other.take()) == list(range(5))
@@ -300,7 +301,7 @@ def test_who_is_about_to_wait_when_the_run_is_stopped_does_not() -> None:
     task = play.scheduler.take(0.0)
     assert task is not None
     run.policy.stop = RunStoppedError("stopped")
-    play.scheduler.hurry(run)
+    play.scheduler.end_run(run)
     play.scheduler.park(task, Wait(60.0), 0.0)
     play.play(until=0.0)
     assert run.is_done()
@@ -400,7 +401,7 @@ def test_what_was_never_pulled_is_known() -> None:
     run = play.new_run(requests_to(*["a.test"] * 5), window=1)
     play.play(until=0.15)
     run.policy.stop = RunStoppedError("stopped")
-    play.scheduler.hurry(run)
+    play.scheduler.end_run(run)
     play.play()
     assert sorted([*indices(run.take()), *(request.index for request in run.unstarted())]) == list(range(5))
 
@@ -468,7 +469,7 @@ def test_every_item_finishes_once(  # noqa: PLR0917 - hypothesis gives them by n
     if stopped_at is not None:
         play.play(until=stopped_at)
         batches[0].policy.stop = RunStoppedError("stopped")
-        play.scheduler.hurry(batches[0])
+        play.scheduler.end_run(batches[0])
     play.play()
     for run in batches:
         assert run.is_done(), "something waits for ever"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests.backends.base import BlockingBackend
-from parallel_requests.engines.base import Run
+from parallel_requests.engines.run import Run
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import BackendError, RunStoppedError
 from parallel_requests.exchange import Policy, Send
