@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from parallel_requests.models import Response as NormalizedResponse
     from parallel_requests.options import Options, RequestOptions
     from parallel_requests.part_files import Download
+    from parallel_requests.planning import RequestItem
     from parallel_requests.session import ParallelSession
     from parallel_requests.stats import RunStats
 
@@ -78,6 +79,7 @@ __all__ = [
     "RateLimitExceededError",
     "RedirectError",
     "Request",
+    "RequestItem",
     "RequestOptions",
     "RequestTimeout",
     "ResourceExhausted",
@@ -113,6 +115,7 @@ _HOMES = (
     "session",
     "api",
     "part_files",
+    "planning",
     "aio",
 )
 _ALIASES = {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from parallel_requests.signatures import (
         AsyncDownloadVerb,
         AsyncHeadVerb,
+        AsyncIterVerb,
         AsyncOneCallVerb,
         AsyncRequestVerb,
     )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 # What turns the functions below into verbs with a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], AsyncRequestVerb] = documents_options(session=False)
+_iter_verb: Callable[[Callable[..., Any]], AsyncIterVerb] = documents_options(session=False)
 _download_verb: Callable[[Callable[..., Any]], AsyncDownloadVerb] = documents_options(
     session=False, without=NOT_FOR_DOWNLOADS
 )
@@ -149,7 +151,7 @@ class ParallelRequests:
     head: AsyncHeadVerb = http_verb("HEAD", ReturnType.RESPONSE)
     options: AsyncHeadVerb = http_verb("OPTIONS", ReturnType.RESPONSE)
 
-    @documents_options(session=False)
+    @_iter_verb
     async def iter_results(
         self,
         urls: Iterable[Item] | AsyncIterable[Item],

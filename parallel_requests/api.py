@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.planning import Item
-    from parallel_requests.signatures import OneCallDownloadVerb, OneCallVerb
+    from parallel_requests.signatures import OneCallDownloadVerb, OneCallIterVerb, OneCallVerb
 
 # What turns the function below into a verb with a type for every combination of arguments.
 _one_call_verb: Callable[[Callable[..., Any]], OneCallVerb] = documents_options(session=True)
+_iter_verb: Callable[[Callable[..., Any]], OneCallIterVerb] = documents_options(session=True)
 _download_verb: Callable[[Callable[..., Any]], OneCallDownloadVerb] = documents_options(
     session=True, without=NOT_FOR_DOWNLOADS
 )
@@ -72,7 +73,7 @@ def parallel_requests(
         )
 
 
-@documents_options(session=True)
+@_iter_verb
 def iter_results(
     urls: Iterable[Item],
     *,
@@ -103,7 +104,8 @@ def iter_results(
 
     def results() -> Generator[Result[Any]]:
         with ParallelSession(**of_session) as session:
-            yield from session.iter_results(
+            iterate: Callable[..., Generator[Result[Any]]] = session.iter_results
+            yield from iterate(
                 urls, keys=keys, return_type=return_type, parse_func=parse_func, ordered=ordered, **of_call
             )
 

@@ -85,7 +85,7 @@ class Downloads:
         return self._checksums is not None
 
     def check(self, urls: Iterable[object]) -> None:
-        """Do nothing where what is given per URL fits the number of URLs.
+        """Check that what is given per URL fits the number of URLs.
 
         Raises:
             ConfigurationError: It does not.

@@ -266,7 +266,7 @@ class Response:
         return self.json_data is not None or self.content.strip() == b"null"
 
     def raise_for_status(self) -> None:
-        """Do nothing for a status below 400.
+        """Raise where the status is 400 or above.
 
         Raises:
             HTTPStatusError: The status is 400 or above.

@@ -475,7 +475,7 @@ PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "time
 
 
 def reject_unknown(options: Mapping[str, Any], caller: str, *, beside: Collection[str] = ()) -> None:
-    """Do nothing where every keyword is an option.
+    """Check that every keyword is an option.
 
     Args:
         options: The keywords.

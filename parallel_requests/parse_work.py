@@ -32,7 +32,7 @@ Parcel: TypeAlias = tuple[bytes, str, list[tuple[str, str]], "tuple[Any, ...] | 
 
 _REPLY_SECONDS = 0.05
 _REPLY_BYTES = 1 << 20
-"""What is done is sent back after so long, or once it is so much: who streams waits for it."""
+"""A worker sends back what it has done after so many seconds, or once it comes to so many bytes."""
 
 
 class Work(NamedTuple):

@@ -318,7 +318,7 @@ class Slot:
 
 
 def check_can_start() -> None:
-    """Do nothing where processes can be started from here.
+    """Check that processes can be started from here.
 
     Raises:
         ConfigurationError: They could not import the main module; or this is itself a process that is

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.models import Result
     from parallel_requests.planning import Item
-    from parallel_requests.signatures import DownloadVerb, HeadVerb, RequestVerb
+    from parallel_requests.signatures import DownloadVerb, HeadVerb, IterVerb, RequestVerb
     from parallel_requests.stats import RunStats
 
 # What turns the functions below into verbs with a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], RequestVerb] = documents_options(session=False)
+_iter_verb: Callable[[Callable[..., Any]], IterVerb] = documents_options(session=False)
 _download_verb: Callable[[Callable[..., Any]], DownloadVerb] = documents_options(
     session=False, without=NOT_FOR_DOWNLOADS
 )
@@ -139,7 +140,7 @@ class ParallelSession:
         batch = self._runtime.plan([urls] if isinstance(urls, str) else urls, keys, call)
         return collect(self._runtime.results_of(batch), call)
 
-    @documents_options(session=False)
+    @_iter_verb
     def iter_results(
         self,
         urls: Iterable[Item],

@@ -14,7 +14,7 @@ Python's types cannot fold its columns (no type stands for "a coroutine of whate
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -30,7 +30,7 @@ from typing import (
 
 from typing_extensions import TypeVar
 
-from parallel_requests.models import Response, ReturnType
+from parallel_requests.models import Response, Result, ReturnType
 from parallel_requests.options import Options, RequestOptions
 from parallel_requests.planning import Item
 
@@ -359,6 +359,51 @@ class AsyncOneCallVerb(Protocol):
     def __call__(self, urls: AsyncMany, *, keys: Iterable[K], return_none_on_failure: bool, **options: Unpack[_AnswerOneCall[A]]) -> Coroutine[Any, Any, dict[K, A | None]]: ...
     @overload
     def __call__(self, urls: str | AsyncMany, *, keys: Keys = ..., return_none_on_failure: bool = ..., **options: Unpack[_DynamicOneCall]) -> Coroutine[Any, Any, Any]: ...
+
+
+class IterVerb(Protocol):
+    """``iter_results`` of a session."""
+
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Json[J]]) -> Generator[Result[J]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Text[S]]) -> Generator[Result[S]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Content[B]]) -> Generator[Result[B]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Answer[A]]) -> Generator[Result[A]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Dynamic]) -> Generator[Result[Any]]: ...
+
+
+class AsyncIterVerb(Protocol):
+    """`IterVerb`, to be iterated with ``async for``."""
+
+    @overload
+    def __call__(self, urls: AsyncMany, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Json[J]]) -> AsyncGenerator[Result[J]]: ...
+    @overload
+    def __call__(self, urls: AsyncMany, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Text[S]]) -> AsyncGenerator[Result[S]]: ...
+    @overload
+    def __call__(self, urls: AsyncMany, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Content[B]]) -> AsyncGenerator[Result[B]]: ...
+    @overload
+    def __call__(self, urls: AsyncMany, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Answer[A]]) -> AsyncGenerator[Result[A]]: ...
+    @overload
+    def __call__(self, urls: AsyncMany, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_Dynamic]) -> AsyncGenerator[Result[Any]]: ...
+
+
+class OneCallIterVerb(Protocol):
+    """`IterVerb`, with the options of a session besides."""
+
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_JsonOneCall[J]]) -> Generator[Result[J]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_TextOneCall[S]]) -> Generator[Result[S]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_ContentOneCall[B]]) -> Generator[Result[B]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_AnswerOneCall[A]]) -> Generator[Result[A]]: ...
+    @overload
+    def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_DynamicOneCall]) -> Generator[Result[Any]]: ...
 
 
 class DownloadVerb(Protocol):

@@ -73,6 +73,7 @@ def test_the_public_names_are_these() -> None:
         "RateLimitExceededError",
         "RedirectError",
         "Request",
+        "RequestItem",
         "RequestOptions",
         "RequestTimeout",
         "ResourceExhausted",

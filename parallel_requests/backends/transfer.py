@@ -120,9 +120,9 @@ class Transfer:
             self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
 
     def has_lost_race(self, code: int) -> bool:
-        """Whether it failed before the request went out, and libcurl tells why for QUIC alone.
+        """Whether neither QUIC nor TCP has come to a connection, and the error is that of QUIC.
 
-        Where neither QUIC nor TCP comes to a connection, the error is that of QUIC.
+        Over TCP alone it may still go out, or its error say more.
         """
         return bool(self._quic_sockets) and MEANING.get(code) not in (TLSError, RequestTimeout)
 

@@ -35,7 +35,7 @@ class TokenBucket:
         @bucket                          # the same, before every call; coroutines too
         def call(): ...
 
-    The algorithm is the token bucket of RFC 2697 (single rate), with continuous refill.
+    In any t seconds it hands out at most rate * t + burst tokens: the token bucket of RFC 2215, 3.6.
     """
 
     def __init__(
@@ -52,19 +52,21 @@ class TokenBucket:
         Args:
             rate: Tokens per second, above 0.
             burst: Tokens the full bucket holds, at least 1.
-            settle: Seconds by which the refill starts late after a start, or a second at rest. Callers
-                far from the judge of the rate set it to what a cold connection takes, so that a first
-                burst that arrives late still leaves no window with an excess.
+            settle: Seconds by which the refill starts late, at first and after each second without a
+                call. The burst that comes then goes over cold connections: where it arrives late, the
+                tokens that were refilled meanwhile would arrive with it.
             clock: Monotonic seconds.
             sleep: How `acquire` waits.
 
         Raises:
             ValueError: ``rate`` or ``burst`` is out of range.
         """
-        if not 0 < rate < float("inf"):
+        number: object = rate
+        if not isinstance(number, int | float) or not 0 < number < float("inf"):
             raise ValueError(f"rate must be a number of tokens per second above 0, not {rate!r}")
-        if burst < 1:
-            raise ValueError(f"burst must be at least 1, not {burst!r}")
+        count: object = burst
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"burst must be a whole number of at least 1, not {burst!r}")
         self.rate = float(rate)
         self.burst = burst
         self._settle = settle
@@ -82,17 +84,15 @@ class TokenBucket:
             0.0 where a token was taken, else the seconds until there can be one.
         """
         with self._lock:
-            self._refill()
-            if self._tokens >= 1.0 - _ROUNDING:
+            delay = self._delay()
+            if delay == 0.0:
                 self._take()
-                return 0.0
-            return self._seconds_until(1.0)
+            return delay
 
     def peek(self) -> float:
         """Return the seconds until there can be a token, taking nothing."""
         with self._lock:
-            self._refill()
-            return 0.0 if self._tokens >= 1.0 - _ROUNDING else self._seconds_until(1.0)
+            return self._delay()
 
     def reserve(self) -> float:
         """Take the next token, now or in the future.
@@ -101,8 +101,7 @@ class TokenBucket:
             The seconds to wait before acting on it; 0.0 for at once.
         """
         with self._lock:
-            self._refill()
-            delay = 0.0 if self._tokens >= 1.0 - _ROUNDING else self._seconds_until(1.0)
+            delay = self._delay()
             self._take()
             return delay
 
@@ -120,6 +119,13 @@ class TokenBucket:
         if delay > 0.0:
             await asyncio.sleep(delay)
 
+    def _delay(self) -> float:
+        """Refill, and return the seconds until there is a token."""
+        self._refill()
+        if self._tokens >= 1.0 - _ROUNDING:
+            return 0.0
+        return max(0.0, self._filled_at - self._clock()) + (1.0 - self._tokens) / self.rate
+
     def _refill(self) -> None:
         now = self._clock()
         if now > self._filled_at:
@@ -134,10 +140,6 @@ class TokenBucket:
             self._filled_at += self._settle
         self._full_for = 0.0
         self._tokens -= 1.0
-
-    def _seconds_until(self, tokens: float) -> float:
-        late = max(0.0, self._filled_at - self._clock())
-        return late + (tokens - self._tokens) / self.rate
 
     def __enter__(self) -> Self:
         self.acquire()

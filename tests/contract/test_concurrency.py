@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
     from tests.server.control import Server
 
 
+def together(count: int) -> str:
+    """A path that answers once so many calls are in flight, and again for as many more."""
+    return f"/together?count={count}&key={uuid4()}"
+
+
 @pytest.mark.parametrize("concurrency", [1, 20, 100])
 def test_one_host(open_session: Callable[..., ParallelSession], server: Server, concurrency: int) -> None:
     session = open_session(concurrency=concurrency)
-    session.request([server.url("/static?delay=0.2")] * (2 * concurrency))
+    session.request([server.url(together(concurrency))] * (2 * concurrency))
     stats = server.stats()
     assert stats.max_in_flight == concurrency
     assert stats.connections <= concurrency
@@ -26,7 +32,7 @@ def test_one_host(open_session: Callable[..., ParallelSession], server: Server, 
 
 def test_one_host_with_tls(open_session: Callable[..., ParallelSession], tls_server: Server) -> None:
     session = open_session(concurrency=20, verify_ssl=str(tls_server.ca_file))
-    session.request([tls_server.url("/static?delay=0.3")] * 40)
+    session.request([tls_server.url(together(20))] * 40)
     stats = tls_server.stats()
     assert stats.max_in_flight == 20
     assert stats.connections <= 20
@@ -35,10 +41,11 @@ def test_one_host_with_tls(open_session: Callable[..., ParallelSession], tls_ser
 
 def test_thirty_hosts_at_once(open_session: Callable[..., ParallelSession], many_hosts: Server) -> None:
     session = open_session(concurrency=100)
-    session.request([f"{url}/static?delay=0.3" for url in many_hosts.urls] * 5)
+    path = together(100)
+    session.request([f"{url}{path}" for url in (many_hosts.urls * 7)[:200]])
     stats = many_hosts.stats()
     assert stats.max_in_flight == 100
-    assert stats.requests == 150
+    assert stats.requests == 200
 
 
 def test_thirty_hosts_twenty_workers(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests import exceptions
+from parallel_requests import ReturnType, exceptions
 from parallel_requests.backends.body import ACCEPT_ENCODING
 from tests.server.fault_cases import FAULT_CASES, FaultCase
 
@@ -29,7 +29,7 @@ _SECRETS = ("secret-token", "secret-cookie")
 
 def call(session: ParallelSession, case: FaultCase, url: str, options: dict[str, Any]) -> Result[Any]:
     """The Result of one call; JSON is decoded only where the fault is in the JSON."""
-    return_type = "json" if case.error == "DecodeError" else "content"
+    return_type = ReturnType.JSON if case.error == "DecodeError" else ReturnType.CONTENT
     data = "something" if case.method == "POST" else None
     [result] = session.iter_results([url], method=case.method, data=data, return_type=return_type, **options)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -94,8 +94,8 @@ def test_wrong_proxy_credentials_show_nowhere(
 ) -> None:
     running = proxy(credentials=("user", "right"))
     target = server if scheme == "http" else tls_server
-    options = {"proxy": running.url_with("user", "wrong-secret"), "verify_ssl": str(tls_server.ca_file)}
-    [result] = session.iter_results([target.url("/get?token=hidden")], **options)  # type: ignore[arg-type]
+    options: Any = {"proxy": running.url_with("user", "wrong-secret"), "verify_ssl": str(tls_server.ca_file)}
+    [result] = session.iter_results([target.url("/get?token=hidden")], **options)
     error = result.error
     assert error is not None
     cause = error.last_error if isinstance(error, exceptions.RetryExhaustedError) else error

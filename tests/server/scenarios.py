@@ -8,6 +8,7 @@ import json
 import math
 import time
 import zlib
+from collections import defaultdict
 from email.utils import formatdate
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -90,6 +91,27 @@ def crowded(call: Call) -> Answer:
     """A 503 while more than ``?most=`` calls are in flight on this listener; ``?delay=`` seconds late."""
     fits = call.counters.in_flight_at(call.listener) <= int(call.arg("most", "10"))
     return json_answer({"fits": fits}, 200 if fits else 503, delay=float(call.arg("delay", "0")))
+
+
+_gatherings: defaultdict[str, list[asyncio.Event]] = defaultdict(list)
+
+
+@routes.route("together")
+def together(call: Call) -> Answer:
+    """Answer once ``?count=`` calls of ``?key=`` wait here."""
+    count, waiting = int(call.arg("count", "2")), _gatherings[call.arg("key", "")]
+
+    async def once_all_are_here() -> AsyncIterator[bytes]:
+        is_complete = asyncio.Event()
+        waiting.append(is_complete)
+        if len(waiting) == count:
+            for each in waiting:
+                each.set()
+            waiting.clear()
+        await is_complete.wait()
+        yield b"{}"
+
+    return Answer(once_all_are_here(), headers=[("Content-Type", "application/json")], content_length=2)
 
 
 @routes.route("retry-after")

@@ -237,3 +237,10 @@ async def what_is_refused(client: ParallelRequests) -> None:
     await client.get(URL, return_type="txt")  # type: ignore[call-overload]
     await client.get(URL, return_type="content", parse_func=parsed_text)  # type: ignore[call-overload]
     client.get(URL)  # type: ignore[unused-coroutine]
+
+
+async def results_of(client: ParallelRequests) -> None:
+    async for result in client.iter_results(URLS, return_type="text"):
+        assert_type(result, Result[str])
+    async for parsed in client.iter_results(URLS, parse_func=parsed_json):
+        assert_type(parsed, Result[set[int]])

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, assert_type
 from parallel_requests import (
     ParallelSession,
     Request,
+    RequestItem,
     Response,
+    Result,
     ReturnType,
     fastreq,
+    iter_results,
     parallel_requests,
 )
 
@@ -241,3 +244,22 @@ def what_is_refused(session: ParallelSession) -> None:
     session.get(URL, return_type="content", parse_func=parsed_text)  # type: ignore[call-overload]
     session.get([1, 2])  # type: ignore[list-item]
     session.head(URL, return_type="text")  # type: ignore[call-overload]
+
+
+def results(session: ParallelSession) -> None:
+    call = session.iter_results
+    assert_type(next(call(URLS)), Result[Any])
+    assert_type(next(call(URLS, return_type="text")), Result[str])
+    assert_type(next(call(URLS, return_type="content", ordered=True)), Result[bytes])
+    assert_type(next(call(URLS, return_type="response")), Result[Response])
+    assert_type(next(call(URLS, parse_func=parsed_json)), Result[set[int]])
+    assert_type(next(call(URLS, return_type="text", parse_func=parsed_text)).unwrap(), int)
+    assert_type(next(iter_results(URLS, concurrency=5, return_type="text")), Result[str])
+    assert_type(next(iter_results(URLS, parse_func=parsed_json)).value, set[int] | None)
+
+
+def items(session: ParallelSession) -> None:
+    listed: list[RequestItem] = [{"url": URL, "headers": {"X-One": None}}, {"url": URL, "proxy": False}]
+    assert_type(session.get(listed, return_type="text"), list[str])
+    assert_type(session.get(URLS, headers={"User-Agent": None}, return_type="text"), list[str])
+    assert_type(session.put(URLS, data=bytearray(b"a"), return_type="text"), list[str])
