@@ -501,6 +501,15 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     return {name: value for name, value in options.items() if name not in of_call}, of_call
 
 
+class _Inherited:
+    """Stands in a signature for what is taken from the session."""
+
+    def __repr__(self) -> str:
+        return "<the session's>"
+
+
+_INHERITED = _Inherited()
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -521,7 +530,7 @@ def documents_options(*, session: bool, without: Collection[str] = ()) -> Callab
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=_FIELDS[name].default,
+                default=_FIELDS[name].default if session else _INHERITED,
                 annotation=_FIELDS[name].type,
             )
             for name in names

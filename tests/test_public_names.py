@@ -196,6 +196,12 @@ def test_every_verb_shows_the_options_of_a_call_except_its_method(client: type, 
     assert inspect.signature(function).parameters["return_type"].default == expected
 
 
+def test_a_signature_shows_where_a_value_comes_from() -> None:
+    assert inspect.signature(parallel_requests).parameters["timeout"].default == 30.0
+    assert inspect.signature(ParallelSession).parameters["timeout"].default == 30.0
+    assert repr(inspect.signature(ParallelSession.get).parameters["timeout"].default) == "<the session's>"
+
+
 @pytest.mark.parametrize("function", [parallel_requests, ParallelSession.request, ParallelSession.get])
 def test_help_explains_every_option(function: Callable[..., Any]) -> None:
     text = pydoc.render_doc(function)
