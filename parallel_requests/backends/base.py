@@ -214,13 +214,16 @@ class _Entry:
     attribute: str
     requires: str
     extra: str
+    is_blocking: bool = True
 
 
 # In the order in which "auto" looks for them.
 _REGISTRY: dict[str, _Entry] = {
-    "curl": _Entry("parallel_requests.backends.curl", "CurlBackend", "pycurl", "curl"),
+    "curl": _Entry("parallel_requests.backends.curl", "CurlBackend", "pycurl", "curl", is_blocking=False),
     "niquests": _Entry("parallel_requests.backends.niquests", "NiquestsBackend", "niquests", "niquests"),
-    "aiohttp": _Entry("parallel_requests.backends.aiohttp", "AiohttpBackend", "aiohttp", "aiohttp"),
+    "aiohttp": _Entry(
+        "parallel_requests.backends.aiohttp", "AiohttpBackend", "aiohttp", "aiohttp", is_blocking=False
+    ),
     "requests": _Entry("parallel_requests.backends.requests", "RequestsBackend", "requests", "requests"),
     "urllib3": _Entry("parallel_requests.backends.urllib3", "Urllib3Backend", "urllib3", ""),
 }
@@ -243,7 +246,7 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
         ConfigurationError: There is no such backend, or its library is not installed.
     """
     if name == "auto":
-        candidates = [own for own in _REGISTRY if not (needs_threads and own in ("curl", "aiohttp"))]
+        candidates = [own for own, entry in _REGISTRY.items() if entry.is_blocking or not needs_threads]
         name = next((own for own in candidates if is_installed(own)), "")
         if not name:
             raise ConfigurationError(

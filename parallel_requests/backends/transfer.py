@@ -31,6 +31,7 @@ from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
     from parallel_requests.backends.curl import CurlBackend
+    from parallel_requests.engines.run import Run
     from parallel_requests.exchange import Send
 
 _REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -290,7 +291,7 @@ class Transfer:
         stale = code in UNANSWERED and not self._head and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
         return self._backend.failure(kind, request, OSError(message), stale=stale)
 
-    def carries(self, run: Any) -> bool:
+    def carries(self, run: Run) -> bool:
         """Whether it is on the wire for a run."""
         return self.task is not None and self.task.run is run
 

@@ -51,10 +51,10 @@ class ThreadsEngine:
             clock: The clock of the pacer.
         """
         self._backend = backend
-        self._own_executor = (
-            ThreadPoolExecutor(concurrency, "parallel-requests") if executor is None else None
+        self._owns_executor = executor is None
+        self._executor = (
+            ThreadPoolExecutor(concurrency, "parallel-requests") if executor is None else executor
         )
-        self._executor: Executor = executor or self._own_executor  # type: ignore[assignment]
         self._clock = clock
         self._watchdog = Watchdog()
         self._scheduler = Scheduler(concurrency)
@@ -103,8 +103,8 @@ class ThreadsEngine:
         for run in runs:
             self.stop(run, RunStoppedError())
         self._watchdog.close()
-        if self._own_executor is not None:
-            self._own_executor.shutdown(wait=not self.threads.is_worker())
+        if self._owns_executor:
+            self._executor.shutdown(wait=not self.threads.is_worker())
 
     def _call_for_work(self) -> None:
         """Get a loop to look at the scheduler: a resting one, or a new one."""
