@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,7 @@ class Observer:
         """
         self._on_result = None if settings.on_result is None else in_context(settings.on_result)
         self._progress = None if settings.progress is False else Progress(settings.progress, total)
-        self._lock = threading.Lock()  # one call at a time
+        self._turns = Turns(self._tell)
 
     def __bool__(self) -> bool:
         """Whether anybody looks."""
@@ -52,19 +53,28 @@ class Observer:
 
     def __call__(self, result: Result[Any]) -> None:
         """Tell of a Result."""
-        with self._lock:
-            if self._on_result is not None:
-                try:
-                    self._on_result(result)
-                except BaseException:  # a SystemExit here must not take the item along
-                    logger.exception("on_result raised; the run goes on")
-            if self._progress is not None:
-                self._progress.advance(1)
+        self._turns.bring(result)
 
     def close(self) -> None:
         """End the bar."""
         if self._progress is not None:
             self._progress.close()
+
+    def _tell(self, result: Result[Any]) -> None:
+        if self._on_result is not None:
+            try:
+                self._on_result(result)
+            except BaseException as error:  # a SystemExit here must not take the item along
+                if is_ctrl_c(error):
+                    raise
+                logger.exception("on_result raised; the run goes on")
+        if self._progress is not None:
+            self._progress.advance(1)
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether an exception comes from the person at the keyboard, who is heard on the main thread alone."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 class Progress:
@@ -107,7 +117,9 @@ class Progress:
             elif self._callback is not None:
                 try:
                     self._callback(self._completed, self._total or None)
-                except BaseException:
+                except BaseException as error:
+                    if is_ctrl_c(error):
+                        raise
                     logger.exception("progress raised; the run goes on")
 
     def close(self) -> None:

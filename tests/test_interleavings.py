@@ -118,6 +118,25 @@ def test_a_hook_waits_for_its_session_while_others_fail(backend: str, server: Se
         failures(lambda: session.request(urls, parse_func=functions.number, on_result=ask_again), 100)
 
 
+def test_a_hook_of_a_file_that_is_there_waits_for_its_session(
+    backend: str, server: Server, tmp_path: Path
+) -> None:
+    paths = [tmp_path / str(number) for number in range(60)]
+    for path in paths[::3]:
+        path.touch()
+    told: list[int] = []
+
+    def ask_again(result: Result[Any]) -> None:
+        told.append(result.index)
+        with contextlib.suppress(ConfigurationError):
+            session.request(server.url("/id/1"))
+
+    with ParallelSession(backend=backend, concurrency=4) as session:
+        files = session.download([server.url("/range/10")] * 60, paths, on_result=ask_again)
+    assert sorted(told) == list(range(60))
+    assert [file.status for file in files[:3]] == ["skipped", "downloaded", "downloaded"]
+
+
 def test_hooks_are_called_one_at_a_time_and_once_for_each(backend: str, server: Server) -> None:
     urls = [server.url("/status/404" if number % 2 else f"/id/{number}") for number in range(200)]
     seen: list[int] = []

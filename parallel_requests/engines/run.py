@@ -12,6 +12,7 @@ from parallel_requests.exceptions import ParallelRequestsError
 from parallel_requests.exchange import Exchange, Policy, Reply, Send, exchange
 from parallel_requests.models import Request, Result
 from parallel_requests.redaction import text_of
+from parallel_requests.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,8 +67,7 @@ class Run:
         self._lock = threading.Lock()  # guards what more than one thread writes below
         # Free where there is news. Unlike a Condition, it is not left locked by a Ctrl-C at the wrong moment.
         self._news = threading.Lock()
-        self._unobserved: deque[Result[Any]] = deque()
-        self._is_observing = False
+        self._turns = None if observe is None else Turns(self._observe_and_hand_over)
         self._pulled = self._finished = self._released = 0
         self._input_ended = source is not None
         self._is_starved = True
@@ -200,27 +200,16 @@ class Run:
             self.deliver(result)
 
     def deliver(self, result: Result[Any]) -> None:
-        """Hand a finished Result to the consumer.
-
-        Where another thread is observing, it sees to this one too: that may take long, or end the session
-        and wait for this very thread.
-        """
-        if self._observe is None:
+        """Hand a finished Result to the consumer, once it has been observed."""
+        if self._turns is None:
             self._hand_over(result)
-            return
-        with self._lock:
-            self._unobserved.append(result)
-            if self._is_observing:
-                return
-            self._is_observing = True
-        while (due := self._next_unobserved()) is not None:
-            self._observe(due)
-            self._hand_over(due)
+        else:
+            self._turns.bring(result)
 
-    def _next_unobserved(self) -> Result[Any] | None:
-        with self._lock:
-            self._is_observing = bool(self._unobserved)
-            return self._unobserved.popleft() if self._unobserved else None
+    def _observe_and_hand_over(self, result: Result[Any]) -> None:
+        if self._observe is not None:
+            self._observe(result)
+        self._hand_over(result)
 
     def _hand_over(self, result: Result[Any]) -> None:
         with self._lock:
