@@ -37,7 +37,7 @@ def name_from_headers(headers: Headers) -> str | None:
     message = Message()
     message["Content-Disposition"] = headers.get("content-disposition", "")
     fields = message.get_params([], "content-disposition")
-    names = [value for field, value in fields if field.lower() == "filename" and value]
+    names = [value for field, value in fields if field == "filename" and value]
     if not names:
         return None
     # The extended form, which is the better one (RFC 6266, 4.3), comes last.

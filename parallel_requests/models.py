@@ -171,7 +171,7 @@ class Response:
         content: The body, decompressed; empty where it was streamed away.
         size: Bytes of the decompressed body, streamed away or not.
         url: Where the answer came from, after redirects.
-        http_version: ``"HTTP/1.1"``, ``"HTTP/2"`` or ``"HTTP/3"``.
+        http_version: ``"HTTP/1.0"``, ``"HTTP/1.1"``, ``"HTTP/2"`` or ``"HTTP/3"``.
         elapsed: Seconds from the start of the last attempt to its last byte.
         history: The redirect answers that led here, oldest first.
         request: The call this answers.

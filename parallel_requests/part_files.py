@@ -35,6 +35,7 @@ _BUFFER_SIZE: Final = 1 << 16
 _RECORD_AFTER: Final = 0.25
 """Seconds a transfer lasts before its note is written: what is quicker is as quickly fetched again."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]+")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -89,11 +90,11 @@ class PartFile:
         record = self._read_record()
         self._is_recorded = record is not None
         known = record or {}
-        if isinstance(known.get("validator"), str):
-            self._validator = known["validator"]
-            self.size = known["size"] if isinstance(known.get("size"), int) else None
-        name = known.get("name")
-        self.known_as: str | None = name if isinstance(name, str) and name == Path(name).name else None
+        validator, size, name = known.get("validator"), known.get("size"), known.get("name")
+        if isinstance(validator, str) and _FIELD_VALUE.fullmatch(validator):  # it becomes a header
+            self._validator = validator
+            self.size = size if isinstance(size, int) else None
+        self.known_as = name if isinstance(name, str) and name and name == Path(name).name else None
 
     def headers(self) -> dict[str, str]:
         """Return what asks for the rest alone, where there is a beginning."""
@@ -243,12 +244,8 @@ class PartFile:
         return is_same and total == self.size
 
     def _length(self) -> int:
-        try:
-            found = self._path.lstat()
-        except OSError:
-            return 0
-        # A link, hard or symbolic, is none of ours: it might lead out of the folder.
-        return found.st_size if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
+        found = _status_of_ours(self._path)
+        return 0 if found is None else found.st_size
 
     def _open(self, descriptor: int) -> None:
         self._file = BufferedWriter(FileIO(descriptor, "w"), _BUFFER_SIZE)
@@ -271,6 +268,8 @@ class PartFile:
             self._write_record({"validator": self._validator, "size": self.size})
 
     def _read_record(self) -> dict[str, Any] | None:
+        if _status_of_ours(self._record_path) is None:
+            return None
         try:
             descriptor = os.open(self._record_path, os.O_RDONLY | _NO_LINK)
         except OSError:
@@ -278,7 +277,7 @@ class PartFile:
         with FileIO(descriptor, "r") as file:
             try:
                 record = json.load(file)
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 return {}
         return record if isinstance(record, dict) else {}
 
@@ -302,6 +301,15 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _status_of_ours(path: Path) -> os.stat_result | None:
+    """Return what is known of a file; None for what is none of ours: a link might lead out of the folder."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else None
 
 
 def _create(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -111,6 +112,8 @@ def test_files_of_many_urls(session: ParallelSession, server: Server, tmp_path: 
         assert file.result.value is file
     assert names(tmp_path) == sorted(map(str, sizes))
     assert session.last_run.bytes_received == sum(sizes)
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
     assert {entry.headers["accept-encoding"] for entry in server.log()} == {"identity"}
 
 
@@ -121,10 +124,11 @@ def test_one_url_and_keys(fast: ParallelSession, server: Server, tmp_path: Path)
 
 
 def test_paths_of_ones_own(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
-    paths: list[str | Path] = [tmp_path / "new" / "one.bin", str(tmp_path / "two.bin")]
+    paths: list[str | Path] = [tmp_path / "new" / "deep" / "one.bin", str(tmp_path / "two.bin")]
     files = fast.download((server.url(f"/range/{size}") for size in (10, 20)), paths)
     assert [file.path for file in files] == list(map(Path, paths))
     assert Path(paths[1]).read_bytes() == content(20)
+    assert server.stats().requests == 2
 
 
 def test_the_function_and_the_coroutine(server: Server, tmp_path: Path) -> None:
@@ -173,9 +177,33 @@ def test_progress_counts_bytes(session: ParallelSession, server: Server, tmp_pat
     assert [completed for completed, _ in seen] == sorted(completed for completed, _ in seen)
 
 
+def test_progress_has_no_total_where_none_is_announced(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    file = session.download(
+        server.url("/stream-bytes/300000"),
+        tmp_path,
+        progress=lambda completed, total: seen.append((completed, total)),
+    )
+    assert file.path.read_bytes() == BODY
+    assert seen[-1] == (300_000, None)
+
+
 def test_a_progress_bar(fast: ParallelSession, server: Server, tmp_path: Path, capsys: Any) -> None:
     fast.download([server.url("/range/300000")], tmp_path, progress=True)
-    assert "300k" in capsys.readouterr().err
+    assert "300k/300k" in capsys.readouterr().err
+
+
+def test_a_progress_bar_that_cannot_be_drawn_is_found_before_anything_is_sent(
+    fast: ParallelSession, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for call in (fast.get, lambda urls, **options: fast.download(urls, tmp_path, **options)):
+        with pytest.raises(ConfigurationError, match=r"parallel-requests\[progress\]") as caught:
+            call([server.url("/range/10")], progress=True)
+        assert caught.value.config_key == "progress"
+    assert server.stats().requests == 0
 
 
 # -- failures
@@ -365,8 +393,12 @@ def test_a_date_is_a_validator_where_it_is_old_enough(
 def test_a_coded_answer_is_decoded_and_not_resumed(
     session: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
-    file = session.download(server.url("/bomb?mib=1"), tmp_path)
+    seen: list[tuple[int, int | None]] = []
+    file = session.download(
+        server.url("/bomb?mib=1"), tmp_path, progress=lambda done, total: seen.append((done, total))
+    )
     assert file.path.read_bytes() == bytes(1 << 20)
+    assert seen[-1] == (1 << 20, None), "what is announced is the length of the coded body"
 
 
 def test_progress_of_what_is_resumed(
@@ -408,7 +440,8 @@ def test_existing_files(fast: ParallelSession, server: Server, tmp_path: Path) -
     url, file = server.url("/range/1000"), tmp_path / "1000"
     file.write_bytes(b"old")
     skipped = fast.download(url, tmp_path)
-    assert (skipped.status, skipped.size, skipped.result.attempts) == ("skipped", 3, 0)
+    assert (skipped.status, skipped.size) == ("skipped", 3)
+    assert (skipped.result.attempts, skipped.result.elapsed) == (0, 0.0)
     assert server.stats().requests == 0
     kept = fast.download(url, tmp_path, existing="keep")
     assert (kept.status, kept.path) == ("downloaded", tmp_path / "1000 (2)")
@@ -425,7 +458,10 @@ def test_skipping_goes_by_the_checksum_where_one_is_given(
     url, file = server.url("/range/1000"), tmp_path / "1000"
     file.write_bytes(b"old")
     assert fast.download(url, tmp_path, sha256=content_sha256(1000)).status == "downloaded"
-    assert fast.download(url, tmp_path, sha256=content_sha256(1000)).status == "skipped"
+    for given in (content_sha256(1000), True):
+        skipped = fast.download(url, tmp_path, sha256=given)
+        assert (skipped.status, skipped.sha256) == ("skipped", content_sha256(1000))
+    assert fast.download(url, tmp_path).sha256 is None
     assert file.read_bytes() == content(1000)
 
 
@@ -476,6 +512,7 @@ DISPOSITIONS = {
     'attachment; filename=""': "file",
     "inline": "file",
     "attachment; filename*=nonsense''%ff%fe": "file",
+    'attachment; FileName="Mixed.txt"': "Mixed.txt",
 }
 
 
@@ -501,11 +538,13 @@ def test_names_from_the_server_are_made_safe(
         ("/%2e%2e", "download"),
         ("/a%00b", "ab"),
         ("/aux.c", "_aux.c"),
+        ("/con%20.txt", "_con .txt"),
         ("/", "download"),
         ("/na%C3%AFve?x=y/z", "naïve"),
         ("/.htaccess", "htaccess"),
         ("/%E2%80%AEtxt.exe", "txt.exe"),
         ("/" + "y" * 500, "y" * 180),
+        ("/y." + "z" * 500, "y." + "z" * 178),
     ],
 )
 def test_names_from_urls_are_made_safe(
@@ -530,6 +569,19 @@ def test_a_name_from_the_server_never_takes_a_file_that_is_there(
     assert {file.status for file in again} == {"skipped"}
     assert len(server.requests) == 3
     assert fast.download(urls[0], tmp_path, existing="replace").path == tmp_path / "report.pdf"
+
+
+def test_a_name_from_the_server_is_taken_once_however_often_it_is_asked(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    (tmp_path / "report.pdf").write_bytes(b"mine")
+    name = b'Content-Disposition: attachment; filename="report.pdf"\r\nETag'
+    server = fault_server(
+        [read_request(), send(cut(100_000).replace(b"ETag", name)), close()],
+        [read_request(), send(rest(100_000).replace(b"ETag", name)), close()],
+    )
+    file = fast.download(server.url("/get"), tmp_path)
+    assert (file.status, file.path.name) == ("resumed", "report (2).pdf")
 
 
 def test_links_are_never_written_through(
@@ -569,6 +621,67 @@ def test_a_hard_link_is_never_written_through(
     partial.hardlink_to(outside)
     assert fast.download(server.url("/file"), folder).path.read_bytes() == BODY
     assert outside.read_bytes() == bytes(50)
+
+
+def place_of_note(folder: Path, url: str) -> Path:
+    """Where the note beside the first unfinished file of a URL lies."""
+    mark = hashlib.sha256(f"GET {url} 1".encode()).hexdigest()[:16]
+    return folder / f".{url.rpartition('/')[2]}.{mark}.json"
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "7",
+        "[" * 100_000,
+        '{"name": ""}',
+        '{"name": ".."}',
+        '{"name": "../outside"}',
+        '{"validator": 5, "size": 100}',
+        r'{"validator": "\"one\"\r\nX-Own: 1", "size": 100}',
+        r'{"validator": "\u20ac", "size": 100}',
+    ],
+    ids=lambda note: note[:40],
+)
+def test_a_note_that_is_none_of_ours_is_not_gone_by(
+    note: str, session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    (tmp_path / "outside").write_bytes(b"precious")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    server = fault_server([repeat(read_request(), send(whole()))])
+    place = place_of_note(folder, server.url("/file"))
+    place.write_text(note)
+    place.with_suffix(".part").write_bytes(bytes(20))
+    file = session.download(server.url("/file"), folder)
+    assert (file.status, file.path.read_bytes()) == ("downloaded", BODY)
+    [request] = server.requests
+    assert not {"range", "if-range", "x-own"} & set(request.headers)
+    assert names(folder) == ["file"]
+
+
+def test_a_note_beside_nothing_is_not_gone_by(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([repeat(read_request(), send(whole()))])
+    note = place_of_note(tmp_path, server.url("/file"))
+    note.write_text(json.dumps({"validator": '"one"', "size": len(BODY)}))
+    assert fast.download(server.url("/file"), tmp_path).status == "downloaded"
+    assert "range" not in server.requests[0].headers
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
+def test_what_lies_in_the_place_of_a_note_and_is_no_file_is_in_nobodys_way(
+    make: Callable[[Path], None],
+    fast: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    tmp_path: Path,
+) -> None:
+    server = fault_server([repeat(read_request(), send(whole()))])
+    make(place_of_note(tmp_path, server.url("/file")))
+    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
 
 
 # -- stopping

@@ -1,4 +1,4 @@
-"""The progress of a batch: a bar that ends when the batch does, or a callback."""
+"""The progress bar of a batch ends when the batch does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.server.control import Server
 
-needs_tqdm = pytest.mark.skipif(importlib.util.find_spec("tqdm") is None, reason="the bar is tqdm's")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("tqdm") is None, reason="the bar is tqdm's")
 
 
 @pytest.fixture
@@ -29,7 +29,6 @@ def some_that_fail(server: Server) -> list[str]:
     return [*[server.url("/static")] * 30, *[server.url("/status/404")] * 10]
 
 
-@needs_tqdm
 def test_the_bar_ends_with_the_batch(
     session: ParallelSession, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,7 +39,6 @@ def test_the_bar_ends_with_the_batch(
     assert shown.endswith("\n")
 
 
-@needs_tqdm
 def test_the_bar_ends_where_the_loop_is_left(
     session: ParallelSession, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,7 +48,6 @@ def test_the_bar_ends_where_the_loop_is_left(
     assert capsys.readouterr().err.endswith("\n")
 
 
-@needs_tqdm
 def test_the_bar_of_a_coroutine_ends_with_the_batch(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,13 +60,3 @@ def test_the_bar_of_a_coroutine_ends_with_the_batch(
     shown = capsys.readouterr().err
     assert "40/40" in shown
     assert shown.endswith("\n")
-
-
-def test_a_callback_counts(session: ParallelSession, server: Server) -> None:
-    seen: list[tuple[int, int | None]] = []
-    urls = [server.url("/static")] * 5
-    session.get(urls, progress=lambda completed, total: seen.append((completed, total)))
-    assert seen == [(count, 5) for count in range(1, 6)]
-    seen.clear()
-    session.get(iter(urls), progress=lambda completed, total: seen.append((completed, total)))
-    assert seen == [(count, None) for count in range(1, 6)]

@@ -24,7 +24,7 @@ from parallel_requests import (
     parallel_requests,
     parallel_requests_async,
 )
-from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES
+from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -322,22 +322,35 @@ def test_a_wrong_option_of_iter_results_fails_at_the_call() -> None:
 # -- warnings
 
 
-async def awaits_one_call() -> None:
-    await parallel_requests_async([], backend="urllib3", http2=True)
+async def open_client(**options: Any) -> None:
+    async with ParallelRequests(**options):
+        pass
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda: ParallelSession(backend="urllib3", http2=True).close(),
-        lambda: asyncio.run(ParallelRequests(backend="urllib3", http2=True).close()),
-        lambda: parallel_requests([], backend="urllib3", http2=True),
-        lambda: list(iter_results([], backend="urllib3", http2=True)),
-        lambda: asyncio.run(awaits_one_call()),
-    ],
-    ids=["ParallelSession", "ParallelRequests", "parallel_requests", "iter_results", "coroutine"],
-)
-def test_a_warning_points_at_the_line_that_uses_the_library(use: Callable[[], object]) -> None:
-    with pytest.warns(UserWarning, match="http2=True has no effect") as warned:
-        use()
-    assert [warning.filename for warning in warned] == [__file__]
+async def call_asynchronously(**options: Any) -> None:
+    await parallel_requests_async([], **options)
+
+
+OPENINGS: dict[str, Callable[..., object]] = {
+    "ParallelSession": lambda **options: ParallelSession(**options).close(),
+    "ParallelRequests": lambda **options: asyncio.run(open_client(**options)),
+    "parallel_requests": lambda **options: parallel_requests([], **options),
+    "iter_results": lambda **options: list(iter_results([], **options)),
+    "parallel_requests_async": lambda **options: asyncio.run(call_asynchronously(**options)),
+}
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+@pytest.mark.parametrize("option", ["http2", "http3"])
+def test_a_warning_shows_the_line_that_opened_the_session(opening: str, option: str) -> None:
+    with pytest.warns(UserWarning, match=f"{option}=True has no effect") as warned:
+        OPENINGS[opening](backend="urllib3", **{option: True})
+    [warning] = warned
+    assert warning.filename == __file__
+
+
+def test_signatures_show_the_defaults() -> None:
+    shown = inspect.signature(ParallelSession).parameters
+    assert {name: shown[name].default for name in OPTION_NAMES} == {
+        name: getattr(Settings(), name) for name in OPTION_NAMES
+    }

@@ -343,7 +343,8 @@ def test_every_fault_can_be_played(case: FaultCase, certificates: Certificates) 
         first = first_byte(connection, case)
         while not server.connections:
             pass
-        assert first or case.error in {"BackendError", "RequestTimeout"}
+        says_nothing = case.error in {"BackendError", "ConnectError", "RequestTimeout"}
+        assert first or says_nothing or case.name.startswith("proxy_hangs_up")
         assert server.connections == 1
 
 

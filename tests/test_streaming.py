@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +20,14 @@ from parallel_requests import (
     ConfigurationError,
     HTTPStatusError,
     ParallelSession,
+    ProtocolError,
     Request,
     RetryExhaustedError,
     RetryPolicy,
     TruncatedBody,
 )
 from parallel_requests.backends.base import BACKEND_NAMES, is_installed
-from parallel_requests.backends.body import Body
+from parallel_requests.backends.body import ACCEPT_ENCODING, Body
 from parallel_requests.exchange import Policy, Send
 from parallel_requests.models import Headers
 from tests.server.content import content
@@ -113,6 +115,12 @@ def test_each_chunk_comes_with_its_request(session: ParallelSession, server: Ser
     )
     wanted = [hashlib.sha256(content(100_000, seed)).hexdigest() for seed in range(20)]
     assert [digest.hexdigest() for digest in digests] == wanted
+
+
+def test_a_builtin_may_be_the_callback(session: ParallelSession, server: Server) -> None:
+    with mmap.mmap(-1, 5000) as memory:  # its write() does not tell how many arguments it takes
+        session.request(server.url("/range/5000"), return_type="stream", stream_callback=memory.write)
+        assert memory[:] == content(5000)
 
 
 def test_a_stream_needs_a_callback(session: ParallelSession, server: Server) -> None:
@@ -255,11 +263,13 @@ def test_a_body_as_large_as_the_cap_is_fine(session: ParallelSession, server: Se
 
 
 def coded(coding: str) -> bytes:
-    """256 MiB of zeros in a few KB."""
+    """256 MiB of zeros in a few KB, or in 256."""
     block = bytes(MIB)
     if coding == "br":
         compressor = brotli.Compressor(quality=9)
         return b"".join([*(compressor.process(block) for _ in range(256)), compressor.finish()])
+    if coding == "gzip":
+        return gzip.compress(bytes(256 * MIB), compresslevel=9)
     if coding == "zstd":
         zstd = zstandard.ZstdCompressor().compressobj()
         return b"".join([*(zstd.compress(block) for _ in range(256)), zstd.flush()])
@@ -267,7 +277,7 @@ def coded(coding: str) -> bytes:
     return b"\x28\xb5\x2f\xfd\x00\x50" + run * 2000
 
 
-@pytest.mark.parametrize("coding", ["br", "zstd", "zstd of runs"])
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "zstd of runs"])
 def test_no_decoder_makes_much_of_little_at_once(coding: str) -> None:
     largest = 0
 
@@ -280,6 +290,24 @@ def test_no_decoder_makes_much_of_little_at_once(coding: str) -> None:
     body = Body(Send(Request("http://api.test/"), None, policy), 200, headers)
     body.feed(coded(coding))
     assert largest <= 8 * MIB
+
+
+@pytest.mark.parametrize(("log_of_window", "fits"), [(23, True), (24, False)])
+def test_zstd_takes_no_larger_window_than_browsers_do(log_of_window: int, fits: bool) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=log_of_window)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    coded = compressor.compress(bytes(1000)) + compressor.flush()
+    body = Body(Send(Request("http://api.test/"), None, Policy()), 200, Headers({"content-encoding": "zstd"}))
+    if fits:
+        body.feed(coded)
+        assert body.finish() == bytes(1000)
+    else:
+        with pytest.raises(ProtocolError):
+            body.feed(coded)
+
+
+def test_every_coding_that_can_be_undone_is_announced() -> None:
+    assert ACCEPT_ENCODING == "gzip, deflate, br, zstd"
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])

@@ -106,7 +106,8 @@ def translate(
         wrapper: The exceptions in which a library over it wraps those of urllib3.
     """
     chain = [cause for cause in chain_of(error) if not isinstance(cause, wrapper)]
-    if request.proxy and any(isinstance(cause, errors.ProxyError) for cause in chain):
+    # Once the request may have gone out, urllib3 blames the proxy for whatever ends the connection.
+    if request.proxy and not wire.is_ready() and any(isinstance(cause, errors.ProxyError) for cause in chain):
         return ProxyError(
             f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "
             f"({redact(str(chain[-1]))}).",
@@ -132,8 +133,6 @@ def translate(
 
 def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
     """Return what an exception means by itself, or None where one further down the chain tells."""
-    if isinstance(cause, errors.InvalidChunkLength) and not cause.length:
-        return TruncatedBody
     table: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
         (errors.NameResolutionError, DNSError),
         (errors.NewConnectionError, ConnectError),
@@ -141,7 +140,6 @@ def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
         (errors.ConnectTimeoutError, RequestTimeout),
         (errors.ReadTimeoutError, RequestTimeout),
         (errors.SSLError, TLSError),
-        (errors.InvalidChunkLength, ProtocolError),
         (errors.IncompleteRead, TruncatedBody),
         (errors.InvalidHeader, ProtocolError),
         (http.client.RemoteDisconnected, TruncatedBody),

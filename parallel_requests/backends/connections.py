@@ -137,7 +137,8 @@ class Wire:
         """Note that this thread's attempt is this one."""
         self._local.flight = send.flight
         self._local.policy = send.policy
-        self._local.is_fresh = self._local.is_connecting = self._local.is_answered = False
+        self._local.is_fresh = self._local.is_connecting = False
+        self._local.is_ready = self._local.is_answered = False
 
     def answered(self) -> None:
         """Note that the head of this thread's answer has come."""
@@ -150,6 +151,10 @@ class Wire:
     def is_connecting(self) -> bool:
         """Whether this thread's attempt died before its connection, TLS included, was there."""
         return bool(self._local.is_connecting)
+
+    def is_ready(self) -> bool:
+        """Whether this thread's attempt came to a connection, so that it may have been received."""
+        return bool(self._local.is_ready)
 
     def uses(self, means: Any) -> None:
         """Note which socket this thread's attempt is on, or what else ends it."""
@@ -213,7 +218,12 @@ class Wire:
     def connected(self, sock: Any) -> None:
         """Note that a connection is ready for use."""
         self._local.is_connecting = False
+        self._local.is_ready = True
         self.uses(sock)
+
+    def requests(self, sock: Any) -> None:
+        """Note that the request goes out: at once, or where there is no connection, once there is."""
+        self._local.is_ready = sock is not None
 
     def watch(self, connection_class: Any, errors: Any) -> Any:
         """Return a connection class that tells which socket it uses.
@@ -242,6 +252,7 @@ class Wire:
                 return answer
 
             def request(self, *args: Any, **kwargs: Any) -> Any:
+                wire.requests(self.sock)
                 if not self._is_shared():
                     self._user = wire.takes_over(self.sock, self._user)
                     return super().request(*args, **kwargs)

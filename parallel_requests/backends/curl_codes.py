@@ -65,3 +65,6 @@ MALFORMED = (
     "Invalid response header",
 )
 """What libcurl says, in words alone, where an answer did not break off but is not valid HTTP."""
+
+HUNG_UP = ("Recv failure", "Send failure", "SSL_ERROR_SYSCALL", "unexpected eof")
+"""What it says, in words alone, where the peer was gone before it had agreed on TLS."""

@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+import sys
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import pycurl
 
 from parallel_requests.backends.body import Body
-from parallel_requests.backends.curl_codes import MALFORMED, MEANING, UNANSWERED
+from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.quic import udp_port
 from parallel_requests.exceptions import (
     BackendError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=HTTP/)")
 _ADDED_ALWAYS, _ADDED_WITH_BODY = ("accept", "user-agent"), ("expect", "content-type")
+_ROOM_FOR_CODING = 1 << 10
+"""Bytes by which even a short body may grow when it is compressed."""
 
 Head: TypeAlias = tuple[int, str, str, Headers]
 """Status, reason, version and headers."""
@@ -174,8 +177,10 @@ class Transfer:
             easy.setopt(pycurl.WRITEFUNCTION, self._content.append)
         else:
             easy.setopt(pycurl.WRITEFUNCTION, self._receive)
-        if send.policy.max_response_size is not None:
-            easy.setopt(pycurl.MAXFILESIZE_LARGE, send.policy.max_response_size)
+        if send.policy.max_response_size is not None and request.method != "HEAD":
+            # It goes by the coded bytes, which may be more; what it lets pass, Body looks at as it comes.
+            coded_size = 2 * send.policy.max_response_size + _ROOM_FOR_CODING
+            easy.setopt(pycurl.MAXFILESIZE_LARGE, min(coded_size, sys.maxsize))
         if request.verify is False:
             easy.setopt(pycurl.SSL_VERIFYPEER, 0)
             easy.setopt(pycurl.SSL_VERIFYHOST, 0)
@@ -281,6 +286,8 @@ class Transfer:
                 request.url,
                 proxy_url=request.proxy,
             )
+        if code == pycurl.E_SSL_CONNECT_ERROR and any(words in message for words in HUNG_UP):
+            kind = ConnectError  # which says nothing of who the peer is
         if kind is BodyTooLarge:
             return BodyTooLarge(
                 f"The body of {redact(request.url)} is larger than max_response_size = "

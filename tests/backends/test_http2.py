@@ -57,6 +57,11 @@ def test_a_hundred_calls_share_one_connection(session: ParallelSession, h2_serve
     assert took <= 1.5 * 5 * 0.2
 
 
+def test_to_ask_for_it_is_no_reason_for_a_warning(backend: str, h2_server: Server) -> None:
+    with ParallelSession(backend=backend, http2=True, verify_ssl=str(h2_server.ca_file)) as session:
+        assert session.get(h2_server.url("/conn"))["http_version"] == "2"
+
+
 def test_the_version_is_told(session: ParallelSession, h2_server: Server) -> None:
     assert session.request(h2_server.url("/get"), return_type="response").http_version == "HTTP/2"
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
+from tests.server.faults import repeat, response
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from parallel_requests.models import Attempt, Request
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
+    from tests.server.faults import Connection, FaultServer
 
 
 def together(count: int) -> str:
@@ -109,3 +114,28 @@ def test_a_callers_own_number_of_threads(
         session.close()
         assert server.stats().max_in_flight == 7
         assert executor.submit(int, "1").result() == 1
+
+
+def test_a_slow_parse_func_holds_no_other_call_up(
+    open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+) -> None:
+    is_parsing, other_is_done = threading.Event(), threading.Event()
+
+    def answer(connection: Connection) -> None:
+        request = connection.read_request()
+        if request.target == "/other":
+            connection.wait(is_parsing)
+        connection.send(response(b'"%s"' % request.target.encode()))
+
+    def tell(request: Request, _attempt: Attempt) -> None:
+        if request.index == 1:
+            other_is_done.set()
+
+    def parse(value: str) -> bool:
+        is_parsing.set()
+        return other_is_done.wait(5.0)
+
+    server = fault_server([repeat(answer)])
+    session = open_session(concurrency=2)
+    urls = [server.url("/slow"), server.url("/other")]
+    assert session.request(urls, parse_func=parse, on_attempt=tell) == [True, True]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +14,10 @@ import pytest
 from parallel_requests import ReturnType, exceptions
 from parallel_requests.backends.body import ACCEPT_ENCODING
 from tests.server.fault_cases import FAULT_CASES, FaultCase
+from tests.server.faults import FaultServer, read_request, repeat, response, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from parallel_requests.models import Result
     from parallel_requests.session import ParallelSession
@@ -99,3 +104,31 @@ def test_a_name_that_does_not_exist(session: ParallelSession) -> None:
     assert isinstance(result.error, exceptions.RetryExhaustedError)
     assert isinstance(result.error.last_error, exceptions.DNSError)
     assert result.attempts == 2
+
+
+def test_a_process_without_a_socket_left(backend: str, open_session: Callable[..., ParallelSession]) -> None:
+    # libcurl does not tell why there is no connection.
+    kind = exceptions.ConnectError if backend == "curl" else exceptions.ResourceExhausted
+    answers = [repeat(read_request(), send(response(b"fine")))]
+    with FaultServer(answers) as known, FaultServer(answers) as other:
+        session = open_session(max_retries=0, retry=None)
+        session.get(known.url(), return_type="content")
+        with every_descriptor_taken():
+            [result] = session.iter_results([other.url()], return_type="content")
+        assert type(result.error) is kind
+        assert other.connections == 0
+        assert session.get(other.url(), return_type="content") == b"fine"
+
+
+@contextlib.contextmanager
+def every_descriptor_taken() -> Iterator[None]:
+    """Let this process open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    with contextlib.ExitStack() as taken:
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.callback(os.close, os.dup(0))
+        yield

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import sys
+import threading
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from parallel_requests import exceptions
+from parallel_requests.backends.base import is_installed
 from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.planning import USER_AGENT
 from tests.server.content import content
+from tests.server.faults import close, read_request, repeat, response, send, stall, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,9 +37,45 @@ def test_one_url_gives_one_value(session: ParallelSession, server: Server) -> No
     assert session.request(server.url("/id/7")) == {"id": 7}
 
 
+def test_one_url_that_may_fail(session: ParallelSession, server: Server) -> None:
+    assert session.request(server.url("/id/7"), return_none_on_failure=True) == {"id": 7}
+    assert session.request(server.url("/status/404"), return_none_on_failure=True) is None
+
+
+def test_a_wrong_return_type_is_found_before_anything_is_sent(
+    session: ParallelSession, server: Server
+) -> None:
+    return_type: Any = "xml"
+    with pytest.raises(exceptions.ConfigurationError, match="json, text, content, response, stream") as wrong:
+        session.request([server.url("/id/7")], return_type=return_type)
+    assert wrong.value.config_key == "return_type"
+    assert server.stats().requests == 0
+
+
 def test_keys_give_a_dict(session: ParallelSession, server: Server) -> None:
     urls = [server.url("/id/1"), server.url("/id/2")]
-    assert session.request(urls, keys=["one", "two"]) == {"one": {"id": 1}, "two": {"id": 2}}
+    for keys in (["one", "two"], iter(["one", "two"])):
+        assert session.request(urls, keys=keys) == {"one": {"id": 1}, "two": {"id": 2}}
+
+
+@pytest.mark.parametrize("keys", [["one", "one"], ["one", []]], ids=["twice the same", "not hashable"])
+def test_wrong_keys_are_found_before_anything_is_sent(
+    keys: list[Any], session: ParallelSession, server: Server
+) -> None:
+    with pytest.raises(exceptions.ConfigurationError, match="keys") as wrong:
+        session.request([server.url("/id/1"), server.url("/id/2")], keys=keys)
+    assert wrong.value.config_key == "keys"
+    assert server.stats().requests == 0
+
+
+def test_progress_is_told_call_by_call(session: ParallelSession, server: Server) -> None:
+    seen: list[tuple[int, int | None]] = []
+    urls = [server.url("/id/1"), "no url", server.url("/status/404")]
+    for given in (urls, iter(urls)):
+        session.request(
+            given, return_none_on_failure=True, progress=lambda done, total: seen.append((done, total))
+        )
+    assert seen == [(1, 3), (2, 3), (3, 3), (1, None), (2, None), (3, None)]
 
 
 def test_keys_that_repeat_or_run_out_cost_their_items_alone(session: ParallelSession, server: Server) -> None:
@@ -224,9 +266,45 @@ def test_codings_are_undone(session: ParallelSession, server: Server) -> None:
         assert session.request(server.url(f"/{name}"))[flag] is True
 
 
-def test_a_head_that_was_cut(session: ParallelSession, fault_server: Callable[..., FaultServer]) -> None:
-    from tests.server.faults import close, read_request, send
+PLAIN = content(3_000)
 
+
+def raw_deflated(body: bytes) -> bytes:
+    """Without the header and the checksum RFC 1950 asks for, as some servers send it."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(body) + compressor.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "coded"),
+    [
+        ("deflate", zlib.compress(PLAIN)),
+        ("deflate", raw_deflated(PLAIN)),
+        ("X-GZip", gzip.compress(PLAIN)),
+        ("gzip", gzip.compress(PLAIN) + bytes(10)),
+        ("gzip", gzip.compress(PLAIN[:1_000]) + gzip.compress(PLAIN[1_000:])),
+        ("deflate , gzip", gzip.compress(zlib.compress(PLAIN))),
+        ("identity", PLAIN),
+    ],
+    ids=["deflate", "raw deflate", "x-gzip", "padded gzip", "two members", "two codings", "identity"],
+)
+def test_codings_as_servers_send_them(
+    coding: str, coded: bytes, session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([repeat(read_request(), send(response(coded, f"Content-Encoding: {coding}")))])
+    assert session.get(server.url(), return_type="content") == PLAIN
+
+
+def test_http_1_0(session: ParallelSession, fault_server: Callable[..., FaultServer], backend: str) -> None:
+    old = response(b"old").replace(b"HTTP/1.1", b"HTTP/1.0")
+    server = fault_server([read_request(), send(old), close()])
+    answer = session.get(server.url(), return_type="response")
+    assert answer.content == b"old"
+    if backend in {"curl", "aiohttp"} or not is_installed("niquests"):  # urllib3-future does not tell
+        assert answer.http_version == "HTTP/1.0"
+
+
+def test_a_head_that_was_cut(session: ParallelSession, fault_server: Callable[..., FaultServer]) -> None:
     server = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\nX-One: 1\r\n"), close()])
     [result] = session.iter_results([server.url()], return_type="content")
     assert isinstance(result.error, exceptions.RetryExhaustedError)
@@ -251,10 +329,6 @@ def test_streaming(session: ParallelSession, server: Server) -> None:
 def test_streamed_chunks_come_as_they_arrive(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
-    import threading
-
-    from tests.server.faults import read_request, send, wait
-
     first_came = threading.Event()
     chunks: list[bytes] = []
 
@@ -276,3 +350,61 @@ def test_max_response_size(session: ParallelSession, server: Server) -> None:
     with pytest.raises(exceptions.BodyTooLarge):
         session.request(url, return_type="content", max_response_size=49_999)
     assert server.stats().requests == 2
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("return_type", ["content", "stream"])
+def test_a_body_that_is_too_large_is_not_waited_for(
+    return_type: Any, framing: str, session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    beginning = gzip.compress(content(300_000))
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n{framing}\r\n\r\n".encode()
+    size = b"" if "Length" in framing else b"%x\r\n" % 1_000_000_000
+    server = fault_server([read_request(), send(head + size + beginning), stall()])
+    with pytest.raises(exceptions.BodyTooLarge):
+        session.get(
+            server.url(),
+            return_type=return_type,
+            stream_callback=None if return_type == "content" else lambda chunk: None,
+            max_response_size=100_000,
+            timeout=5.0,
+        )
+
+
+def test_the_cap_is_on_bytes_that_come_and_are_decoded(
+    session: ParallelSession, server: Server, fault_server: Callable[..., FaultServer]
+) -> None:
+    assert (
+        session.head(server.url("/range/50000"), max_response_size=100).headers["content-length"] == "50000"
+    )
+    body = content(50_000)
+    coded = gzip.compress(body)
+    assert len(coded) > len(body)
+    packing = fault_server([repeat(read_request(), send(response(coded, "Content-Encoding: gzip")))])
+    assert session.get(packing.url(), return_type="content", max_response_size=len(body)) == body
+    with pytest.raises(exceptions.BodyTooLarge):
+        session.get(packing.url(), return_type="content", max_response_size=len(body) - 1)
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["204 No Content", "304 Not Modified"],
+)
+def test_an_answer_of_these_statuses_has_no_body(
+    status: str, session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: 50\r\nContent-Encoding: gzip\r\n\r\n".encode()
+    server = fault_server([read_request(), send(head), close()])
+    assert session.get(server.url(), return_type="content", max_response_size=49) == b""
+
+
+def test_a_body_of_no_bytes_fits_any_size(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    empty = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    server = fault_server([read_request(), send(empty), close()])
+    assert session.get(server.url(), return_type="content", max_response_size=0) == b""
+
+
+def test_the_largest_cap_there_can_be(session: ParallelSession, server: Server) -> None:
+    assert session.get(server.url("/range/10"), return_type="content", max_response_size=sys.maxsize)

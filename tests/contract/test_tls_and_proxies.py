@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import exceptions
+from tests.server.faults import FaultServer, close, read_request, refusing_port, send, stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
+    from tests.server.faults import Step
     from tests.server.proxy import Proxy
+    from tests.server.tls import Certificates
 
 
 def test_a_ca_file_is_trusted(session: ParallelSession, tls_server: Server) -> None:
@@ -114,8 +117,6 @@ def test_wrong_proxy_credentials_show_nowhere(
 
 
 def test_a_proxy_that_is_not_there(session: ParallelSession, server: Server, tls_server: Server) -> None:
-    from tests.server.faults import refusing_port
-
     with refusing_port() as port:
         results = list(
             session.iter_results(
@@ -130,11 +131,45 @@ def test_a_proxy_that_is_not_there(session: ParallelSession, server: Server, tls
     assert server.stats().requests == tls_server.stats().requests == 0, "never a silent direct connection"
 
 
+@pytest.mark.parametrize(
+    ("steps", "kind"),
+    [
+        ((send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), close()), exceptions.TruncatedBody),
+        ((stall(),), exceptions.RequestTimeout),
+    ],
+    ids=["cut", "silent"],
+)
+def test_what_a_target_does_wrong_is_not_put_down_to_the_proxy(
+    steps: tuple[Step, ...],
+    kind: type[exceptions.BackendError],
+    session: ParallelSession,
+    certificates: Certificates,
+    proxy: Callable[..., Proxy],
+) -> None:
+    with FaultServer([read_request(), *steps], tls=certificates.good.server_context()) as target:
+        [result] = session.iter_results(
+            [target.url()],
+            method="POST",
+            data="something",
+            proxy=proxy().url,
+            verify_ssl=str(certificates.ca_file),
+            timeout=0.5,
+        )
+        assert len(target.requests) == 1, "it may have been received"
+    assert type(result.error) is kind
+
+
+def test_a_target_nobody_vouches_for_is_not_put_down_to_the_proxy(
+    session: ParallelSession, tls_server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    with pytest.raises(exceptions.TLSError):
+        session.get(tls_server.url("/get"), proxy=proxy().url)
+    assert tls_server.stats().requests == 0
+
+
 def test_the_next_proxy_is_tried(
     open_session: Callable[..., ParallelSession], server: Server, proxy: Callable[..., Proxy]
 ) -> None:
-    from tests.server.faults import refusing_port
-
     running = proxy()
     with refusing_port() as port:
         session = open_session(proxies=[f"http://127.0.0.1:{port}", running.url])

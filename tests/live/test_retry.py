@@ -256,6 +256,19 @@ def test_what_cannot_be_retried_says_so(open_session: OpenSession, server: Serve
         session.retry_failed(unpickled)
 
 
+def test_what_fails_again_keeps_its_place(open_session: OpenSession, server: Server) -> None:
+    session = open_session(max_retries=0)
+    urls = [server.url(f"/flaky/{n}?fail={2 * (n % 2)}") for n in range(6)]
+    error = failures_of(session, urls)
+    with pytest.raises(PartialFailureError) as caught:
+        session.retry_failed(error)
+    assert [result.index for result in caught.value.results] == [0, 1, 2, 3, 4, 5]
+    assert [details.index for details in caught.value.failed] == [1, 3, 5]
+    values = session.retry_failed(caught.value)
+    assert [value["key"] for value in values] == [str(n) for n in range(6)]
+    assert server.stats().requests == 12
+
+
 def test_the_same_url_more_than_once_is_told_apart(open_session: OpenSession, server: Server) -> None:
     session = open_session(max_retries=0, concurrency=1)
     url = server.url("/status-seq/thrice?seq=200,500,200")

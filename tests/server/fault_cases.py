@@ -22,6 +22,7 @@ from tests.server.faults import (
     Step,
     close,
     read_request,
+    receive,
     redirect,
     repeat,
     response,
@@ -164,6 +165,20 @@ def _truncated_codings() -> list[FaultCase]:
     ]
 
 
+def _coded_in_no_way() -> list[FaultCase]:
+    return [
+        FaultCase(
+            3,
+            f"{coding}_that_is_no_such_thing",
+            _always(response(b"\xffnothing that any coding knows" * 100, f"Content-Encoding: {coding}")),
+            "ProtocolError",
+            retried=False,
+            coding=coding,
+        )
+        for coding in ("gzip", "deflate", "br", "zstd")
+    ]
+
+
 def _malformed() -> list[FaultCase]:
     chunked = _head("Transfer-Encoding: chunked")
     played = {
@@ -237,6 +252,28 @@ def _slow() -> list[FaultCase]:
         scheme="https",
     )
     return [*cases, silent]
+
+
+def _hung_up() -> list[FaultCase]:
+    """The peer leaves before TLS is agreed on, so that nothing can have been received."""
+    played: dict[str, tuple[Step, ...]] = {
+        "at_once": (close(),),
+        "at_the_hello": (receive(), close()),
+        "by_a_reset": (receive(), rst()),
+    }
+    return [
+        FaultCase(
+            14,
+            f"{method.lower()}_hung_up_on_{name}",
+            (steps,),
+            "ConnectError",
+            retried=True,
+            method=method,
+            scheme="https",
+        )
+        for name, steps in played.items()
+        for method in ("GET", "POST")
+    ]
 
 
 def _tls() -> list[FaultCase]:
@@ -383,7 +420,20 @@ def _proxy_faults() -> list[FaultCase]:
         retried=False,
         as_proxy=True,
     )
-    return [*tunnels, forwarded]
+    hung_up = [
+        FaultCase(
+            11,
+            f"proxy_hangs_up_on_{method.lower()}_by_a_{name}",
+            _once(step),
+            "TruncatedBody",
+            retried=method == "GET",  # the proxy may have handed it on
+            method=method,
+            as_proxy=True,
+        )
+        for name, step in {"close": close(), "reset": rst()}.items()
+        for method in ("GET", "POST")
+    ]
+    return [*tunnels, forwarded, *hung_up]
 
 
 def _bombs() -> list[FaultCase]:
@@ -433,10 +483,12 @@ def _undecodable() -> list[FaultCase]:
 FAULT_CASES: tuple[FaultCase, ...] = (
     *_truncated(),
     *_truncated_codings(),
+    *_coded_in_no_way(),
     *_malformed(),
     *_informational(),
     *_slow(),
     *_tls(),
+    *_hung_up(),
     *_retry_after(),
     *_lost_connections(),
     *_redirects(),

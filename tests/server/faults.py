@@ -268,6 +268,15 @@ def read_request() -> Step:
     return step
 
 
+def receive() -> Step:
+    """Take some bytes that need not be HTTP."""
+
+    def step(connection: Connection) -> None:
+        connection.receive()
+
+    return step
+
+
 def send(data: bytes) -> Step:
     """Send these bytes."""
     return lambda connection: connection.send(data)

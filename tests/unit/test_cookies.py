@@ -38,6 +38,8 @@ def test_what_a_server_set_goes_back_to_it() -> None:
 
 def test_beside_the_callers_own_where_the_servers_wins() -> None:
     assert store("a=1; Path=/").header_for(URL, "own=5; a=0") == "own=5; a=1"
+    two = store("a=1; Path=/", "b=2; Path=/")
+    assert two.header_for(URL, "b=0;own=5; a=0") == "own=5; a=1; b=2"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from parallel_requests.exceptions import (
     ValidationError,
 )
 from parallel_requests.models import Request, Result
+from parallel_requests.redaction import text_of
 from tests.unit.driving import Answer, get
 
 RESPONSE = Answer(503, {"X": "1"}, b"kept").to(get())
@@ -164,6 +165,17 @@ def test_every_error_pickles(error: ParallelRequestsError) -> None:
             assert getattr(again, name, None) == getattr(error, name, None)
         if getattr(error, "response", None) is not None:
             assert getattr(again, "response").content == b"kept"  # noqa: B009 - only some have one
+
+
+class Mute(Exception):
+    """Cannot say what it is about."""
+
+    def __str__(self) -> str:
+        raise LookupError("a bug of the caller's")
+
+
+def test_an_error_that_cannot_say_what_it_is_about() -> None:
+    assert text_of(Mute()) == "(it has no readable text)"
 
 
 def test_a_cause_of_the_callers_pickles_where_it_can() -> None:

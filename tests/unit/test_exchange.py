@@ -60,7 +60,7 @@ def test_what_cannot_be_sent_is_not_sent() -> None:
     problem = ValidationError("no", "url")
     result = stage.run(Request("nonsense", problem=problem), [])
     assert result.error is problem
-    assert (result.attempts, result.history, stage.sent) == (0, (), [])
+    assert (result.attempts, result.elapsed, result.history, stage.sent) == (0, 0.0, (), [])
 
 
 # -- retries
@@ -231,6 +231,30 @@ def test_a_redirect_is_followed_and_kept() -> None:
     assert stage.waits == []
 
 
+def test_a_failure_keeps_the_redirects_that_led_to_it() -> None:
+    for final, attempts in ((Answer(404), 2), (Answer(503), 5)):
+        result = Stage().run(get(), [to("/b"), final])
+        assert (result.ok, result.attempts) == (False, attempts)
+        assert result.response is not None
+        assert [past.status_code for past in result.response.history] == [302]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_statuses_that_redirect(status: int) -> None:
+    assert Stage().run(get(), [to("/b", status), Answer(200)]).attempts == 2
+
+
+@pytest.mark.parametrize("status", [201, 300, 304, 305, 306])
+def test_statuses_that_do_not(status: int) -> None:
+    assert Stage().run(get(), [to("/b", status), Answer(200)]).attempts == 1
+
+
+def test_after_a_retry_a_redirect_is_followed_without_a_wait() -> None:
+    stage = Stage()
+    assert stage.run(get(), [Answer(503), to("/b"), Answer(200)]).ok
+    assert stage.waited == [1.0]
+
+
 def test_redirects_may_be_left_alone() -> None:
     result = Stage(redirects=None).run(get(), [to("/b")])
     assert result.response is not None
@@ -359,6 +383,12 @@ def test_row_9_a_wait_beyond_the_cap_fails_at_once() -> None:
     assert (len(stage.sent), stage.waits) == (1, [])
 
 
+def test_a_wait_of_just_the_cap_is_waited() -> None:
+    stage = Stage()
+    assert stage.run(get(), [Answer(503, {"Retry-After": "120"}), Answer(200)]).ok
+    assert sum(wait or 0.0 for wait in stage.waited) == pytest.approx(120.0)
+
+
 def test_row_9_a_wait_beyond_the_deadline_fails_at_once() -> None:
     stage = Stage(deadline=1_010.0)
     result = stage.run(get(), [Answer(429, {"Retry-After": "60"})])
@@ -404,6 +434,13 @@ def test_a_stopped_run_neither_waits_nor_sends(reply: Any, wide: Any) -> None:
     assert (len(stage.sent), stage.waits) == (1, [])
 
 
+def test_a_batch_that_was_stopped_before_its_deadline_says_so() -> None:
+    stage = Stage(deadline=1_001.0)
+    stage.policy.stop = RunStoppedError("stopped")
+    stage.clock.advance(5.0)
+    assert type(stage.run(get(), []).error) is RunStoppedError
+
+
 # -- the budget
 
 
@@ -426,6 +463,20 @@ def test_a_spent_budget_is_told_also_after_a_redirect() -> None:
     enough = Stage().run(get(), [to("/b"), Answer(503)])
     assert "budget" not in str(enough.error)
     assert (enough.attempts, enough.retries) == (5, 3)
+
+
+def test_where_the_budget_ends_the_tries_the_error_says_so() -> None:
+    stage = Stage()
+    budget = stage.pacer.open_budget(get().origin)
+    assert budget is not None
+    while budget.balance >= 3.0:
+        budget.withdraw()
+    spent = stage.run(get(), [Answer(503)])
+    assert (spent.attempts, stage.policy.retry.max_retries) == (3, 3)
+    assert "retry budget" in str(spent.error)
+    full = Stage().run(get(), [Answer(503)])
+    assert full.attempts == 4
+    assert "budget" not in str(full.error)
 
 
 def test_the_budget_is_the_hosts_own() -> None:
@@ -470,6 +521,7 @@ def test_row_25_a_407_is_the_proxys_and_the_next_one_is_taken() -> None:
     assert [send.request.proxy for send in stage.sent] == [first, second]
     failed = Stage(retry=RetryPolicy(max_retries=0)).run(get(proxy=first), [Answer(407)])
     assert isinstance(failed.error, ProxyError)
+    assert failed.error.url == get().url
     assert SECRET not in f"{failed.error} {failed.error!r} {failed.error.proxy_url}"
 
 
@@ -481,6 +533,22 @@ def test_the_hook_sees_every_attempt() -> None:
     assert all(own is request for own, _ in seen)
     assert [attempt.status_code for _, attempt in seen] == [503, None, 302, 200]
     assert [attempt.number for _, attempt in seen] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "final"),
+    [
+        ({"retry": RetryPolicy(retry_on=lambda outcome: False)}, Answer(200)),
+        ({"raise_for_status": False}, Answer(404)),
+        ({"redirects": None}, to("/b")),
+    ],
+    ids=["a predicate", "a status that is no failure", "a redirect that is left alone"],
+)
+def test_the_hook_sees_an_attempt_once_whatever_is_judged(options: dict[str, Any], final: Answer) -> None:
+    seen: list[int] = []
+    stage = Stage(on_attempt=lambda request, attempt: seen.append(attempt.number), **options)
+    result = stage.run(get(), [final])
+    assert (result.ok, seen, len(result.history)) == (True, [1], 1)
 
 
 def test_a_hook_that_raises_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:

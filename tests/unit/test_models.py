@@ -25,6 +25,7 @@ from parallel_requests.redaction import is_secret_header, redact, redact_headers
 from tests.unit.driving import Answer, Stage
 
 SECRET = "hunter2"
+SOMETHING_ELSE: Any = 5
 FULL_OF_SECRETS = (
     f"http://joe:{SECRET}@api.test/a?token={SECRET}&page=2&api_key={SECRET}&X-Amz-Signature={SECRET}"
 )
@@ -70,6 +71,7 @@ def test_headers_are_case_insensitive_with_lower_case_keys_in_order() -> None:
     assert headers.get_all("nothing") == []
     assert headers.get("nothing") is None
     assert "X-B" in headers
+    assert SOMETHING_ELSE not in headers
     assert len(headers) == 2
     assert dict(headers) == {"content-type": "a", "x-b": "1, 2"}
     with pytest.raises(KeyError):
@@ -161,6 +163,7 @@ def test_json_in_all_its_forms(body: bytes, value: Any) -> None:
 def test_is_json_needs_the_content_type_too() -> None:
     assert not response(b"[1]", "text/html").is_json
     assert response(b"[1]", "application/problem+json; charset=utf-8").is_json
+    assert response(b"[1]", "Application/JSON ; charset=utf-8").is_json
 
 
 @pytest.mark.parametrize(
@@ -190,6 +193,14 @@ def test_result() -> None:
     with pytest.raises(RequestTimeout) as caught:
         bad.unwrap()
     assert caught.value is error
+    assert repr(good) == "<Result [7] http://api.test/ ok>"
+    assert repr(bad) == f"<Result [7] http://api.test/ {error!r}>"
+
+
+def test_requests_are_told_apart_by_what_they_are_not_by_what_they_say() -> None:
+    first, second = Request("http://api.test/"), Request("http://api.test/")
+    assert first != second
+    assert {first: 1, second: 2}[first] == 1
 
 
 def test_return_types_are_their_names() -> None:
@@ -349,6 +360,7 @@ def test_secret_headers(name: str) -> None:
 @pytest.mark.parametrize("name", ["Accept", "Author", "X-Request-Id", "Content-Type", "ETag"])
 def test_other_headers(name: str) -> None:
     assert not is_secret_header(name)
+    assert redact_headers({name: "as it is", "Cookie": SECRET}) == {name: "as it is", "Cookie": "***"}
 
 
 def test_an_attempt_keeps_no_secret() -> None:

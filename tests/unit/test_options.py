@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -105,6 +106,16 @@ def test_every_option_has_wrong_values() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("concurrency", 1),
+        ("concurrency_per_host", 1),
+        ("rate_limit_burst", 1),
+        ("chunk_size", 1),
+        ("max_retries", 0),
+        ("max_redirects", 0),
+        ("max_response_size", 0),
+        ("max_response_size", sys.maxsize),
+        ("parse_processes", 0),
+        ("timeout", 1e9),
         ("rate_limit", 0.5),
         ("rate_limit", {"a.test": 1, "*": 50.0}),
         ("timeout", None),

@@ -63,6 +63,7 @@ def test_both_forms_of_retry_after(value: str, seconds: float) -> None:
         "Wed, 99 Foo 2099 99:99:99 GMT",
         "Fri, 31 Dec 0000 00:00:00 GMT",
         "Fri, 31 Dec 99999 23:59:59 GMT",
+        "1 Jan 2099 00:00:00 +99999999999999999",
         "\x00",
     ],
 )
@@ -217,6 +218,20 @@ def test_a_token_of_the_whole_is_not_spent_where_the_hosts_gate_is_shut() -> Non
     pacer.pause(HOST, 5.0)
     held_back(pacer, HOST)
     let_pass(pacer, OTHER)
+
+
+def test_an_attempt_made_without_asking_costs_its_tokens() -> None:
+    pacer, clock = new_pacer(rate_limit={HOST: 10, "*": 10}, burst=2)
+    pacer.charge(OTHER)
+    let_pass(pacer, HOST)
+    assert held_back(pacer, HOST).lane == ALL_HOSTS
+    clock.advance(10.0)
+    let_pass(pacer, HOST)
+    pacer.charge(HOST)
+    assert held_back(pacer, HOST).lane == HOST
+    clock.advance(10.0)
+    for _ in range(2):
+        let_pass(pacer, HOST)
 
 
 def test_places_in_flight_to_one_host() -> None:

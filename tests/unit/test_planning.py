@@ -559,6 +559,7 @@ def test_random_user_agents() -> None:
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "b.test"}, "http://a.test/", "http://p.test"),
         ({"HTTP_PROXY": "http://p.test", "REQUEST_METHOD": "GET"}, "http://a.test/", None),
         ({"HTTP_PROXY_PORT": "3128", "HTTP_PROXY_USER": "joe"}, "http://a.test/", None),
+        ({"HTTP": "http://p.test", "ALL": "http://p.test"}, "http://a.test/", None),
     ],
 )
 def test_row_22_proxies_of_the_environment(variables: Mapping[str, str], url: str, proxy: str | None) -> None:

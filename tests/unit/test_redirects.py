@@ -85,6 +85,11 @@ def test_within_the_origin_headers_stay(location: str) -> None:
     assert followed(location).headers == HEADERS
 
 
+def test_the_default_port_of_https_is_no_other_origin() -> None:
+    assert followed("https://api.test:443/b", url="https://api.test/").headers == HEADERS
+    assert followed("https://api.test/b", url="https://api.test:443/").headers == HEADERS
+
+
 @pytest.mark.parametrize(
     "location", ["http://other.test/", "https://api.test/", "http://api.test:81/", "http://sub.api.test/"]
 )

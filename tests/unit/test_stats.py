@@ -42,13 +42,20 @@ def test_counts() -> None:
     assert stats.seconds_on_wire == pytest.approx(0.3)
     assert stats.seconds_waited == pytest.approx(8.4)
     assert "2 of 5 succeeded" in str(stats)
-    assert "TruncatedBody 1" in str(stats)
+    assert str(stats).endswith("; failed: HTTPStatusError 1, TruncatedBody 1, ValidationError 1")
 
 
 def test_an_empty_run() -> None:
     stats = RunStats()
     assert (stats.p50, stats.p95, stats.p99, stats.retries) == (0.0, 0.0, 0.0, 0)
     assert "0 of 0" in str(stats)
+    assert "failed" not in str(stats)
+
+
+def test_an_answer_that_came_within_one_tick_of_the_clock() -> None:
+    stats = RunStats()
+    stats.add([result(elapsed=0.0)])
+    assert stats.p50 == pytest.approx(0.0, abs=1e-6)
 
 
 @given(st.lists(st.floats(1e-6, 1e4), min_size=1, max_size=200), st.integers(1, 100))

@@ -98,6 +98,12 @@ def test_a_clock_that_stands_still_or_goes_back_gives_nothing() -> None:
     assert bucket.try_acquire() >= 0.1
 
 
+def test_without_settling_the_refill_starts_at_once() -> None:
+    clock = ManualClock()
+    bucket = TokenBucket(10.0, 1, clock=clock)
+    assert [bucket.reserve() for _ in range(3)] == pytest.approx([0.0, 0.1, 0.2])
+
+
 def test_settling_starts_the_refill_of_a_full_bucket_late() -> None:
     bucket, clock = new_bucket(10.0, 1, settle=0.02)
     assert bucket.try_acquire() == 0.0
@@ -200,3 +206,4 @@ def test_a_wrong_burst_is_refused(burst: int) -> None:
 
 def test_repr() -> None:
     assert repr(TokenBucket(2.5, 4)) == "TokenBucket(rate=2.5, burst=4)"
+    assert repr(TokenBucket(10)) == "TokenBucket(rate=10, burst=5)"
