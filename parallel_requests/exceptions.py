@@ -297,7 +297,8 @@ class FailureDetails:
 class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
     """Some items of a list failed. Nothing is lost: every Result is here.
 
-    It is an ``ExceptionGroup`` of the items' errors, so ``except*`` picks them by type.
+    It is an ``ExceptionGroup`` of the items' errors, so ``except*`` picks them by type. What it hands over
+    has the errors it picked in ``exceptions``; everything else is still that of the whole batch.
 
     Attributes:
         results: All Results, in input order.

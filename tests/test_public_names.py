@@ -1,13 +1,10 @@
-"""The public face: the names, what they cost to import, and what signatures and errors tell."""
+"""The public face: the names, and what signatures and errors tell."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import pydoc
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,17 +26,10 @@ from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(package.__file__).parents[1]
-IMPORT_BUDGET = 0.030
 
 SPELLED_OUT = {"urls", "keys", "return_type", "parse_func", "return_none_on_failure"}
 VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
 CLIENTS = (ParallelSession, ParallelRequests)
-
-
-def run_python(code: str) -> str:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 # -- names
@@ -135,32 +125,6 @@ def test_star_import_gives_all_names() -> None:
     names: dict[str, Any] = {}
     exec("from parallel_requests import *", names)
     assert set(package.__all__) <= set(names)
-
-
-# -- cost
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import parallel_requests",
-        "from parallel_requests import parallel_requests, ParallelSession, iter_results",
-    ],
-)
-def test_importing_loads_no_http_library_and_no_asyncio(statement: str) -> None:
-    loaded = run_python(f"{statement}; import sys; print(*sys.modules)").split()
-    heavy = {"aiohttp", "asyncio", "http.client", "niquests", "pycurl", "requests", "tqdm", "urllib3"}
-    assert not heavy.intersection(loaded)
-
-
-def test_importing_takes_at_most_30_ms_more_than_a_bare_interpreter() -> None:
-    def seconds(statement: str) -> float:
-        """Of the processor's time, so that what else the machine does is not counted."""
-        return float(run_python(f"{statement}; import time; print(time.process_time())"))
-
-    pairs = [(seconds("pass"), seconds("import parallel_requests")) for _ in range(10)]
-    bare, with_import = (min(column) for column in zip(*pairs, strict=True))
-    assert with_import - bare <= IMPORT_BUDGET
 
 
 # -- signatures

@@ -20,15 +20,8 @@ SLOW_PACKAGES = {
     "tqdm",
     "ssl",
 }
-ALLOWED_MILLISECONDS = 30.0
+ALLOWED_SECONDS = 0.030
 
-# The child measures itself, so that starting the interpreter is not counted.
-MEASURE = """
-import time
-began = time.perf_counter()
-import parallel_requests
-print((time.perf_counter() - began) * 1000)
-"""
 IMPORT_ONE = """
 try:
     import {module}
@@ -49,15 +42,26 @@ def python(program: str) -> str:
     return done.stdout
 
 
-def test_importing_brings_no_http_library_along_nor_anything_slow() -> None:
-    brought = set(python("import sys, parallel_requests; print(*sys.modules)").split())
-    assert not brought & HTTP_LIBRARIES
-    assert not brought & SLOW_PACKAGES
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import parallel_requests",
+        "from parallel_requests import parallel_requests, ParallelSession, iter_results",
+    ],
+)
+def test_importing_brings_no_http_library_along_nor_anything_slow(statement: str) -> None:
+    brought = set(python(f"{statement}; import sys; print(*sys.modules)").split())
+    assert not brought & (HTTP_LIBRARIES | SLOW_PACKAGES)
 
 
 def test_importing_costs_little() -> None:
-    best = min(float(python(MEASURE)) for _ in range(7))
-    assert best <= ALLOWED_MILLISECONDS
+    def seconds(statement: str) -> float:
+        """Of the processor's time, so that what else the machine does is not counted."""
+        return float(python(f"{statement}; import time; print(time.process_time())"))
+
+    pairs = [(seconds("pass"), seconds("import parallel_requests")) for _ in range(10)]
+    bare, with_import = (min(column) for column in zip(*pairs, strict=True))
+    assert with_import - bare <= ALLOWED_SECONDS
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -66,23 +70,3 @@ def test_each_module_can_be_imported_first(module: str) -> None:
     if missing:
         assert missing in HTTP_LIBRARIES
         pytest.skip(f"{missing} is not installed")
-
-
-def test_all_names_are_there_and_sorted() -> None:
-    names = parallel_requests.__all__
-    assert len(set(names)) == len(names)
-    for name in names:
-        assert getattr(parallel_requests, name) is not None
-    assert set(names) <= set(dir(parallel_requests))
-
-
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no_such_name"):
-        getattr(parallel_requests, "no_such_name")  # noqa: B009 - the type checker knows, too
-
-
-def test_the_names_of_the_known_library() -> None:
-    assert parallel_requests.fastreq is parallel_requests.parallel_requests
-    assert parallel_requests.fastreq_async is parallel_requests.parallel_requests_async
-    assert parallel_requests.FastRequests is parallel_requests.ParallelRequests
-    assert parallel_requests.NormalizedResponse is parallel_requests.Response
