@@ -33,7 +33,7 @@ from parallel_requests.logs import set_level
 from parallel_requests.models import Request, Result, ReturnType
 from parallel_requests.observing import Observer, Progress
 from parallel_requests.options import NOT_FOR_DOWNLOADS, Settings
-from parallel_requests.parsers import Parsers
+from parallel_requests.parsing.parsers import Parsers
 from parallel_requests.planning import Item, Planner, check_cookies
 from parallel_requests.stats import RunStats
 

@@ -30,8 +30,8 @@ from parallel_requests import (
 )
 from parallel_requests.exchange import Policy
 from parallel_requests.models import ReturnType
-from parallel_requests.parse_work import Work
-from parallel_requests.parse_workers import Job
+from parallel_requests.parsing.work import Work
+from parallel_requests.parsing.workers import Job
 from tests import parse_functions as functions
 from tests.leaks import children
 from tests.server.faults import close, read_request, response, send

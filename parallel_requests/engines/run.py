@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from parallel_requests.gates.pacing import Wait
-    from parallel_requests.parsing import Parse
+    from parallel_requests.parsing.in_place import Parse
 
 logger = logging.getLogger("parallel_requests")
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from parallel_requests.decoding import decoder
 from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.models import Headers, Request, Response, ReturnType
-from parallel_requests.parsing import parse_failure
+from parallel_requests.parsing.in_place import parse_failure
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:

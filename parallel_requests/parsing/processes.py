@@ -27,7 +27,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError
-from parallel_requests.parse_workers import PATIENCE, Child, Item, Job, Slot, check_can_start, start_context
+from parallel_requests.parsing.workers import PATIENCE, Child, Item, Job, Slot, check_can_start, start_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from parallel_requests.exchange import Policy
     from parallel_requests.models import Result
-    from parallel_requests.parse_work import Work
-    from parallel_requests.parse_workers import Worker
-    from parallel_requests.parsing import Deliver
+    from parallel_requests.parsing.in_place import Deliver
+    from parallel_requests.parsing.work import Work
+    from parallel_requests.parsing.workers import Worker
 
 _CHUNK_BYTES = 1 << 20
 """Bodies that travel together; a larger one travels alone."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError
 from parallel_requests.models import ReturnType
-from parallel_requests.parsing import InPlaceParser, Parse, ThreadParser
+from parallel_requests.parsing.in_place import InPlaceParser, Parse, ThreadParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.exchange import Policy
     from parallel_requests.options import Settings
-    from parallel_requests.parse_processes import ParsePool
+    from parallel_requests.parsing.processes import ParsePool
 
 
 class Parsers:
@@ -88,8 +88,8 @@ class Parsers:
         kind: ReturnType,
         parse_func: Callable[[Any], Any] | None,
     ) -> Parse:
-        from parallel_requests.parse_processes import ParsePool, ProcessParser
-        from parallel_requests.parse_work import plan_work
+        from parallel_requests.parsing.processes import ParsePool, ProcessParser
+        from parallel_requests.parsing.work import plan_work
 
         work = plan_work(kind, parse_func)
         with self._lock:

@@ -1,4 +1,4 @@
-"""Where answers are decoded and ``parse_func`` runs: in place, on a thread, or in processes."""
+"""Decoding and parsing in the thread that has the answer, or on one beside the engine's."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.exchange import stop_error
-from parallel_requests.parse_work import Work, pack, parse_all, serve
+from parallel_requests.parsing.work import Work, pack, parse_all, serve
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.exchange import Policy
     from parallel_requests.models import Response, Result
-    from parallel_requests.parsing import Deliver
+    from parallel_requests.parsing.in_place import Deliver
 
 PATIENCE = 0.3
 """Seconds a child has to end by itself, then seconds it has after it was asked to."""

@@ -1,0 +1,1 @@
+"""Where answers are decoded and `parse_func` runs: in place, on a thread, or in processes."""
