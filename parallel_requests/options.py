@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.gates.backoff import Condition, RetryPolicy, is_condition
+from parallel_requests.quantities import is_count, is_rate, is_seconds
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -91,10 +91,6 @@ class Options(RequestOptions, total=False):
     executor: Executor | None
     verbose: bool
     debug: bool
-
-
-_LONGEST_TIME = 1e9
-"""Seconds, some 32 years; what sockets and locks can wait for ends at about ten times that."""
 
 
 def _option(default: Any, doc: str, *, per_call: bool = True) -> Any:
@@ -282,31 +278,19 @@ def _laid_over(base: object, given: Any) -> Any:
     return {**base, **given} if isinstance(given, Mapping) else given
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-
-
-def _is_seconds(value: object) -> bool:
-    return _is_number(value) and isinstance(value, int | float) and value <= _LONGEST_TIME
-
-
-def _is_count(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= sys.maxsize
-
-
 def is_timeout(value: object) -> bool:
     """Whether a value is a timeout: None, seconds above 0, or a (connect, total) pair of those."""
     if isinstance(value, tuple):
-        return len(value) == 2 and all(part is None or _is_seconds(part) for part in value)
-    return value is None or _is_seconds(value)
+        return len(value) == 2 and all(part is None or is_seconds(part) for part in value)
+    return value is None or is_seconds(value)
 
 
-def _is_rate(value: object) -> bool:
+def _is_rate_limit(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(
-            isinstance(host, str) and "/" not in host and _is_number(rate) for host, rate in value.items()
+            isinstance(host, str) and "/" not in host and is_rate(rate) for host, rate in value.items()
         )
-    return value is None or _is_number(value)
+    return value is None or is_rate(value)
 
 
 def _is_bool(value: object) -> bool:
@@ -378,14 +362,17 @@ _SECRETIVE = frozenset({"auth", "headers", "cookies", "params", "data", "proxy",
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backend": (_is_backend, "the name of a backend or an object that satisfies Backend"),
-    "concurrency": (lambda value: _is_count(value, 1), "a whole number of at least 1"),
+    "concurrency": (lambda value: is_count(value, 1), "a whole number of at least 1"),
     "concurrency_per_host": (
-        lambda value: value is None or _is_count(value, 1),
+        lambda value: value is None or is_count(value, 1),
         "a whole number of at least 1, or None",
     ),
-    "rate_limit": (_is_rate, "a number of attempts per second above 0, a dict of host to such, or None"),
-    "rate_limit_burst": (lambda value: _is_count(value, 1), "a whole number of at least 1"),
-    "max_retries": (lambda value: _is_count(value, 0), "a whole number of at least 0"),
+    "rate_limit": (
+        _is_rate_limit,
+        "a number of attempts per second above 0, a dict of host to such, or None",
+    ),
+    "rate_limit_burst": (lambda value: is_count(value, 1), "a whole number of at least 1"),
+    "max_retries": (lambda value: is_count(value, 0), "a whole number of at least 0"),
     "retry": (lambda value: value is None or isinstance(value, RetryPolicy), "a RetryPolicy or None"),
     "retry_on": _CONDITION,
     "dont_retry_on": _CONDITION,
@@ -395,7 +382,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: all(map(is_timeout, value)) if isinstance(value, list) else is_timeout(value),
         "seconds above 0, a (connect, total) pair, None, or a list with one of these per URL",
     ),
-    "deadline": (lambda value: value is None or _is_seconds(value), "seconds above 0, or None"),
+    "deadline": (lambda value: value is None or is_seconds(value), "seconds above 0, or None"),
     "http2": (lambda value: value is None or _is_bool(value), "True, False or None"),
     "http3": _BOOLEAN,
     "method": (
@@ -431,18 +418,18 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "verify_ssl": (_is_verify, "True, False or the path of a CA bundle that exists"),
     "trust_env": _BOOLEAN,
     "follow_redirects": _BOOLEAN,
-    "max_redirects": (lambda value: _is_count(value, 0), "a whole number of at least 0"),
+    "max_redirects": (lambda value: is_count(value, 0), "a whole number of at least 0"),
     "allow_private_hosts": _BOOLEAN,
     "secret_headers": _STRINGS,
     "raise_for_status": (lambda value: value is None or _is_bool(value), "True, False or None"),
     "max_response_size": (
-        lambda value: value is None or _is_count(value, 0),
+        lambda value: value is None or is_count(value, 0),
         "a whole number of bytes, or None",
     ),
     "stream_callback": _HOOK,
-    "chunk_size": (lambda value: _is_count(value, 1), "a whole number of bytes of at least 1"),
+    "chunk_size": (lambda value: is_count(value, 1), "a whole number of bytes of at least 1"),
     "parse_processes": (
-        lambda value: _is_count(value, 0) or _is_process_pool(value),
+        lambda value: is_count(value, 0) or _is_process_pool(value),
         "a whole number of processes or a ProcessPoolExecutor",
     ),
     "random_user_agent": _BOOLEAN,

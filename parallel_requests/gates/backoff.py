@@ -28,6 +28,7 @@ from parallel_requests.exceptions import (
     TLSError,
 )
 from parallel_requests.models import Response
+from parallel_requests.quantities import is_count, is_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 Condition: TypeAlias = (
@@ -56,14 +57,6 @@ def is_condition(value: object) -> bool:
         kinds = value if isinstance(value, tuple) else (value,)
         return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
     return value is None or callable(value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def _is_of_the_wire(error: Exception) -> bool:
@@ -104,15 +97,15 @@ class RetryPolicy:
     dont_retry_on: Condition | None = None
 
     def __post_init__(self) -> None:
-        if not _is_count(self.max_retries):
+        if not is_count(self.max_retries, 0):
             raise ConfigurationError(
                 f"max_retries must be a whole number of at least 0, not {self.max_retries!r}.", "max_retries"
             )
         for name in ("backoff_factor", "backoff_max", "retry_after_max"):
             value = getattr(self, name)
-            if not _is_number(value):
+            if not is_seconds(value, or_none_at_all=True):
                 raise ConfigurationError(f"{name} must be seconds of at least 0, not {value!r}.", name)
-        if not _is_number(self.backoff_jitter) or not self.backoff_jitter <= 1:
+        if not is_seconds(self.backoff_jitter, or_none_at_all=True) or self.backoff_jitter > 1:
             raise ConfigurationError(
                 f"backoff_jitter must be between 0 and 1, not {self.backoff_jitter!r}.", "backoff_jitter"
             )

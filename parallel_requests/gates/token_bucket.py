@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from parallel_requests.quantities import is_count, is_rate
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -61,11 +63,9 @@ class TokenBucket:
         Raises:
             ValueError: ``rate`` or ``burst`` is out of range.
         """
-        number: object = rate
-        if not isinstance(number, int | float) or not 0 < number < float("inf"):
+        if not is_rate(rate):
             raise ValueError(f"rate must be a number of tokens per second above 0, not {rate!r}")
-        count: object = burst
-        if not isinstance(count, int) or count < 1:
+        if not is_count(burst, 1):
             raise ValueError(f"burst must be a whole number of at least 1, not {burst!r}")
         self.rate = float(rate)
         self.burst = burst

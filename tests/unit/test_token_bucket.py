@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -192,14 +192,14 @@ def test_asynchronous_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.slept == pytest.approx([0.5, 0.5])
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_wrong_rate_is_refused(rate: float) -> None:
+@pytest.mark.parametrize("rate", ["5", None, True, 0.0, -1.0, float("inf"), float("nan")])
+def test_a_wrong_rate_is_refused(rate: Any) -> None:
     with pytest.raises(ValueError, match="rate"):
         TokenBucket(rate)
 
 
-@pytest.mark.parametrize("burst", [0, -3])
-def test_a_wrong_burst_is_refused(burst: int) -> None:
+@pytest.mark.parametrize("burst", ["5", 1.5, 0, -3])
+def test_a_wrong_burst_is_refused(burst: Any) -> None:
     with pytest.raises(ValueError, match="burst"):
         TokenBucket(1.0, burst)
 
