@@ -58,6 +58,8 @@ def parallel_requests(
         TypeError: An option does not exist; the message names the closest one.
         ParallelRequestsError: The single URL failed; this is its own error.
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
+        KeyboardInterrupt: With what finished in ``.results``.
+        Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
     """
     reject_unknown(options, "parallel_requests", beside=VERB_ARGUMENTS["request"])
     of_session, of_call = split_options(options)
@@ -97,6 +99,7 @@ def iter_results(
     Raises:
         ConfigurationError: An option is wrong; nothing was sent.
         TypeError: An option does not exist; the message names the closest one.
+        Exception: The input raised; what was in flight has been yielded before.
     """
     reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS["iter_results"])
     Settings.of(options, "iter_results")  # a wrong option fails here, not where the loop begins
@@ -138,8 +141,11 @@ def download(
     Raises:
         ConfigurationError: An option is wrong; nothing was sent.
         TypeError: An option does not exist; the message names the closest one.
-        ParallelRequestsError: The single URL failed; this is its own error.
+        ParallelRequestsError: The single URL failed; this is its own error, a DownloadError where the
+            file cannot be written or is not what its checksum says.
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
+        KeyboardInterrupt: With the Results of what was fetched in ``.results``.
+        Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
     """
     reject_unknown(options, "download", beside=VERB_ARGUMENTS["download"])
     of_session, of_call = split_options(options)

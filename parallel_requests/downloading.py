@@ -15,12 +15,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
-from parallel_requests.exceptions import ConfigurationError, DownloadError, ParallelRequestsError
+from parallel_requests.exceptions import (
+    ConfigurationError,
+    DownloadError,
+    ParallelRequestsError,
+    ValidationError,
+)
 from parallel_requests.exchange import stop_error
 from parallel_requests.filenames import name_from_headers, name_from_url, numbered
 from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile, sha256_of
 from parallel_requests.redaction import redact
+from parallel_requests.urls import check_url, split_user_info
 
 if TYPE_CHECKING:
     from parallel_requests.exchange import Reply
@@ -287,10 +293,19 @@ def _checked_checksums(
     if sha256 is None or sha256 is False:
         return None
     if isinstance(sha256, Mapping):
-        return {url: _checked_checksum(value) for url, value in sha256.items()}
+        return {_as_sent(url): _checked_checksum(value) for url, value in sha256.items()}
     if isinstance(sha256, list | tuple):
         return [_checked_checksum(value) for value in sha256]
     return _checked_checksum(sha256)
+
+
+def _as_sent(url: object) -> str:
+    """Return a URL as its Request has it, or a checksum by another spelling would not be compared."""
+    try:
+        address, _ = check_url(url)
+    except ValidationError as error:
+        raise ConfigurationError(f"sha256 has a key that is no URL: {error}", "sha256") from None
+    return split_user_info(address)[0]
 
 
 def _checked_checksum(value: object) -> str | bool | None:

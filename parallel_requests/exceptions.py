@@ -282,7 +282,7 @@ class FailureDetails:
     """One failed item of a batch.
 
     Attributes:
-        url: The item's URL, fit to be fetched again; the repr hides its tokens.
+        url: The item's URL with its whole query, though its repr hides tokens; without user and password.
         error: What it died of.
         attempt: How many attempts were made; 0 where nothing was sent.
         index: Its place in the input.
@@ -352,7 +352,7 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
 
     @property
     def failures(self) -> dict[str, FailureDetails]:
-        """The failed items by URL; of several with the same URL, the last."""
+        """The failed items by URL, without user and password; of several with the same URL, the last."""
         return {details.url: details for details in self._details()}
 
     @property
@@ -366,7 +366,10 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
         return len(self.results)
 
     def get_failed_urls(self) -> list[str]:
-        """The URLs of the failed items, fit to be fetched again, in input order, duplicates included."""
+        """The URLs of the failed items, in input order, duplicates included.
+
+        They can be fetched again as they are, unless user and password stood in them: those are taken out.
+        """
         return [details.url for details in self._details()]
 
     def _details(self) -> Iterator[FailureDetails]:

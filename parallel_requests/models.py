@@ -20,7 +20,15 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class ReturnType(StrEnum):
-    """What a caller gets for each answer."""
+    """What a caller gets for each answer.
+
+    Attributes:
+        JSON: The decoded JSON.
+        TEXT: The body as str.
+        CONTENT: The body as bytes.
+        RESPONSE: The `Response`, whatever its status.
+        STREAM: The `Response` without its body, whose chunks go to ``stream_callback``.
+    """
 
     JSON = "json"
     TEXT = "text"
@@ -166,7 +174,7 @@ class Response:
 
     Attributes:
         status_code: The HTTP status.
-        reason: The phrase that came with it.
+        reason: The phrase that came with it, or the usual one where none did, as over HTTP/2.
         headers: The headers of the final answer.
         content: The body, decompressed; empty where it was streamed away.
         size: Bytes of the decompressed body, streamed away or not.
@@ -198,7 +206,7 @@ class Response:
         content: bytes,
         request: Request,
         *,
-        reason: str | None = None,
+        reason: str = "",
         http_version: str = "HTTP/1.1",
         elapsed: float = 0.0,
     ) -> None:
@@ -208,7 +216,7 @@ class Response:
         self.size = len(content)
         self.request = request
         self.url = request.url
-        self.reason = _phrase(status_code) if reason is None else reason
+        self.reason = reason or _phrase(status_code)
         self.http_version = http_version
         self.elapsed = elapsed
         self.history: tuple[Response, ...] = ()
@@ -341,7 +349,7 @@ class Result(Generic[T_co]):
         request: The planned call.
         value: What the caller asked for, where it succeeded.
         error: What it died of, else None.
-        response: The last answer, where one came.
+        response: The answer to the last attempt, where one came.
         attempts: How many attempts were made; 0 where nothing was sent.
         elapsed: Seconds from the first attempt to the last byte, waits included.
         retries: How many of the attempts were made because another had failed; those that follow a

@@ -8,7 +8,8 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.exceptions import ConfigurationError, ParallelRequestsError
+from parallel_requests.redaction import redact, text_of
 from parallel_requests.turns import Turns
 
 if TYPE_CHECKING:
@@ -153,14 +154,20 @@ def _new_bar(total: int | None, unit: str) -> _Bar:
 def chunk_receiver(callback: StreamCallback) -> Callable[[bytes, Request], object]:
     """Return a function of chunk and Request around a callback that may want the chunk alone.
 
-    It runs in a copy of the context of this call.
+    It runs in a copy of the context of this call. What it raises becomes an error of ours, or an
+    OSError of its own would be taken for one of the wire's.
     """
     context = contextvars.copy_context()
     takes_request = _count_positional(callback) >= 2
 
     def receive(chunk: bytes, request: Request) -> object:
         arguments = (chunk, request) if takes_request else (chunk,)
-        return context.copy().run(callback, *arguments)
+        try:
+            return context.copy().run(callback, *arguments)
+        except BaseException as error:  # a SystemExit here must not take the item along
+            raise ParallelRequestsError(
+                f"stream_callback raised {type(error).__name__} for {redact(request.url)}: {text_of(error)}"
+            ) from error
 
     return receive
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
-from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.exceptions import ConfigurationError, ValidationError
 from parallel_requests.gates.backoff import Condition, RetryPolicy, is_condition
 from parallel_requests.quantities import is_count, is_rate, is_seconds
+from parallel_requests.urls import check_url
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +41,7 @@ StreamCallback: TypeAlias = Callable[[bytes], object] | Callable[[bytes, "Reques
 
 
 class RequestOptions(TypedDict, total=False):
-    """The options that may differ from call to call; `Settings` documents each."""
+    """The options that may differ from call to call; the help of `parallel_requests` explains each."""
 
     method: PerUrl[str]
     params: PerUrl[Params]
@@ -76,7 +77,10 @@ class RequestOptions(TypedDict, total=False):
 
 
 class Options(RequestOptions, total=False):
-    """All options: those of a call, and those that belong to a session as a whole."""
+    """All options: those of a call, and those that belong to a session as a whole.
+
+    The help of `parallel_requests` explains each.
+    """
 
     backend: str | Backend
     concurrency: int
@@ -124,8 +128,8 @@ class Settings:
     retry: RetryPolicy | None = _option(None, "A whole RetryPolicy, in place of max_retries.")
     retry_on: Condition | None = _option(
         None,
-        "Also retry these: exception types, HTTPStatusError for statuses, or a predicate that sees the "
-        "Response or the error.",
+        "Also retry these: an exception type or a tuple of them, HTTPStatusError for statuses, or a "
+        "predicate that sees the Response or the error.",
     )
     dont_retry_on: Condition | None = _option(None, "Never retry these; same forms as retry_on.")
     retry_budget: bool = _option(
@@ -151,7 +155,7 @@ class Settings:
     headers: PerUrl[HeaderFields] = _option(None, "Request headers; one whose value is None is not sent.")
     cookies: PerUrl[Mapping[str, str] | None] = _option(None, "Cookies to send to the hosts of the URLs.")
     proxy: PerUrl[str | Literal[False] | None] = _option(
-        None, "Proxy URL; None takes the environment's (see trust_env), False goes direct."
+        None, "Proxy URL; None takes one of proxies, or the environment's (see trust_env); False goes direct."
     )
     auth: tuple[str, str] | Literal["netrc"] | None = _option(
         None, "(user, password) for Basic authentication, or 'netrc'."
@@ -186,7 +190,7 @@ class Settings:
         "Context variables do not travel there.",
     )
     random_user_agent: bool = _option(False, "Send a random entry of user_agents with each request.")
-    user_agents: Sequence[str] = _option((), "The user agents to choose from.")
+    user_agents: Sequence[str] = _option((), "The user agents that random_user_agent chooses from.")
     random_proxy: bool = _option(False, "Choose among proxies at random instead of in turn.")
     proxies: Sequence[str] = _option((), "Proxy URLs to rotate through.")
     on_attempt: Callable[[Request, Attempt], object] | None = _option(
@@ -287,10 +291,18 @@ def is_timeout(value: object) -> bool:
 
 def _is_rate_limit(value: object) -> bool:
     if isinstance(value, Mapping):
-        return all(
-            isinstance(host, str) and "/" not in host and is_rate(rate) for host, rate in value.items()
-        )
+        return all((host == "*" or _is_host(host)) and is_rate(rate) for host, rate in value.items())
     return value is None or is_rate(value)
+
+
+def _is_host(value: object) -> bool:
+    if not isinstance(value, str) or set("/?#@") & set(value):
+        return False
+    try:
+        check_url(f"http://{value}")
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_bool(value: object) -> bool:
@@ -369,7 +381,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "rate_limit": (
         _is_rate_limit,
-        "a number of attempts per second above 0, a dict of host to such, or None",
+        "a number of attempts per second above 0, a dict of host (or host:port, or '*') to such, or None",
     ),
     "rate_limit_burst": (lambda value: is_count(value, 1), "a whole number of at least 1"),
     "max_retries": (lambda value: is_count(value, 0), "a whole number of at least 0"),

@@ -41,7 +41,10 @@ _CONNECT_TIMEOUT = 10.0
 
 
 class RequestItem(TypedDict, total=False):
-    """An item of ``urls`` with options of its own; what is absent is taken from the call."""
+    """An item of ``urls`` with options of its own; what is absent is taken from the call.
+
+    ``url`` has to be there. ``key`` is the name of its Result, and ``meta`` comes back on it untouched.
+    """
 
     url: str
     method: str

@@ -124,6 +124,8 @@ class ParallelSession:
 
         Raises:
             ConfigurationError: An option is wrong; nothing was sent.
+            TypeError: An option does not exist; the message names the closest one.
+            RunStoppedError: The session is closed.
             ParallelRequestsError: The single URL failed; this is its own error.
             PartialFailureError: Items of a list failed; every Result is in ``.results``.
             KeyboardInterrupt: With what finished in ``.results``.
@@ -165,6 +167,8 @@ class ParallelSession:
 
         Raises:
             ConfigurationError: An option is wrong; nothing was sent.
+            TypeError: An option does not exist; the message names the closest one.
+            RunStoppedError: The session is closed.
             Exception: The input raised; what was in flight has been yielded before.
         """
         call = Call(
@@ -211,9 +215,13 @@ class ParallelSession:
 
         Raises:
             ConfigurationError: An option is wrong; nothing was sent.
+            TypeError: An option does not exist; the message names the closest one.
+            RunStoppedError: The session is closed.
             ParallelRequestsError: The single URL failed; this is its own error, a DownloadError where
                 the file cannot be written or is not what its checksum says.
             PartialFailureError: Items of a list failed; every Result is in ``.results``.
+            KeyboardInterrupt: With the Results of what was fetched in ``.results``.
+            Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
         """
         call = Call(
             verb="download",
@@ -234,7 +242,9 @@ class ParallelSession:
         Raises:
             ConfigurationError: The error was unpickled, and so no longer knows its call; or it is that
                 of `download`, which is called again instead.
+            RunStoppedError: The session is closed.
             PartialFailureError: Some failed again; ``.results`` has the whole batch.
+            KeyboardInterrupt: With what finished of the second try in ``.results``.
         """
         batch, call = self._runtime.plan_retry(error)
         return collect(merge_retried(error.results, self._runtime.results_of(batch)), call)

@@ -425,6 +425,24 @@ def test_checksums_in_every_form(fast: ParallelSession, server: Server, tmp_path
     assert fast.download(urls[0], tmp_path / "none").sha256 is None
 
 
+@pytest.mark.parametrize("written", ["{url}#part", "HTTP{rest}", "http://me:hush@{place}"])
+def test_a_checksum_by_url_is_found_however_the_url_is_written(
+    fast: ParallelSession, server: Server, tmp_path: Path, written: str
+) -> None:
+    url = server.url("/range/1000")
+    place = url.removeprefix("http://")
+    url = written.format(url=url, rest=url.removeprefix("http"), place=place)
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fast.download(url, tmp_path, sha256={url: "0" * 64})
+    assert fast.download(url, tmp_path, sha256={url: content_sha256(1000)}).sha256 == content_sha256(1000)
+
+
+def test_a_checksum_by_what_is_no_url_is_refused(fast: ParallelSession, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="sha256") as caught:
+        fast.download([], tmp_path, sha256={"file.bin": "0" * 64})
+    assert caught.value.config_key == "sha256"
+
+
 def test_a_wrong_checksum_is_no_file(session: ParallelSession, server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="SHA-256") as caught:
         session.download(server.url("/range/1000"), tmp_path, sha256="0" * 64)

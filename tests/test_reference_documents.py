@@ -402,7 +402,7 @@ def response_normalization(scene: Scene) -> None:
     assert response.status_code == 200
     assert list(response.headers) == [name.lower() for name in response.headers]
     assert response.content == response.text.encode()
-    assert response.json_data["slideshow"]["title"] == "Sample"
+    assert response.json_data["slideshow"]["title"] == "Sample Slide Show"
     assert response.url == scene.server.url("/json")
     shown = (
         response.status_code,

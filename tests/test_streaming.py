@@ -16,9 +16,11 @@ import pytest
 import zstandard
 
 from parallel_requests import (
+    BackendError,
     BodyTooLarge,
     ConfigurationError,
     HTTPStatusError,
+    ParallelRequestsError,
     ParallelSession,
     ProtocolError,
     Request,
@@ -197,6 +199,23 @@ def test_a_callback_that_raises_fails_its_item_alone(session: ParallelSession, s
     results = list(session.iter_results(urls, return_type="stream", stream_callback=receive))
     assert {result.index: result.ok for result in results} == {0: True, 1: False, 2: True}
     assert server.stats().by_path["/range/1001"] == 1
+
+
+@pytest.mark.parametrize("kind", [OSError, TimeoutError, ValueError], ids=lambda kind: kind.__name__)
+def test_what_a_callback_raises_is_not_taken_for_a_fault_of_the_wire(
+    session: ParallelSession, server: Server, kind: type[Exception]
+) -> None:
+    class Full(Sink):
+        def __call__(self, chunk: bytes, request: Request) -> None:
+            raise kind("the disk is full")
+
+    sink = Full(may_restart=True)
+    message = rf"stream_callback raised {kind.__name__}.*full"
+    with pytest.raises(ParallelRequestsError, match=message) as caught:
+        session.request(server.url("/range/1003"), return_type="stream", stream_callback=sink)
+    assert not isinstance(caught.value, BackendError | RetryExhaustedError)
+    assert isinstance(caught.value.__cause__, kind)
+    assert server.stats().by_path["/range/1003"] == 1
 
 
 # -- memory

@@ -73,16 +73,21 @@ class RetryPolicy:
     Attributes:
         max_retries: Attempts after the first one.
         backoff_factor: Seconds before the first retry; each further wait is twice as long.
-        backoff_max: Seconds a wait has at most.
+        backoff_max: Seconds a wait has at most, before the jitter.
         backoff_jitter: Part of the wait, 0 to 1, by which it varies at random to either side.
         status_forcelist: The statuses that are tried again.
         allowed_methods: The methods that may be sent twice (RFC 9110, 9.2.2). Others are tried
             again only where the request cannot have been received.
-        respect_retry_after_header: Wait as long as the server asks.
-        retry_after_max: Seconds a server may ask for; beyond it the item fails at once.
+        respect_retry_after_header: Wait as long as the server asks, in ``Retry-After`` or in the headers
+            of a rate limit.
+        retry_after_max: Seconds a server may ask for; an item that would have to wait longer for its
+            retry fails at once.
         retry_on: Also retry these: exception types, or a predicate of Response or error. To types,
             an answer with a status of 400 or above is an HTTPStatusError.
         dont_retry_on: Never retry these; wins over everything else.
+
+    Raises:
+        ConfigurationError: A field has the wrong type or is out of range.
     """
 
     max_retries: int = 3

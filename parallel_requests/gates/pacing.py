@@ -13,6 +13,7 @@ from parallel_requests.exceptions import RequestTimeout
 from parallel_requests.gates.backoff import RetryBudget
 from parallel_requests.gates.token_bucket import TokenBucket
 from parallel_requests.models import Headers, Response
+from parallel_requests.urls import check_url
 
 ALL_HOSTS: Final = "*"
 LEAST_SETTLE, MOST_SETTLE = 0.05, 0.25
@@ -87,8 +88,10 @@ def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -
     return None
 
 
-def _without_default_port(host: str) -> str:
-    return host.removesuffix(":80").removesuffix(":443")
+def _origin_of(host: str) -> str:
+    """Return a host as the origin of a URL has it: lower-case, in IDNA, without a default port."""
+    _, origin = check_url(f"http://{host}")
+    return origin.removesuffix(":443")
 
 
 @dataclass(slots=True)
@@ -137,7 +140,7 @@ class Pacer:
             budgets: The retry budgets of the hosts that have failed before; to be read only.
         """
         rates = (
-            {_without_default_port(host.lower()): rate for host, rate in rate_limit.items()}
+            {host if host == ALL_HOSTS else _origin_of(host): rate for host, rate in rate_limit.items()}
             if isinstance(rate_limit, Mapping)
             else {}
         )

@@ -24,8 +24,8 @@ _AT_REST = 1.0
 class TokenBucket:
     """Lets ``rate`` calls a second through, and up to ``burst`` at once after a pause.
 
-    In no window of ``t`` seconds are more than ``rate * t + burst`` tokens handed out. It serves
-    any number of threads, in the order they ask, and wakes each of them once::
+    In any ``t`` seconds it hands out at most ``rate * t + burst`` tokens: the token bucket of RFC 2215,
+    3.6. It serves any number of threads, in the order they ask, and wakes each of them once::
 
         bucket = TokenBucket(rate=10, burst=5)
 
@@ -36,8 +36,6 @@ class TokenBucket:
 
         @bucket                          # the same, before every call; coroutines too
         def call(): ...
-
-    In any t seconds it hands out at most rate * t + burst tokens: the token bucket of RFC 2215, 3.6.
     """
 
     def __init__(

@@ -66,6 +66,14 @@ def test_the_version_is_told(session: ParallelSession, h2_server: Server) -> Non
     assert session.request(h2_server.url("/get"), return_type="response").http_version == "HTTP/2"
 
 
+def test_the_phrase_that_http2_leaves_out_is_the_usual_one(
+    session: ParallelSession, h2_server: Server
+) -> None:
+    assert session.request(h2_server.url("/get"), return_type="response").reason == "OK"
+    with pytest.raises(exceptions.HTTPStatusError, match="answered 404 Not Found"):
+        session.get(h2_server.url("/status/404"))
+
+
 def test_http2_can_be_switched_off(backend: str, h2_server: Server) -> None:
     with ParallelSession(
         backend=backend, concurrency=20, http2=False, verify_ssl=str(h2_server.ca_file)

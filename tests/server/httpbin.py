@@ -167,7 +167,7 @@ def html(call: Call) -> Answer:
 @routes.route("json")
 def some_json(call: Call) -> Answer:
     slides = [{"title": "One", "type": "all"}, {"title": "Two", "type": "all", "items": ["a", "b"]}]
-    return json_answer({"slideshow": {"title": "Sample", "slides": slides}})
+    return json_answer({"slideshow": {"title": "Sample Slide Show", "slides": slides}})
 
 
 @routes.route("encoding")

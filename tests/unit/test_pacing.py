@@ -209,6 +209,14 @@ def test_the_port_that_a_scheme_stands_for_makes_no_other_host(name: str) -> Non
     assert pacer.enter(origin) is not None
 
 
+@pytest.mark.parametrize("name", ["bücher.test", "xn--bcher-kva.test", "[0:0::1]", "[::1]:80"])
+def test_a_rate_holds_however_its_host_is_written(name: str) -> None:
+    pacer, _ = new_pacer(rate_limit={name: 1}, burst=1)
+    _, origin = check_url(f"http://{name}/")
+    assert pacer.enter(origin) is None
+    assert pacer.enter(origin) is not None
+
+
 def test_a_token_of_the_whole_is_not_spent_where_the_hosts_gate_is_shut() -> None:
     pacer, _ = new_pacer(rate_limit={HOST: 1, "*": 1}, burst=2)
     let_pass(pacer, HOST)
