@@ -284,13 +284,13 @@ class ParallelSession:
     def __del__(self) -> None:
         runtime = getattr(self, "_runtime", None)  # there is none where an option was wrong
         if runtime is not None and not runtime.is_closed:
+            self.close()  # first: where warnings are errors, this is one
             warnings.warn(
                 f"{self!r} was not closed; use it in a with statement",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
-            self.close()
 
     def __repr__(self) -> str:
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -11,13 +12,15 @@ import signal
 import subprocess
 import sys
 import termios
+import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import parallel_requests
-from parallel_requests.backends.base import BACKEND_NAMES, backend_class, is_installed
+from parallel_requests.backends.base import BACKEND_NAMES, Capabilities, backend_class, is_installed
 from parallel_requests.cli import main
 from tests.server.faults import read_request, response, send
 
@@ -30,6 +33,12 @@ if TYPE_CHECKING:
 ROOT = Path(parallel_requests.__file__).parents[1]
 PROGRAM = [sys.executable, "-c", "import sys; from parallel_requests.cli import main; sys.exit(main())"]
 FINE, SOME_FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+
+
+@pytest.fixture(autouse=True)
+def buffered_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what a command prints buffered, as it is for users."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
 
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -164,10 +173,12 @@ def test_quiet_says_nothing_on_stderr(server: Server) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tqdm") is None, reason="the bar is tqdm's")
-def test_a_bar_where_stderr_is_a_terminal(server: Server) -> None:
+def test_a_bar_where_stderr_is_a_terminal(server: Server, tmp_path: Path) -> None:
+    listed = tmp_path / "urls.txt"
+    listed.write_text(f"# one alone\n\n{server.url('/id/2')}\n")
     terminal, its_end = os.openpty()
     termios.tcsetwinsize(its_end, (24, 100))
-    with start("fetch", server.url("/id/1"), server.url("/id/2"), stderr=its_end) as process:
+    with start("fetch", server.url("/id/1"), "-i", str(listed), stderr=its_end) as process:
         output, _ = process.communicate()
     os.close(its_end)
     shown = "".join(read_all(terminal))
@@ -180,7 +191,7 @@ def test_a_bar_where_stderr_is_a_terminal(server: Server) -> None:
 
 
 def test_method_headers_and_body_reach_the_server(server: Server) -> None:
-    given = ["--header", "X-One: 1", "--header", "X-Two: a: b", "--header", "x-one: 2", "--json", "[1, 2]"]
+    given = ["--header", "X-One: 1", "--header", "X-Two: a: b", "--header", "X-ONE: 2", "--json", "[1, 2]"]
     (answer,) = values(run("fetch", *given, server.url("/anything")).stdout)
     assert (answer["method"], answer["json"]) == ("POST", [1, 2])
     assert answer["headers"]["Content-Type"] == "application/json"
@@ -188,6 +199,15 @@ def test_method_headers_and_body_reach_the_server(server: Server) -> None:
 
     (answer,) = values(run("fetch", "-X", "PUT", "--data", "some text", server.url("/anything")).stdout)
     assert (answer["method"], answer["data"]) == ("PUT", "some text")
+
+
+def test_headers_of_ones_own_beat_what_json_brings(server: Server) -> None:
+    given = ["--json", "{}", "--header", "Content-Type: application/merge-patch+json", "-X", "PATCH"]
+    (answer,) = values(run("fetch", *given, server.url("/anything")).stdout)
+    assert answer["method"] == "PATCH"
+    assert answer["headers"]["Content-Type"] == "application/merge-patch+json"
+    (answer,) = values(run("fetch", "--data", "some text", server.url("/anything")).stdout)
+    assert (answer["method"], answer["data"]) == ("POST", "some text")
 
 
 def test_retries(server: Server) -> None:
@@ -211,9 +231,23 @@ def test_rate_limit(server: Server) -> None:
     assert arrivals[-1] - arrivals[0] > 0.3
 
 
+def test_rate_limit_of_one_host(server: Server) -> None:
+    urls = [server.url(f"/id/{number}") for number in range(8)]
+    limits = "elsewhere.test=0.001, 127.0.0.1 = 20"
+    assert run("fetch", "--rate-limit", limits, "--rate-limit-burst", "1", *urls).returncode == FINE
+    arrivals = server.arrivals()
+    assert len(arrivals) == 8
+    assert arrivals[-1] - arrivals[0] > 0.3
+
+
 def test_timeout_and_deadline(server: Server) -> None:
     (record,) = records(run("fetch", "--timeout", "0.2", "--retries", "0", server.url("/delay/20")).stdout)
     assert "RequestTimeout" in record["error"]["type"]
+    given = ["--timeout", "None, 0.2", "--retries", "0"]
+    (record,) = records(run("fetch", *given, server.url("/delay/20")).stdout)
+    assert "RequestTimeout" in record["error"]["type"]
+    assert run("fetch", "--timeout", "20,none", server.url("/id/1")).returncode == FINE
+    assert run("fetch", "--timeout", "none", server.url("/id/1")).returncode == FINE
     (record,) = records(run("fetch", "--deadline", "0.2", server.url("/delay/20")).stdout)
     assert record["error"]["type"] == "DeadlineExceededError"
 
@@ -302,8 +336,23 @@ def test_ctrl_c_keeps_what_finished_and_begins_nothing_more(server: Server) -> N
     assert server.stats().requests <= 2 + 4
 
 
-def test_ctrl_c_while_waiting_for_input() -> None:
-    with start("fetch", "-", stdin=subprocess.PIPE) as process:
+def test_ctrl_c_shows_what_was_held_back_for_its_order(server: Server) -> None:
+    urls = [server.url(path) for path in ("/id/0", "/hang", "/id/1", "/id/2", "/id/3")]
+    with start("fetch", "--ordered", "--concurrency", "2", *urls) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["index"] == 0
+        end = time.monotonic() + 20
+        while 3 not in server.ids():  # which had to wait for the place of /id/1
+            assert time.monotonic() < end
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=10)
+    assert process.returncode == INTERRUPTED
+    assert {"id": 1} in [record.get("value") for record in records(rest)]
+
+
+@pytest.mark.parametrize("command", ["fetch", "download"])
+def test_ctrl_c_while_waiting_for_input(command: str) -> None:
+    with start(command, "-", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         # The process reads only once it is up: this much is more than a pipe holds.
         process.stdin.write("# nothing\n" * 20_000)
@@ -348,6 +397,23 @@ def test_results_that_cannot_be_written_are_an_error_not_a_traceback(
     assert "Exception ignored" not in told
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_table_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full, start("backends", stdout=full) as process:
+        _, told = process.communicate(timeout=10)
+    assert process.returncode == SOME_FAILED
+    assert told == "parallel-requests: error: [Errno 28] No space left on device\n"
+
+
+def test_a_table_nobody_reads_ends_quietly() -> None:
+    with start("backends") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert (process.returncode, told) == (READER_GONE, "")
+
+
 # -- backends
 
 
@@ -361,6 +427,35 @@ def test_backends_shows_what_is_installed() -> None:
         else:
             assert "not installed" in rows[name]
     assert f"auto takes: {backend_class('auto').name}" in done.stdout
+
+
+def test_backends_shows_what_each_can_do_in_columns() -> None:
+    titles, *rows = run("backends").stdout.splitlines()
+    for name in filter(is_installed, BACKEND_NAMES):
+        [row] = [row for row in rows if row.startswith(f"{name} ")]
+        backend = backend_class(name)
+        assert row[titles.index("version") :] == backend.version()
+        for ability in fields(Capabilities):
+            title = ability.name.replace("_", " ").replace("http", "HTTP/")
+            mark = row[titles.index(title) :].split()[0]
+            assert mark == ("yes" if getattr(backend.capabilities, ability.name) else "no"), title
+
+
+def test_a_backend_that_cannot_be_imported_is_told_of(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pycurl.py").write_text("raise ImportError('libcurl is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    why = "backend 'curl' cannot be imported: libcurl is missing."
+    done = run("backends")
+    assert (done.returncode, done.stderr) == (FINE, "")
+    assert f"auto takes: none; {why}" in done.stdout
+    [row] = [row for row in done.stdout.splitlines() if row.startswith("curl ")]
+    assert row.split()[:2] == ["curl", "-"]
+    assert row.endswith(why)
+    done = run("fetch", server.url("/id/1"))
+    assert (done.returncode, done.stderr) == (WRONG_USAGE, f"parallel-requests: error: {why}\n")
+    assert run("fetch", "--backend", "urllib3", server.url("/id/1")).returncode == FINE
 
 
 @pytest.mark.niquests
@@ -394,8 +489,9 @@ def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Pat
     assert done.returncode == SOME_FAILED
     assert {record["error"]["type"] for record in records(done.stdout)} == {"DownloadError"}
     assert list(folder.iterdir()) == []
-    done = run("download", *urls, "--to", str(folder))
+    done = run("download", *urls, "--to", str(folder), "--header", "X-One: 1")
     assert done.returncode == FINE, done.stderr
+    assert [entry.headers["x-one"] for entry in server.log()[-2:]] == ["1", "1"]
     told = sorted(values(done.stdout), key=lambda value: int(value["size"]))
     assert [value["path"] for value in told] == [str(folder / "1000"), str(folder / "2000")]
     assert {path.stat().st_size for path in folder.iterdir()} == {1000, 2000}
@@ -404,6 +500,30 @@ def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Pat
     done = run("download", *urls, "--to", str(folder), "-q")
     assert {value["status"] for value in values(done.stdout)} == {"skipped"}
     assert done.stderr == ""
+
+
+def test_one_checksum_is_that_of_every_file(server: Server, tmp_path: Path) -> None:
+    urls = [server.url("/range/1000"), server.url("/range/1000?again"), server.url("/range/2000")]
+    assert run("download", urls[0], "--to", str(tmp_path / "first")).returncode == FINE
+    checksum = hashlib.sha256((tmp_path / "first" / "1000").read_bytes()).hexdigest()
+    done = run("download", *urls, "--to", str(tmp_path / "second"), "--sha256", checksum)
+    told = sorted(records(done.stdout), key=lambda record: int(record["index"]))
+    assert [record.get("value", {}).get("sha256") for record in told] == [checksum, checksum, None]
+    assert done.returncode == SOME_FAILED
+    assert "2 of 3 succeeded" in done.stderr
+
+
+def test_ctrl_c_ends_a_download(server: Server, tmp_path: Path) -> None:
+    with start("download", server.url("/range/1000"), server.url("/hang"), "--to", str(tmp_path)) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["value"]["size"] == 1000
+        process.send_signal(signal.SIGINT)
+        rest, told = process.communicate(timeout=10)
+    assert process.returncode == INTERRUPTED
+    assert {record["error"]["type"] for record in records(rest)} <= {"RunStoppedError"}
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["1000"]
 
 
 def test_download_refuses_what_makes_no_sense(server: Server, tmp_path: Path) -> None:

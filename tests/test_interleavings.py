@@ -20,6 +20,7 @@ from parallel_requests import (
     ParallelRequests,
     ParallelSession,
     PartialFailureError,
+    ResourceExhausted,
     RunStoppedError,
     batch,
 )
@@ -32,7 +33,7 @@ from tests.server.faults import read_request, response, send, wait
 from tests.unit.driving import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from parallel_requests.engines.watchdog import Flight
@@ -399,18 +400,45 @@ def test_ctrl_c_while_the_parse_pool_is_called(server: Server, monkeypatch: pyte
 # -- threads that cannot be started
 
 
-@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
-def test_no_thread_is_left_to_parse_on(backend: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def no_threads_named(prefix: str) -> Iterator[None]:
+    """Have threads whose name begins so refused, as by a system that has none left."""
     start = threading.Thread.start
 
     def refused(thread: threading.Thread) -> None:
-        if thread.name.startswith("parallel-requests-parse"):
+        if thread.name.startswith(prefix):
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        yield
+
+
+@pytest.mark.parametrize("backend", INSTALLED)
+def test_no_thread_is_left_to_send_on(backend: str, server: Server) -> None:
     with ParallelSession(backend=backend) as session:
-        monkeypatch.setattr(threading.Thread, "start", refused)
-        with pytest.raises(RuntimeError, match="can't start"):
+        with no_threads_named("parallel-requests"), pytest.raises(RuntimeError, match="can't start"):
+            session.request([server.url("/id/1")])
+        assert session.request([server.url("/id/2")]) == [{"id": 2}]
+    assert server.ids() == [2]
+
+
+@pytest.mark.parametrize("backend", POOLED)
+def test_no_thread_is_left_to_watch_over_timeouts(backend: str, server: Server) -> None:
+    with ParallelSession(backend=backend, max_retries=0) as session:
+        with (
+            no_threads_named("parallel-requests-watchdog"),
+            pytest.raises(ResourceExhausted, match="can't start"),
+        ):
+            session.request(server.url("/id/1"))
+        assert session.request(server.url("/id/2")) == {"id": 2}
+    assert server.ids() == [2]
+
+
+@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
+def test_no_thread_is_left_to_parse_on(backend: str, server: Server) -> None:
+    with ParallelSession(backend=backend) as session:
+        with no_threads_named("parallel-requests-parse"), pytest.raises(RuntimeError, match="can't start"):
             session.request([server.url("/id/1")], parse_func=functions.number)
-        monkeypatch.undo()
         assert session.request([server.url("/id/2")], parse_func=functions.number) == [2]

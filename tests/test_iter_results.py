@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 INSTALLED = [name for name in BACKEND_NAMES if is_installed(name)]
 CONCURRENCY = 4
+PATIENCE = 20.0
 
 
 @pytest.fixture(params=INSTALLED)
@@ -95,6 +97,17 @@ def test_a_slow_consumer_slows_the_input_down(session: ParallelSession, server: 
             other.request(server.url(f"/static?{number}"))
     assert len(taken) == seen <= 1 + 2 * CONCURRENCY
     results.close()
+
+
+def test_an_item_is_sent_as_soon_as_the_input_gives_it(session: ParallelSession, server: Server) -> None:
+    def urls() -> Iterator[str]:
+        end = time.monotonic() + PATIENCE
+        for number in range(3):
+            yield server.url(f"/id/{number}")
+            while number not in server.ids():
+                assert time.monotonic() < end
+
+    assert [result.index for result in session.iter_results(urls())] == [0, 1, 2]
 
 
 # -- order

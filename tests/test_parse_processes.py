@@ -114,7 +114,8 @@ def test_they_get_what_a_parse_func_in_place_gets(
     server: Server, session: ParallelSession, return_type: ReturnType
 ) -> None:
     url = server.url("/response-headers?content-type=text/plain%3Bcharset=latin-1&name=%C3%A9")
-    value, _ = session.request(url, return_type=return_type, parse_func=functions.with_pid)
+    value, pid = session.request(url, return_type=return_type, parse_func=functions.with_pid)
+    assert pid != os.getpid()
     with ParallelSession(backend="urllib3") as other:
         assert value == other.request(url, return_type=return_type)
 
@@ -252,6 +253,22 @@ def test_what_even_cloudpickle_cannot_carry_is_refused(server: Server, session: 
     assert server.stats().requests == 0
 
 
+def test_where_no_process_can_be_started_every_item_says_why(
+    server: Server, session: ParallelSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: object) -> None:
+        raise BlockingIOError("no process is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(multiprocessing.process.BaseProcess, "start", refused)
+        error = failed(lambda: session.request(ids(server, 5), parse_func=functions.number))
+    assert len(error.failed) == 5
+    for failure in error.exceptions:
+        assert isinstance(failure, ParseError)
+        assert "No parse process could be started (BlockingIOError: no process is left)" in str(failure)
+    assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
+
+
 # -- the caller's pool
 
 
@@ -289,6 +306,21 @@ def test_a_pool_that_was_shut_down_is_refused(server: Server) -> None:
     with ParallelSession(parse_processes=pool) as session, pytest.raises(ConfigurationError):
         session.request(ids(server, 3))
     assert server.stats().requests == 0
+
+
+def test_a_deadline_takes_from_the_callers_pool_what_has_not_begun(
+    server: Server, callers_pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    gate, begun = tmp_path / "open", tmp_path / "begun"
+    own = [callers_pool.submit(functions.waits_for, gate, {"id": number}) for number in range(9)]
+    with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
+        parse_func = functools.partial(functions.never_returns, begun)
+        error = failed(lambda: session.request(ids(server, 9), parse_func=parse_func, deadline=0.5))
+        assert [type(result.error) for result in error.results] == [DeadlineExceededError] * 9
+        gate.touch()
+        assert session.request(ids(server, 9), parse_func=functions.number) == list(range(9))
+    assert [future.result() for future in own] == list(range(9))
+    assert not begun.exists()
 
 
 # -- transfers and parsing side by side
@@ -409,6 +441,20 @@ def test_a_deadline_holds_while_another_batch_has_all_processes(server: Server, 
         assert not endless.done()
         session.close()
         assert isinstance(endless.exception(), PartialFailureError)
+
+
+def test_what_waits_stays_where_another_batch_has_to_end(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "open"
+    parse_func = functools.partial(functions.waits_for, gate)
+    with (
+        ThreadPoolExecutor(1) as other,
+        ParallelSession(backend="urllib3", parse_processes=1) as session,
+    ):
+        answers = other.submit(session.request, ids(server, 9), parse_func=parse_func)
+        until(lambda: server.stats().requests == 9)
+        failed(lambda: session.request(ids(server, 3), parse_func=functions.number, deadline=0.5))
+        gate.touch()
+        assert answers.result(_LONG_ENOUGH) == list(range(9))
 
 
 @pytest.mark.parametrize("backend", ENGINES)

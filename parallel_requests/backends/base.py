@@ -216,6 +216,10 @@ class _Entry:
     extra: str
     is_blocking: bool = True
 
+    def load(self) -> type[Backend]:
+        loaded: type[Backend] = getattr(importlib.import_module(self.module), self.attribute)
+        return loaded
+
 
 # In the order in which "auto" looks for them.
 _REGISTRY: dict[str, _Entry] = {
@@ -243,7 +247,7 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
         needs_threads: Let ``"auto"`` look at the blocking ones alone.
 
     Raises:
-        ConfigurationError: There is no such backend, or its library is not installed.
+        ConfigurationError: There is no such backend, or its library is not installed or cannot be imported.
     """
     if name == "auto":
         candidates = [own for own, entry in _REGISTRY.items() if entry.is_blocking or not needs_threads]
@@ -253,16 +257,16 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
                 "No suitable backend found: install one with pip install 'parallel-requests[all]'.", "backend"
             )
     entry = _REGISTRY.get(name)
-    if entry is None:
-        return _from_entry_point(name)
-    if not is_installed(name):
+    if entry is not None and not is_installed(name):
         target = f"parallel-requests[{entry.extra}]" if entry.extra else entry.requires
         raise ConfigurationError(
             f"backend {name!r} needs the package {entry.requires}: install it with pip install '{target}'.",
             "backend",
         )
-    loaded: type[Backend] = getattr(importlib.import_module(entry.module), entry.attribute)
-    return loaded
+    try:
+        return _from_entry_point(name) if entry is None else entry.load()
+    except ImportError as error:
+        raise ConfigurationError(f"backend {name!r} cannot be imported: {error}.", "backend") from error
 
 
 def _from_entry_point(name: str) -> type[Backend]:

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
+        sys.stdout.flush()  # here, and not at exit, where nobody could tell what came of it
     except ConfigurationError as error:
         say(f"error: {error}")
         return WRONG_USAGE

@@ -14,6 +14,7 @@ from parallel_requests.backends.base import (
     is_installed,
 )
 from parallel_requests.cli.exits import FINE
+from parallel_requests.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +41,7 @@ def run(_arguments: argparse.Namespace) -> int:
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print()
-    print(f"auto takes: {backend_class('auto').name}")
+    print(f"auto takes: {_choice_of_auto()}")
     print(f"urllib3: {_urllib3_verdict()}")
     return FINE
 
@@ -51,10 +52,17 @@ def _backend_row(name: str, abilities: Iterable[str]) -> list[str]:
         return [name, *unknown, "not installed"]
     try:
         backend = backend_class(name)
-    except ImportError as error:
-        return [name, *unknown, f"cannot be imported: {error}"]
+    except ConfigurationError as error:
+        return [name, *unknown, error.message]
     marks = ["yes" if getattr(backend.capabilities, ability) else "no" for ability in abilities]
     return [name, *marks, backend.version()]
+
+
+def _choice_of_auto() -> str:
+    try:
+        return backend_class("auto").name
+    except ConfigurationError as error:
+        return f"none; {error.message}"
 
 
 def _urllib3_verdict() -> str:

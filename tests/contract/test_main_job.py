@@ -187,6 +187,15 @@ def test_the_path_goes_out_as_it_is(session: ParallelSession, server: Server) ->
     assert entry.query == "q=%41&r=/x?:@"
 
 
+@pytest.mark.parametrize(("rest", "query"), [("", ""), ("?a=1", "a=1"), ("?a=/b", "a=/b")])
+def test_a_url_without_a_path_asks_for_the_root(
+    session: ParallelSession, server: Server, rest: str, query: str
+) -> None:
+    session.request([server.url("") + rest] * 2, return_type="response")
+    assert [(entry.path, entry.query) for entry in server.log()] == [("/", query)] * 2
+    assert server.stats().connections <= 2
+
+
 def test_json_data_and_headers(session: ParallelSession, server: Server) -> None:
     url = server.url("/post")
     assert session.post(url, json={"name": "Grüße", "n": [1, None]})["json"] == {
@@ -255,6 +264,15 @@ def test_a_flaky_answer_is_tried_again(session: ParallelSession, server: Server)
     with pytest.raises(exceptions.HTTPStatusError):
         session.post(server.url("/flaky/post"))
     assert server.stats().by_path == {"/flaky/once": 2, "/flaky/ever": 2, "/flaky/post": 1}
+
+
+def test_what_failed_is_tried_again_in_its_place(session: ParallelSession, server: Server) -> None:
+    urls = [server.url(f"/flaky/{number}?fail={2 * (number % 2)}") for number in range(4)]
+    with pytest.raises(exceptions.PartialFailureError) as caught:
+        session.request(urls, keys=list("abcd"), parse_func=lambda value: value["key"])
+    assert caught.value.successes == 2
+    assert session.retry_failed(caught.value) == {"a": "0", "b": "1", "c": "2", "d": "3"}
+    assert server.stats().requests == 2 + 2 * 2 + 2
 
 
 def test_codings_are_undone(session: ParallelSession, server: Server) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from parallel_requests import exceptions
+from parallel_requests.aio import ParallelRequests
+from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parallel_requests.session import ParallelSession
     from tests.server.control import Server
 
 
@@ -54,6 +56,39 @@ def test_closing_gives_every_socket_back(
     session.request([server.url("/delay/0.05")] * 20)
     session.close()
     assert open_sockets() <= before
+
+
+def test_a_closed_session_sends_nothing(session: ParallelSession, server: Server) -> None:
+    session.close()
+    with pytest.raises(exceptions.RunStoppedError):
+        session.request([server.url("/id/1")])
+    with pytest.raises(exceptions.RunStoppedError):
+        next(session.iter_results([server.url("/id/1")]))
+    session.close()
+    assert server.stats().requests == 0
+
+
+def test_a_client_hands_out_its_session_where_nothing_can_be_awaited(backend: str, server: Server) -> None:
+    with ParallelRequests(backend=backend) as session:
+        assert session.request(server.url("/id/1")) == {"id": 1}
+    with pytest.raises(exceptions.RunStoppedError):
+        session.request(server.url("/id/2"))
+
+
+def test_a_session_that_was_left_open_is_told_of_and_closed(
+    backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where warnings are errors, as in these tests, too; a thread left behind would hold up the exit."""
+    session = ParallelSession(backend=backend)
+    session.request(server.url("/id/1"))
+    with pytest.warns(ResourceWarning, match=f"backend={backend} .* was not closed"):
+        del session
+    session = ParallelSession(backend=backend)
+    session.request(server.url("/id/2"))
+    raised: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_type))
+    del session
+    assert raised == [ResourceWarning]
 
 
 def test_redirects_are_followed(session: ParallelSession, server: Server) -> None:

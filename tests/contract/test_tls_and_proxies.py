@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import pickle
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from tests.server.faults import FaultServer, close, read_request, refusing_port,
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
@@ -25,6 +28,18 @@ def test_a_ca_file_is_trusted(session: ParallelSession, tls_server: Server) -> N
     urls = [tls_server.url(f"/id/{number}") for number in range(20)]
     answers = session.request(urls, verify_ssl=str(tls_server.ca_file))
     assert answers == [{"id": number} for number in range(20)]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="it says how a certificate in a folder is called")
+def test_a_folder_of_cas_is_trusted(session: ParallelSession, tls_server: Server, tmp_path: Path) -> None:
+    ca_file = str(tls_server.ca_file)
+    command = ["openssl", "x509", "-noout", "-subject_hash", "-in", ca_file]
+    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    with pytest.raises(exceptions.TLSError):
+        session.request(tls_server.url("/id/1"), verify_ssl=str(tmp_path))
+    shutil.copy(ca_file, tmp_path / f"{name}.0")
+    assert session.request(tls_server.url("/id/2"), verify_ssl=f"{tmp_path}/") == {"id": 2}
+    assert tls_server.ids() == [2]
 
 
 def test_nobody_else_is(session: ParallelSession, tls_server: Server) -> None:
@@ -192,3 +207,12 @@ def test_proxies_of_the_environment(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert open_session().request(server.url("/id/4")) == {"id": 4}
     assert len(running.requests) == 1
+
+
+def test_a_socks_proxy_that_cannot_be_used_is_a_proxy_error(session: ParallelSession) -> None:
+    """Whether nothing listens there, a package is lacking, or the backend does not speak SOCKS at all."""
+    with refusing_port() as port:
+        proxy = f"socks5://user:hush@127.0.0.1:{port}"
+        with pytest.raises(exceptions.ProxyError) as refused:
+            session.request("http://target.example/", proxy=proxy, max_retries=0)
+    assert "hush" not in str(refused.value)

@@ -8,7 +8,7 @@ import itertools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -161,6 +161,20 @@ def test_runs_take_turns() -> None:
     assert [origin[0] for _, origin, _ in play.sent] == ["a", "b", "a", "b", "a", "b"]
     assert first.is_done()
     assert second.is_done()
+
+
+def test_a_bug_costs_one_item_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    impossible = cast("int", "no status")
+    play = Simulation(server=lambda request, _: (0.1, Answer(impossible if request.index == 1 else 200)))
+    requests = [Request(f"http://a.test/{n}?token=secret", index=n, origin="a.test") for n in range(3)]
+    run = play.new_run(requests)
+    play.play()
+    results = sorted(run.take(), key=lambda result: result.index)
+    assert [result.ok for result in results] == [True, False, True]
+    assert "by a bug in parallel_requests" in str(results[1].error)
+    assert "secret" not in str(results[1].error)
+    assert "this is a bug in parallel_requests" in caplog.text
+    assert play.scheduler.is_idle()
 
 
 # -- lanes

@@ -1,0 +1,56 @@
+"""Whom ``verify_ssl`` trusts: the system's CAs, certifi's where there are none, those of a file or folder."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from parallel_requests.backends.tls import ssl_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.server.tls import Certificates
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where OpenSSL would look for the system's CAs: in a file ``cert.pem`` and a folder ``certs``."""
+    file, folder = str(tmp_path / "cert.pem"), str(tmp_path / "certs")
+    paths = ssl.DefaultVerifyPaths(file, folder, "SSL_CERT_FILE", file, "SSL_CERT_DIR", folder)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    return tmp_path
+
+
+def trusted(context: ssl.SSLContext) -> int:
+    """How many authorities are loaded; those of a folder are, once they are met."""
+    assert context.check_hostname
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    return context.cert_store_stats()["x509_ca"]
+
+
+def test_the_systems_file_is_trusted(system: Path, certificates: Certificates) -> None:
+    (system / "cert.pem").write_bytes(certificates.ca_file.read_bytes())
+    assert trusted(ssl_context(True)) == 1
+
+
+def test_the_systems_folder_is_trusted(system: Path, certificates: Certificates) -> None:
+    (system / "certs").mkdir()
+    (system / "certs" / "ca.pem").write_bytes(certificates.ca_file.read_bytes())
+    assert trusted(ssl_context(True)) == 0
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_where_the_system_has_none_certifi_is_trusted(system: Path, has_folder: bool) -> None:
+    pytest.importorskip("certifi")
+    if has_folder:
+        (system / "certs").mkdir()
+    assert trusted(ssl_context(True)) > 50
+
+
+def test_nobody_is_checked_where_told_so() -> None:
+    context = ssl_context(False)
+    assert context.verify_mode == ssl.CERT_NONE
+    assert not context.check_hostname
