@@ -438,7 +438,7 @@ class _Life:
         elif is_exhausted:
             spent = ", and the retry budget of its host is spent" if self.is_budget_spent else ""
             error = RetryExhaustedError(
-                f"{redact(self.request.url)} failed after {self.attempts} attempts{spent}. Last: {error}",
+                f"{redact(self.request.url)} failed after {_times(self.attempts)}{spent}. Last: {error}",
                 self.attempts,
                 error,
                 self.request.url,
@@ -449,11 +449,14 @@ class _Life:
 
 def stop_error(stop: ParallelRequestsError, request: Request, attempts: int = 0) -> ParallelRequestsError:
     """Return what an item dies of that is not done where its batch has to end."""
-    made = "1 attempt was" if attempts == 1 else f"{attempts} attempts were"
-    message = f"{redact(str(request.url))} was not done, {made} made. {stop.message}"
+    message = f"{redact(str(request.url))} was not done after {_times(attempts)}. {stop.message}"
     if isinstance(stop, DeadlineExceededError):
         return DeadlineExceededError(message, url=request.url)
     return RunStoppedError(message)
+
+
+def _times(attempts: int) -> str:
+    return "1 attempt" if attempts == 1 else f"{attempts} attempts"
 
 
 def _with_cookies(request: Request, cookies: CookieStore) -> Request:

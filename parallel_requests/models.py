@@ -6,6 +6,7 @@ Everything here pickles, and nothing here holds an object of an HTTP library.
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,10 @@ from parallel_requests.redaction import REDACTED, is_secret_header, redact, reda
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+_PLAIN_FRAMING = re.compile(
+    rb"(?:^|\n)(?:content-length:[ \t]*\d{1,18}|transfer-encoding:[ \t]*chunked)[ \t\r]*(?=\n|$)"
+)
 
 
 class ReturnType(StrEnum):
@@ -45,9 +50,11 @@ class Headers(Mapping[str, str]):
 
     Attributes:
         steers: Whether there may be a field that bears on what is sent next: a cookie, a limit, a pause.
+        is_framing_plain: Whether the body needs no closer look: it is in no coding but ``chunked``, and
+            its length is said once, as a number.
     """
 
-    __slots__ = ("_block", "_fields", "_lower", "steers")
+    __slots__ = ("_block", "_fields", "_lower", "is_framing_plain", "steers")
 
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] | bytes = ()) -> None:
         """Take names and values, or the raw header block of one answer."""
@@ -59,7 +66,12 @@ class Headers(Mapping[str, str]):
             self._fields = {}
             for name, value in fields.items() if isinstance(fields, Mapping) else fields:
                 self._fields.setdefault(name.lower(), []).append(value)
-            self._lower = "\n".join(self._fields).encode("utf-8", "replace")
+            lines = (f"{name}:{value}".lower() for name, values in self._fields.items() for value in values)
+            self._lower = "\n".join(lines).encode("utf-8", "replace")
+        framed = self._lower.count(b"content-length:") + self._lower.count(b"transfer-encoding:")
+        self.is_framing_plain = b"content-encoding" not in self._lower and (
+            framed == 0 or (framed == 1 and _PLAIN_FRAMING.search(self._lower) is not None)
+        )
         self.steers = b"set-cookie" in self._lower or b"limit" in self._lower or b"retry-after" in self._lower
 
     def _parsed(self) -> dict[str, list[str]]:
@@ -68,21 +80,13 @@ class Headers(Mapping[str, str]):
             for line in self._block.decode("latin-1").split("\n"):
                 name, colon, value = line.partition(":")
                 if colon and not name.startswith("HTTP/"):
-                    fields.setdefault(name.lower(), []).append(value.strip(" \t\r"))
+                    fields.setdefault(name.rstrip(" \t").lower(), []).append(value.strip(" \t\r"))
             self._fields = fields  # only now: several answers, and threads, may share these headers
         return self._fields
 
     def may_have(self, name: bytes) -> bool:
         """Tell quickly whether lower-case ``name``, or a part of a name, can be among the fields."""
         return name in self._lower
-
-    def has_odd_framing(self) -> bool:
-        """Whether the body needs a closer look: a content coding, or more than one content-length."""
-        if b"content-encoding" in self._lower:
-            return True
-        if self._fields is None:
-            return self._lower.count(b"content-length") > 1
-        return len(self._fields.get("content-length", ())) > 1
 
     def get_all(self, name: str) -> list[str]:
         """Return every value of a field, in order."""

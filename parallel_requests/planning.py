@@ -13,7 +13,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, Literal, TypeAlias, TypedDict
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from parallel_requests._version import __version__
 from parallel_requests.environment import Environment, Netrc
@@ -30,7 +30,7 @@ from parallel_requests.options import (
     is_per_url,
     is_timeout,
 )
-from parallel_requests.urls import check_url, split_user_info
+from parallel_requests.urls import check_url, percent_encode, split_user_info
 
 USER_AGENT = f"parallel-requests/{__version__}"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -258,6 +258,7 @@ class Planner:
         url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
         content = _encode_body(row["json"], row["data"], headers)
+        _take_framing(headers, content)
         _add_cookies(headers, {**self._session_cookies, **check_cookies(row["cookies"] or {})})
         connect, total = _timeouts(row["timeout"])
         if unwanted:
@@ -356,6 +357,8 @@ def _rotation_of(settings: Settings) -> Rotation | None:
 def _check_method(method: object) -> str:
     if not isinstance(method, str) or not _TOKEN.fullmatch(method):
         raise ValidationError(f"method must be an HTTP method such as 'GET', not {method!r}.", "method")
+    if method.upper() == "CONNECT":
+        raise ValidationError("CONNECT opens a tunnel, which is no call; give proxy=.", "method")
     return method.upper()
 
 
@@ -415,7 +418,7 @@ def _add_params(url: str, params: object) -> str:
     if not params:
         return url
     if isinstance(params, str):
-        query = quote(_to_utf8(params.lstrip("?"), "params"), safe="!$%&'()*+,/:;=?@[]~")
+        query = percent_encode(_to_utf8(params.lstrip("?"), "params").decode())
     elif isinstance(params, Mapping | tuple | list):
         query = _encode_pairs(params, "params")
     else:
@@ -449,6 +452,19 @@ def _encode_body(json: object, data: object, headers: dict[str, str]) -> bytes |
     if _find(headers, "content-type") is None:
         headers["Content-Type"] = content_type
     return content
+
+
+def _take_framing(headers: dict[str, str], content: bytes | None) -> None:
+    """Take the headers away that say where the body ends: backends add them.
+
+    Raises:
+        ValidationError: They say it wrong, so that the rest would be taken for another request.
+    """
+    if _find(headers, "transfer-encoding") is not None:
+        raise ValidationError("Transfer-Encoding cannot be set: a body is sent as a whole.", "headers")
+    name = _find(headers, "content-length")
+    if name is not None and headers.pop(name) != str(len(content or b"")):
+        raise ValidationError("Content-Length is not the length of the body; leave it out.", "headers")
 
 
 def _encode_json(json: object) -> bytes:

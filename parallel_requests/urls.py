@@ -11,23 +11,25 @@ from parallel_requests.exceptions import ValidationError
 from parallel_requests.redaction import redact
 
 # The common shape, told in one match: an ASCII host name or IPv4 address, no user info, no port that
-# the scheme stands for.
+# the scheme stands for, nothing to be percent-encoded, no empty query.
 _PLAIN = re.compile(
     r"https?://((?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}(?::(?!(?:80|443)\b)(?:[1-9]\d{0,3}|[1-5]\d{4}))?)"
-    r"(?:[/?][!-\"$-;=?-\[\]_a-z|~%]*)?"
+    r"(?:[/?][!$&-;=?-Z_a-z~]*+(?:%[0-9A-F]{2}[!$&-;=?-Z_a-z~]*+)*+(?<!\?))?"
 )
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _KEPT_IN_USER_INFO = "!$%&'()*+,:;=~"
-_KEPT_IN_PATH = "!#$%&'()*+,/:;=?@[]~"
+_KEPT_IN_TARGET = "!$%&'()*+,/:;=?@~"
+_PERCENT = re.compile("%([0-9A-Fa-f]{2})?")
 
 
 def check_url(url: object) -> tuple[str, str]:
     """Return the URL as it can be sent, and its ``host:port`` origin part, without a default port.
 
-    Names beyond ASCII become IDNA, other characters beyond ASCII are percent-encoded, a fragment
-    is dropped. User information stays in the URL.
+    Names beyond ASCII become IDNA, other characters that RFC 3986 does not allow are percent-encoded,
+    escapes get capital letters, a fragment and an empty query are dropped. User information stays in
+    the URL.
 
     Raises:
         ValidationError: It is not an absolute http or https URL; the message says what is wrong.
@@ -43,6 +45,12 @@ def check_url(url: object) -> tuple[str, str]:
     except ValueError:  # its message may quote a password
         pass
     raise _invalid(url, "its host, its port or an escape in it is not valid")
+
+
+def percent_encode(text: str) -> str:
+    """Encode what cannot be in a path or query; escapes that are there stay, in capital letters."""
+    escaped = _PERCENT.sub(lambda found: found[0].upper() if found[1] else "%25", text)
+    return quote(escaped, safe=_KEPT_IN_TARGET)
 
 
 def split_user_info(url: str) -> tuple[str, tuple[str, str] | None]:
@@ -76,8 +84,7 @@ def _normalise(url: str) -> tuple[str, str]:
     place = host if port is None else f"{host}:{port}"
     user_info, at, _ = parts.netloc.rpartition("@")
     user_info = quote(user_info, safe=_KEPT_IN_USER_INFO)
-    path = quote(parts.path, safe=_KEPT_IN_PATH)
-    query = quote(parts.query, safe=_KEPT_IN_PATH)
+    path, query = percent_encode(parts.path), percent_encode(parts.query)
     return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{place}", path, query, "")), (
         host if port == DEFAULT_PORTS[parts.scheme.lower()] else place
     )

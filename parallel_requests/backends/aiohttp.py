@@ -43,6 +43,7 @@ _LONGEST_HEADER = 1 << 18
 _MOST_HEADERS = 1_000
 _READ_AHEAD = 1 << 18
 _LARGE_BODY = 1 << 18
+_VERSIONS = {aiohttp.HttpVersion10: "HTTP/1.0", aiohttp.HttpVersion11: "HTTP/1.1"}
 _FRAMING = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING})
 _PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
 _AUTOMATIC_HEADERS = _PLANNED_HEADERS | {"Content-Type"}
@@ -79,6 +80,7 @@ class AiohttpBackend(AsyncBackend):
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             loop=loop,
+            request_class=_Question,
             response_class=_Answer,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -173,6 +175,13 @@ _is_fresh: ContextVar[bool] = ContextVar("is_fresh", default=True)
 """Whether the attempt under way opened a connection for itself."""
 
 
+class _Question(aiohttp.ClientRequest):
+    """Sends its body at once: aiohttp would wait for ever where a server knows nothing of Expect."""
+
+    def update_expect_continue(self, expect: bool = False) -> None:
+        """Leave the header as it is."""
+
+
 class _Answer(aiohttp.ClientResponse):
     """Is given up at once: a TLS connection would wait half a minute for the peer's goodbye."""
 
@@ -221,8 +230,10 @@ class _Connector(aiohttp.TCPConnector):
 async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) -> Response:
     policy, source = send.policy, answer.content
     closed = None if source.is_eof() else _watch(answer)
+    if answer.status < 100 or answer.version not in _VERSIONS:
+        raise aiohttp.ClientResponseError(answer.request_info, (), message="bad status line")
     is_free = policy.deliver is None and policy.max_response_size is None
-    if is_free and not headers.may_have(b"content-encoding"):
+    if is_free and headers.is_framing_plain:
         # The plain case; that the body is as long as announced, aiohttp has seen to.
         content = source.read_nowait() if closed is None else await source.read()
     else:
@@ -237,8 +248,8 @@ async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) ->
         headers,
         content,
         send.request,
-        reason=answer.reason or "",
-        http_version="HTTP/1.0" if answer.version == aiohttp.HttpVersion10 else "HTTP/1.1",
+        reason=(answer.reason or "").encode("utf-8", "surrogateescape").decode("latin-1").strip(),
+        http_version=_VERSIONS[answer.version],
     )
 
 

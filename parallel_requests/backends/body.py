@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _STEP = 1 << 20
 _SLICE = 1 << 14
 """Coded bytes that are decoded at a time: what is left over of a slice is copied again and again."""
-_BODILESS_STATUSES = frozenset({204, 304})
+BODILESS_STATUSES = frozenset({204, 304})
 
 
 class _Decoder(Protocol):
@@ -124,11 +124,18 @@ def content_length(headers: Headers, send: Send) -> int | None:
     """Return the announced length of a body, or None where none is.
 
     Raises:
-        ProtocolError: It is negative, no number, or said twice differently (RFC 9112, 6.3).
+        ProtocolError: It is negative, no number, or said twice differently (RFC 9112, 6.3); or the
+            body is in a transfer coding nobody asked for.
     """
     if "transfer-encoding" in headers:
+        if {coding.lower() for coding in headers.get_all("transfer-encoding")} != {"chunked"}:
+            raise ProtocolError(
+                f"{redact(send.request.url)} answered in the transfer coding "
+                f"{headers['transfer-encoding']!r}, which cannot be undone.",
+                url=send.request.url,
+            )
         return None
-    values = {part.strip() for value in headers.get_all("content-length") for part in value.split(",")}
+    values = set(headers.get_all("content-length"))
     if not values:
         return None
     value = values.pop()
@@ -154,7 +161,7 @@ class Body:
         policy = send.policy
         self._send = send
         self._limit = policy.max_response_size
-        bodiless = send.request.method == "HEAD" or status_code in _BODILESS_STATUSES
+        bodiless = send.request.method == "HEAD" or status_code in BODILESS_STATUSES
         self._expected = None if bodiless else content_length(headers, send)
         self._raw = self._decoded = 0
         self._content: BytesIO | None = None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import threading
-from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
+from email.errors import FirstHeaderLineIsContinuationDefect
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
+
+from parallel_requests.backends.body import BODILESS_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
 
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 _LONGEST_LINE = 1 << 16
-_LOST_HEADERS = (MissingHeaderBodySeparatorDefect, FirstHeaderLineIsContinuationDefect)
-"""What the standard library's parser of heads finds where it then leaves lines out."""
+_BLANK_LINES = frozenset({b"\r\n", b"\n"})
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [^\0\r\n]*)?\r?\n")
+_FIELD_LINE = re.compile(rb"(?:(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t])[^\0\r\n]*)?\r?\n")
 
 
 class MalformedChunk(http.client.HTTPException):
@@ -45,17 +49,22 @@ class _Socket(socket.socket):
 
 
 class _Head:
-    """Hands the lines of a head to the standard library, to which a cut head looks like a whole one."""
+    """Hands the lines of heads to the standard library, to which cut and malformed ones look valid."""
 
     def __init__(self, lines: Any) -> None:
         self._lines = lines
-        self._begun = False
+        self._next = _STATUS_LINE
 
     def readline(self, limit: int) -> bytes:
         line: bytes = self._lines.readline(limit)
-        if self._begun and not line.endswith(b"\n") and len(line) < limit:
+        is_whole = line.endswith(b"\n") or len(line) == limit
+        if self._next is _STATUS_LINE and (not line or not (is_whole or b"HTTP/".startswith(line[:5]))):
+            return line  # there is no answer, or it is not HTTP
+        if not is_whole:
             raise http.client.IncompleteRead(line)
-        self._begun = True
+        if self._next.fullmatch(line) is None:
+            raise MalformedHead("a line of the head is no header")
+        self._next = _STATUS_LINE if line in _BLANK_LINES else _FIELD_LINE
         return line
 
     def close(self) -> None:
@@ -63,11 +72,12 @@ class _Head:
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """Closes four gaps of the standard library's reader.
+    """Closes the gaps of the standard library's reader.
 
     It reads past informational answers, 103 Early Hints above all (RFC 8297), to the final one; it
-    tells a cut head from a whole one, and a bad chunk size (RFC 9112, 7.1) from a cut body; and it
-    takes no head with a line that is no header, all after which, Content-Length too, would be lost.
+    tells a cut head or trailer from a whole one, and a bad chunk size (RFC 9112, 7.1) from a cut body;
+    it takes no head with a line that is no header, all after which, Content-Length too, would be
+    lost; and it waits for no chunk after a 204 or a 304.
     """
 
     def begin(self) -> None:
@@ -78,8 +88,11 @@ class FinalResponse(http.client.HTTPResponse):
             while 100 <= self.status < 200 and self.status != 101:
                 self.headers = self.msg = None  # type: ignore[assignment]
                 super().begin()
-            if any(isinstance(defect, _LOST_HEADERS) for defect in self.headers.defects):
-                raise MalformedHead("a line of the head is no header")
+            if FirstHeaderLineIsContinuationDefect in map(type, self.headers.defects):
+                raise MalformedHead("the first header goes on with another")
+            coding = self.headers.get("transfer-encoding", "").strip(" \t").lower()
+            self.chunked = coding == "chunked" and self.status not in BODILESS_STATUSES
+            self.chunk_left = None
         finally:
             if self.fp is not None:  # closed, where it failed
                 self.fp = lines
@@ -90,10 +103,17 @@ class FinalResponse(http.client.HTTPResponse):
             raise http.client.LineTooLong("chunk size")
         if not line.endswith(b"\n"):
             raise http.client.IncompleteRead(b"")
-        size = line.partition(b";")[0].strip()
+        size = line.partition(b";")[0].rstrip()
         if not size or not _HEX_DIGITS.issuperset(size):
             raise MalformedChunk("a chunk does not begin with its size")
         return int(size, 16)
+
+    def _read_and_discard_trailer(self) -> None:
+        while (line := self.fp.readline(_LONGEST_LINE)) not in _BLANK_LINES:
+            if not line.endswith(b"\n"):
+                raise http.client.IncompleteRead(b"")
+            if _FIELD_LINE.fullmatch(line) is None:
+                raise MalformedHead("a trailer is no header")
 
 
 class _Connecting:

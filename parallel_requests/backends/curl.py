@@ -80,6 +80,7 @@ class CurlBackend(Backend):
             (pycurl.HTTP_VERSION, version),
             (pycurl.BUFFERSIZE, _BUFFER),
             (pycurl.HTTP_CONTENT_DECODING, 0),
+            (pycurl.PATH_AS_IS, 1),
         ]
 
     def close(self) -> None:
@@ -90,7 +91,7 @@ class CurlBackend(Backend):
 
         Raises:
             TruncatedBody: It broke off, which libcurl lets pass.
-            ProtocolError: Its status is no number, which libcurl lets pass too.
+            ProtocolError: It is not valid HTTP, which libcurl lets pass too.
         """
         if block != self._last_block:
             try:

@@ -140,10 +140,15 @@ class Pools:
 def headers_of(request: Request) -> Mapping[str, str]:
     """Return the headers to send; those that urllib3 would add of its own are kept out."""
     headers = request.headers
-    if all(name in headers for name in _ADDED):
+    # Here urllib3-future names the proxy, or leaves the brackets of an address off.
+    names_host = request.proxy is not None or "[" in request.url
+    if all(name in headers for name in _ADDED) and not names_host:
         return headers
     given = {name.lower() for name in headers}
-    return {**headers, **{name: SKIP_HEADER for name in _ADDED if name.lower() not in given}}
+    added = {name: SKIP_HEADER for name in _ADDED if name.lower() not in given}
+    if names_host and "host" not in given:
+        added["Host"] = request.origin
+    return {**headers, **added}
 
 
 def target_of(url: str) -> str:

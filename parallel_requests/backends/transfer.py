@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
@@ -35,9 +34,16 @@ if TYPE_CHECKING:
     from parallel_requests.engines.run import Run
     from parallel_requests.exchange import Send
 
-_REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
+"""Methods whose requests say nothing of a length where there is no body (RFC 9110, 8.6)."""
+_REPLAYABLE = _WITHOUT_BODY | {"PUT"}
 _BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=HTTP/)")
-_ADDED_ALWAYS, _ADDED_WITH_BODY = ("accept", "user-agent"), ("expect", "content-type")
+_HEAD = re.compile(
+    rb"(HTTP/(?:1\.[01]|[23])) ([1-9]\d\d)(?: ([^\n]*+))?\r?"
+    rb"(?:\n[^:\n]++:[^\n]*+)*+"
+)
+_ADDED_ALWAYS = ("accept", "user-agent", "proxy-connection")
+_ADDED_WITH_BODY = ("expect", "content-type")
 _ROOM_FOR_CODING = 1 << 10
 """Bytes by which even a short body may grow when it is compressed."""
 
@@ -80,7 +86,7 @@ class Transfer:
         self._request: Request | None = None
         self._timeout: float | None = None
         self._known_connections = 0
-        self._sends = 0  # over https, how often the request went out
+        self._sends = 0  # over https or through a proxy, how often the request went out
         self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
         self._is_https = False
         self._began = 0.0
@@ -172,6 +178,7 @@ class Transfer:
         self._choose_method(request)
         if self._is_https:
             easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
+        if self._is_https or request.proxy:
             easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
         if send.policy.deliver is None and send.policy.max_response_size is None:
             easy.setopt(pycurl.WRITEFUNCTION, self._content.append)
@@ -201,6 +208,7 @@ class Transfer:
                 easy.setopt(pycurl.CUSTOMREQUEST, method)
             if method not in _REPLAYABLE:
                 easy.setopt(pycurl.FRESH_CONNECT, 1)  # or libcurl might replay it by itself
+            if method not in _WITHOUT_BODY:
                 easy.setopt(pycurl.POSTFIELDS, "")
             return
         easy.setopt(pycurl.POST, 1)
@@ -234,7 +242,7 @@ class Transfer:
         send = self.send
         send.replays = self._count_replays()
         status, reason, version, headers = self._backend.read_head(b"".join(self._head), send.request)
-        if self._body is not None or send.policy.deliver is not None or headers.has_odd_framing():
+        if self._body is not None or send.policy.deliver is not None or not headers.is_framing_plain:
             body = self._body or Body(send, status, headers)
             if send.policy.deliver is None:
                 body.feed(b"".join(self._content))
@@ -250,9 +258,9 @@ class Transfer:
 
         It does so where a kept-alive connection is closed unanswered, and up to five times where a
         server of HTTP/2 refuses the stream or leaves it behind as it goes away; there is no option
-        against it. Over plain HTTP only the bytes it sent tell.
+        against it. Over plain HTTP the bytes it sent tell, at no cost a call.
         """
-        if self._is_https:
+        if self._is_https or self.send.request.proxy:
             return max(1, self._sends) - 1
         if self._known_connections == self._backend.connections:
             return 0
@@ -320,7 +328,7 @@ def _header_lines(request: Request) -> list[bytes]:
     given = {name.lower() for name in request.headers}
     own = [f"{name}: {value}" if value else f"{name};" for name, value in request.headers.items()]
     # A name without a value keeps libcurl from adding a header of its own.
-    with_body = request.content is not None or request.method not in _REPLAYABLE
+    with_body = request.content is not None or request.method not in _WITHOUT_BODY
     unwanted = (*_ADDED_ALWAYS, *_ADDED_WITH_BODY) if with_body else _ADDED_ALWAYS
     kept_out = [f"{name}:" for name in unwanted if name not in given]
     return [line.encode("latin-1") for line in own + kept_out]
@@ -337,18 +345,18 @@ def _bytes_on_the_wire(request: Request) -> int:
 
 
 def parse_head(block: bytes) -> Head | None:
-    """Return the last head among all that came, trailers left off; None where it broke off."""
+    """Return the last head among all that came, trailers left off; None where it broke off.
+
+    Raises:
+        ValueError: It is not valid HTTP.
+    """
     last = _BETWEEN_HEADS.split(block)[-1]
     end = _BLANK_LINE.search(last)
     if end is None:
         return None
     head = last[: end.start()]
-    status, reason, version = _parse_status_line(head.partition(b"\n")[0])
-    return None if status < 200 else (status, reason, version, Headers(head))
-
-
-@functools.lru_cache(maxsize=256)
-def _parse_status_line(line: bytes) -> tuple[int, str, str]:
-    version, _, rest = line.decode("latin-1").strip().partition(" ")
-    status, _, reason = rest.partition(" ")
-    return int(status), reason.strip(), version
+    parts = _HEAD.fullmatch(head)
+    if parts is None:
+        raise ValueError("a line of the head is no header")
+    version, status, reason = (part.decode("latin-1") for part in parts.groups(b""))
+    return None if int(status) < 200 else (int(status), reason.strip(), version, Headers(head))

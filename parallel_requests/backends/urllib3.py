@@ -55,12 +55,11 @@ class Urllib3Backend(BlockingBackend):
             "preload_content": False,
             "decode_content": False,
         }
-        if request.proxy is None:
-            pool = self._pools.pool_for(request.url, None, request.verify)
-            raw = pool.urlopen(request.method, target_of(request.url), assert_same_host=False, **options)
-        else:
-            manager = self._pools.manager_for(request.url, request.proxy, request.verify)
-            raw = manager.urlopen(request.method, request.url, **options)
+        # Not through a manager: that of a proxy adds headers beside the caller's.
+        pool = self._pools.pool_for(request.url, request.proxy, request.verify)
+        is_forwarded = pool.proxy is not None and request.url.startswith("http:")
+        target = request.url if is_forwarded else target_of(request.url)
+        raw = pool.urlopen(request.method, target, assert_same_host=False, **options)
         self._wire.answered()
         return read_answer(send, raw)
 

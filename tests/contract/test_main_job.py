@@ -181,9 +181,9 @@ def test_params(session: ParallelSession, server: Server) -> None:
 
 
 def test_the_path_goes_out_as_it_is(session: ParallelSession, server: Server) -> None:
-    session.request(server.url("/anything/a%2Fb//c;d=1?q=%41&r=/x?:@"))
+    session.request(server.url("/anything/a%2Fb/./c/../d//e;f=1?q=%41&r=/x?:@"))
     [entry] = server.log()
-    assert entry.path == "/anything/a%2Fb//c;d=1"
+    assert entry.path == "/anything/a%2Fb/./c/../d//e;f=1"
     assert entry.query == "q=%41&r=/x?:@"
 
 
@@ -194,6 +194,91 @@ def test_a_url_without_a_path_asks_for_the_root(
     session.request([server.url("") + rest] * 2, return_type="response")
     assert [(entry.path, entry.query) for entry in server.log()] == [("/", query)] * 2
     assert server.stats().connections <= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ('/a[1]|b?c[]="d"', "/a%5B1%5D%7Cb?c%5B%5D=%22d%22"),
+        ("/a%2fb?c=%e4", "/a%2Fb?c=%E4"),
+        ("/100%?50%&%zz", "/100%25?50%25&%25zz"),
+        ("/a?", "/a"),
+    ],
+    ids=["not allowed", "small letters", "no escape", "empty query"],
+)
+def test_what_a_url_may_not_have_is_percent_encoded(
+    given: str, sent: str, session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([repeat(read_request(), send(response(b"fine")))])
+    session.get(server.url(given), return_type="content")
+    assert [request.target for request in server.requests] == [sent]
+
+
+def test_what_a_body_that_is_not_there_is_announced_as(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([repeat(read_request(), send(response(b"fine")))])
+    for method in ("GET", "POST", "PUT", "PATCH"):
+        session.request(server.url(), method=method, return_type="content")
+    lengths = [request.headers.get("content-length") for request in server.requests]
+    assert lengths == [None, "0", "0", "0"]
+
+
+def test_a_server_that_knows_nothing_of_expect(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([read_request(), send(response(b"fine"))])
+    expecting = {"Expect": "100-continue"}
+    answer = session.post(server.url(), data=b"body", headers=expecting, timeout=5.0, return_type="content")
+    assert answer == b"fine"
+    assert [request.body for request in server.requests] == [b"body"]
+
+
+def test_an_address_is_named_in_brackets(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([read_request(), send(response(b"fine"))])
+    session.get(server.url(host="[::ffff:127.0.0.1]"), return_type="content")
+    assert [request.headers["host"] for request in server.requests] == [f"[::ffff:7f00:1]:{server.port}"]
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        {"Content-Length": "2"},
+        {"content-length": "9"},
+        {"Content-Length": ""},
+        {"Transfer-Encoding": "chunked"},
+    ],
+    ids=["short", "long", "empty", "chunked"],
+)
+def test_where_a_body_ends_is_not_for_the_caller_to_say(
+    framing: dict[str, str], session: ParallelSession, server: Server
+) -> None:
+    with pytest.raises(exceptions.ValidationError, match="-"):
+        session.post(server.url("/post"), data=b"body", headers=framing)
+    assert session.post(server.url("/post"), data=b"body", headers={"content-length": "4"})["data"] == "body"
+    assert server.stats().requests == 1
+
+
+def test_a_tunnel_is_no_call(session: ParallelSession, server: Server) -> None:
+    with pytest.raises(exceptions.ValidationError, match="CONNECT"):
+        session.request(server.url("/id/1"), method="connect")
+    assert session.request(server.url("/id/1")) == {"id": 1}
+    assert server.stats().requests == 1
+
+
+def test_what_is_around_a_value_is_no_part_of_it(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    head = b"HTTP/1.1 200 Sch\xf6n \r\nX-One:\t 1 \t\r\nTransfer-Encoding: chunked \r\n\r\n"
+    server = fault_server([read_request(), send(head + b"4\r\nbody\r\n0\r\n\r\n"), close()])
+    answer = session.get(server.url(), return_type="response")
+    assert answer.content == b"body"
+    assert answer.headers["x-one"] == "1"
+    assert answer.headers["transfer-encoding"] == "chunked"
+    if not is_installed("niquests"):  # urllib3-future has phrases of its own
+        assert answer.reason == "Schön"
 
 
 def test_json_data_and_headers(session: ParallelSession, server: Server) -> None:
@@ -411,9 +496,10 @@ def test_the_cap_is_on_bytes_that_come_and_are_decoded(
 def test_an_answer_of_these_statuses_has_no_body(
     status: str, session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
-    head = f"HTTP/1.1 {status}\r\nContent-Length: 50\r\nContent-Encoding: gzip\r\n\r\n".encode()
-    server = fault_server([read_request(), send(head), close()])
-    assert session.get(server.url(), return_type="content", max_response_size=49) == b""
+    for framing in ("Content-Length: 50", "Transfer-Encoding: chunked"):
+        head = f"HTTP/1.1 {status}\r\n{framing}\r\nContent-Encoding: gzip\r\n\r\n".encode()
+        server = fault_server([read_request(), send(head), stall()])
+        assert session.get(server.url(), return_type="content", max_response_size=49, timeout=5.0) == b""
 
 
 def test_a_body_of_no_bytes_fits_any_size(

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import exceptions
-from tests.server.faults import FaultServer, close, read_request, refusing_port, send, stall
+from tests.server.faults import (
+    FaultServer,
+    close,
+    read_request,
+    refusing_port,
+    repeat,
+    response,
+    send,
+    stall,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +98,33 @@ def test_a_proxy_forwards_and_tunnels(
     )
     assert told["name"] == "cpython"
     assert [request.method for request in running.requests] == ["GET", "CONNECT"]
+
+
+def test_a_proxy_is_told_the_target_and_counts_as_no_replay(session: ParallelSession) -> None:
+    with FaultServer([repeat(read_request(), send(response(b"fine")))]) as proxy:
+        [result] = session.iter_results(
+            ["http://target.example/?q=1"], return_type="content", proxy=proxy.url().rstrip("/")
+        )
+        [request] = proxy.requests
+    assert result.unwrap() == b"fine"
+    assert result.attempts == 1
+    assert request.target == "http://target.example/?q=1"
+    assert request.headers["host"] == "target.example"
+    assert "proxy-connection" not in request.headers
+
+
+def test_headers_through_a_proxy_are_the_callers(session: ParallelSession) -> None:
+    with FaultServer([repeat(read_request(), send(response(b"fine")))]) as proxy:
+        answer = session.get(
+            "http://target.example/",
+            return_type="content",
+            proxy=proxy.url(),
+            headers={"host": "other.example", "Accept": None},
+        )
+        [request] = proxy.requests
+    assert answer == b"fine"
+    assert request.headers["host"] == "other.example"
+    assert "accept" not in request.headers
 
 
 def test_proxy_credentials_go_to_the_proxy_alone(

@@ -113,4 +113,4 @@ def test_deadline_bounds_what_waits_for_a_gate(
     last = caught.value.exceptions[-1]
     assert isinstance(last, DeadlineExceededError)
     assert last.url == server.url("/static")
-    assert f"{last.url} was not done, 0 attempts were made" in str(last)
+    assert f"{last.url} was not done after 0 attempts" in str(last)

@@ -430,7 +430,7 @@ def test_a_stopped_run_neither_waits_nor_sends(reply: Any, wide: Any) -> None:
 
     result = stage.run(get(), replies())
     assert isinstance(result.error, RunStoppedError)
-    assert str(result.error) == f"{result.request.url} was not done, 1 attempt was made. The run was stopped."
+    assert str(result.error) == f"{result.request.url} was not done after 1 attempt. The run was stopped."
     assert (len(stage.sent), stage.waits) == (1, [])
 
 
