@@ -50,8 +50,8 @@ class Headers(Mapping[str, str]):
 
     Attributes:
         steers: Whether there may be a field that bears on what is sent next: a cookie, a limit, a pause.
-        is_framing_plain: Whether the body needs no closer look: it is in no coding but ``chunked``, and
-            its length is said once, as a number.
+        is_framing_plain: Whether the body is known to need no closer look: it is in no coding but
+            ``chunked``, and its length is said once, as a number.
     """
 
     __slots__ = ("_block", "_fields", "_lower", "is_framing_plain", "steers")
@@ -60,18 +60,15 @@ class Headers(Mapping[str, str]):
         """Take names and values, or the raw header block of one answer."""
         self._block = self._lower = b""
         self._fields: dict[str, list[str]] | None = None
+        self.is_framing_plain = False
         if isinstance(fields, bytes):
             self._block, self._lower = fields, fields.lower()
+            self.is_framing_plain = _is_framing_plain(self._lower)
         else:
             self._fields = {}
             for name, value in fields.items() if isinstance(fields, Mapping) else fields:
                 self._fields.setdefault(name.lower(), []).append(value)
-            lines = (f"{name}:{value}".lower() for name, values in self._fields.items() for value in values)
-            self._lower = "\n".join(lines).encode("utf-8", "replace")
-        framed = self._lower.count(b"content-length:") + self._lower.count(b"transfer-encoding:")
-        self.is_framing_plain = b"content-encoding" not in self._lower and (
-            framed == 0 or (framed == 1 and _PLAIN_FRAMING.search(self._lower) is not None)
-        )
+            self._lower = "\n".join(self._fields).encode("utf-8", "replace")
         self.steers = b"set-cookie" in self._lower or b"limit" in self._lower or b"retry-after" in self._lower
 
     def _parsed(self) -> dict[str, list[str]]:
@@ -114,6 +111,13 @@ class Headers(Mapping[str, str]):
             for value in values
         ]
         return Headers, (fields,)
+
+
+def _is_framing_plain(block: bytes) -> bool:
+    framed = block.count(b"content-length:") + block.count(b"transfer-encoding:")
+    return b"content-encoding" not in block and (
+        framed == 0 or (framed == 1 and _PLAIN_FRAMING.search(block) is not None)
+    )
 
 
 @dataclass(slots=True, eq=False)

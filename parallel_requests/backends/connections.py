@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 _LONGEST_LINE = 1 << 16
 _BLANK_LINES = frozenset({b"\r\n", b"\n"})
+_PADDED = (b" \r\n", b"\t\r\n", b" \n", b"\t\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [^\0\r\n]*)?\r?\n")
 _FIELD_LINE = re.compile(rb"(?:(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t])[^\0\r\n]*)?\r?\n")
 
@@ -57,15 +58,15 @@ class _Head:
 
     def readline(self, limit: int) -> bytes:
         line: bytes = self._lines.readline(limit)
+        if self._next.fullmatch(line) is not None:
+            self._next = _STATUS_LINE if line in _BLANK_LINES else _FIELD_LINE
+            return line if not line.endswith(_PADDED) or line[:1].isspace() else line.rstrip() + b"\r\n"
         is_whole = line.endswith(b"\n") or len(line) == limit
         if self._next is _STATUS_LINE and (not line or not (is_whole or b"HTTP/".startswith(line[:5]))):
             return line  # there is no answer, or it is not HTTP
         if not is_whole:
             raise http.client.IncompleteRead(line)
-        if self._next.fullmatch(line) is None:
-            raise MalformedHead("a line of the head is no header")
-        self._next = _STATUS_LINE if line in _BLANK_LINES else _FIELD_LINE
-        return line
+        raise MalformedHead("a line of the head is no header")
 
     def close(self) -> None:
         self._lines.close()
@@ -90,9 +91,7 @@ class FinalResponse(http.client.HTTPResponse):
                 super().begin()
             if FirstHeaderLineIsContinuationDefect in map(type, self.headers.defects):
                 raise MalformedHead("the first header goes on with another")
-            coding = self.headers.get("transfer-encoding", "").strip(" \t").lower()
-            self.chunked = coding == "chunked" and self.status not in BODILESS_STATUSES
-            self.chunk_left = None
+            self.chunked = self.chunked and self.status not in BODILESS_STATUSES
         finally:
             if self.fp is not None:  # closed, where it failed
                 self.fp = lines
