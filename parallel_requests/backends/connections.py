@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
-from parallel_requests.backends.reading import FinalResponse
+from parallel_requests.backends.reading import FinalResponse, TellsResets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,18 +18,8 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 
-class PeerReset(ConnectionError):
-    """The peer reset the connection."""
-
-
-class _Socket(socket.socket):
-    """Tells a reset by an error that urllib3-future does not take for the end of a body."""
-
-    def recv(self, *args: Any) -> bytes:
-        try:
-            return super().recv(*args)
-        except ConnectionResetError as error:
-            raise PeerReset(*error.args) from None
+class _Socket(TellsResets, socket.socket):
+    """A socket without TLS."""
 
 
 class _Connecting:

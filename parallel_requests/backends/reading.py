@@ -25,6 +25,26 @@ class MalformedHead(http.client.HTTPException):
     """A line of a head is no header."""
 
 
+class PeerReset(ConnectionError):
+    """The peer reset the connection."""
+
+
+class TellsResets:
+    """Mixed into a socket: tells a reset by an error that urllib3-future does not take for a body's end."""
+
+    def recv(self, *args: Any) -> bytes:
+        """Receive, as any socket does.
+
+        Raises:
+            PeerReset: The peer reset the connection.
+        """
+        try:
+            data: bytes = super().recv(*args)  # type: ignore[misc]
+        except ConnectionResetError as error:
+            raise PeerReset(*error.args) from None
+        return data
+
+
 class _Head:
     """Hands the lines of heads to the standard library, to which cut and malformed ones look valid."""
 
