@@ -104,7 +104,7 @@ class Batch:
         self.account(results)
         if self.run.input_error is not None:
             self.run.input_error.results = results  # type: ignore[attr-defined]
-            raise self.run.input_error
+        self.raise_input_error()
         self.outbox = Outbox(ordered=False)
         return results
 

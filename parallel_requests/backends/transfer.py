@@ -38,10 +38,7 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
 """Methods whose requests say nothing of a length where there is no body (RFC 9110, 8.6)."""
 _REPLAYABLE = _WITHOUT_BODY | {"PUT"}
 _BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=HTTP/)")
-_HEAD = re.compile(
-    rb"(HTTP/(?:1\.[01]|[23])) ([1-9]\d\d)(?: ([^\n]*+))?\r?"
-    rb"(?:\n[^:\n]++:[^\n]*+)*+"
-)
+_HEAD = re.compile(rb"(HTTP/(?:1\.[01]|[23])) ([1-9]\d\d)(?: ([^\n]*+))?\r?(?:\n[^:\n]++:[^\n]*+)*+")
 _ADDED_ALWAYS = ("accept", "user-agent", "proxy-connection")
 _ADDED_WITH_BODY = ("expect", "content-type")
 _ROOM_FOR_CODING = 1 << 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +62,12 @@ class Run:
         self._source = source
         self._window = window
         self._holds_back = holds_back
-        self._observe = observe
         self._fed: deque[Request] = deque()
         self._results: deque[Result[Any]] = deque()
         self._lock = threading.Lock()  # guards what more than one thread writes below
         # Free where there is news. Unlike a Condition, it is not left locked by a Ctrl-C at the wrong moment.
         self._news = threading.Lock()
-        self._turns = None if observe is None else Turns(self._observe_and_hand_over)
+        self._turns = None if observe is None else Turns(partial(self._hand_over_after, observe))
         self._pulled = self._finished = self._released = 0
         self._input_ended = source is not None
         self._is_starved = True
@@ -206,9 +206,8 @@ class Run:
         else:
             self._turns.bring(result)
 
-    def _observe_and_hand_over(self, result: Result[Any]) -> None:
-        if self._observe is not None:
-            self._observe(result)
+    def _hand_over_after(self, observe: Callable[[Result[Any]], None], result: Result[Any]) -> None:
+        observe(result)
         self._hand_over(result)
 
     def _hand_over(self, result: Result[Any]) -> None:

@@ -132,9 +132,8 @@ class ParsePool:
     def _call(self) -> None:
         self._is_starved = False
         if not (self._is_called or self._is_over):
-            self._wake_writer.send_bytes(
-                b""
-            )  # first: a Ctrl-C in between must not keep all others from calling
+            # In this order: a Ctrl-C in between must not keep all others from calling.
+            self._wake_writer.send_bytes(b"")
             self._is_called = True
 
     # On the pool's thread.
