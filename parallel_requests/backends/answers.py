@@ -57,7 +57,7 @@ def read_answer(send: Send, raw: Any) -> Response:
         raw: The response, with its body not read yet.
     """
     try:
-        headers = Headers(list(raw.headers.items()))
+        headers = Headers(raw.headers.items())
         content = _read_body(send, raw, Body(send, raw.status, headers))
     except BaseException:
         raw.close()

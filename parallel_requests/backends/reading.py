@@ -1,20 +1,25 @@
-"""Reads answers with the standard library, and stricter than it."""
+"""Reads answers with the standard library, stricter than it and, where it is slow, faster."""
 
 from __future__ import annotations
 
 import http.client
 import re
-from email.errors import FirstHeaderLineIsContinuationDefect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.body import BODILESS_STATUSES
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import BufferedIOBase
+
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 _LONGEST_LINE = 1 << 16
+_LARGEST_HEAD = 300 << 10
+"""Bytes of headers, as libcurl has it."""
+_PADDING = " \t\r\n"
 _BLANK_LINES = frozenset({b"\r\n", b"\n"})
-_PADDED = (b" \r\n", b"\t\r\n", b" \n", b"\t\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [^\0\r\n]*)?\r?\n")
-_FIELD_LINE = re.compile(rb"(?:(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t])[^\0\r\n]*)?\r?\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\0\r\n]*))?\r?\n")
+_FIELD_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t])[^\0\r\n]*\r?\n")
 
 
 class MalformedChunk(http.client.HTTPException):
@@ -45,52 +50,48 @@ class TellsResets:
         return data
 
 
-class _Head:
-    """Hands the lines of heads to the standard library, to which cut and malformed ones look valid."""
-
-    def __init__(self, lines: Any) -> None:
-        self._lines = lines
-        self._next = _STATUS_LINE
-
-    def readline(self, limit: int) -> bytes:
-        line: bytes = self._lines.readline(limit)
-        if self._next.fullmatch(line) is not None:
-            self._next = _STATUS_LINE if line in _BLANK_LINES else _FIELD_LINE
-            return line if not line.endswith(_PADDED) or line[:1].isspace() else line.rstrip() + b"\r\n"
-        is_whole = line.endswith(b"\n") or len(line) == limit
-        if self._next is _STATUS_LINE and (not line or not (is_whole or b"HTTP/".startswith(line[:5]))):
-            return line  # there is no answer, or it is not HTTP
-        if not is_whole:
-            raise http.client.IncompleteRead(line)
-        raise MalformedHead("a line of the head is no header")
-
-    def close(self) -> None:
-        self._lines.close()
-
-
 class FinalResponse(http.client.HTTPResponse):
     """Closes the gaps of the standard library's reader.
 
     It reads past informational answers, 103 Early Hints above all (RFC 8297), to the final one; it
     tells a cut head or trailer from a whole one, and a bad chunk size (RFC 9112, 7.1) from a cut body;
     it takes no head with a line that is no header, all after which, Content-Length too, would be
-    lost; and it waits for no chunk after a 204 or a 304.
+    lost; and it waits for no chunk after a 204 or a 304. Heads do not go through the parser of
+    e-mails, which takes a third of the time of a whole call.
     """
 
+    _method: str | None
+    _check_close: Callable[[], bool]
+
     def begin(self) -> None:
-        lines = self.fp
-        self.fp = _Head(lines)  # type: ignore[assignment]
-        try:
-            super().begin()
-            while 100 <= self.status < 200 and self.status != 101:
-                self.headers = self.msg = None  # type: ignore[assignment]
-                super().begin()
-            if FirstHeaderLineIsContinuationDefect in map(type, self.headers.defects):
-                raise MalformedHead("the first header goes on with another")
-            self.chunked = self.chunked and self.status not in BODILESS_STATUSES
-        finally:
-            if self.fp is not None:  # closed, where it failed
-                self.fp = lines
+        """Read the head of the final answer.
+
+        Raises:
+            HTTPException: It ends too soon, or is none.
+        """
+        self._read_head()
+        while 100 <= self.status < 200 and self.status != 101:
+            self._read_head()
+        self.code = self.status
+        is_bodiless = self.status in BODILESS_STATUSES
+        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked" and not is_bodiless
+        self.chunk_left = None
+        self.length = None if self.chunked else _length_of(self.headers)
+        if is_bodiless or self.status == 101 or self._method == "HEAD":
+            self.length = 0
+        ends_with_connection = self.length is None and not self.chunked
+        self.will_close = ends_with_connection or self._check_close()
+
+    def _read_head(self) -> None:
+        line = self.fp.readline(_LONGEST_LINE)
+        status_line = _STATUS_LINE.fullmatch(line)
+        if status_line is None:
+            raise _missing_status(line)
+        minor, status, reason = status_line.groups(b"")
+        self.version = 11 if minor == b"1" else 10
+        self.status = int(status)
+        self.reason = reason.decode("latin-1").strip()
+        self.headers = self.msg = _read_fields(self.fp)
 
     def _read_next_chunk_size(self) -> int:
         line = self.fp.readline(_LONGEST_LINE)
@@ -104,8 +105,53 @@ class FinalResponse(http.client.HTTPResponse):
         return int(size, 16)
 
     def _read_and_discard_trailer(self) -> None:
-        while (line := self.fp.readline(_LONGEST_LINE)) not in _BLANK_LINES:
-            if not line.endswith(b"\n"):
-                raise http.client.IncompleteRead(b"")
-            if _FIELD_LINE.fullmatch(line) is None:
-                raise MalformedHead("a trailer is no header")
+        _read_fields(self.fp)
+
+
+def _missing_status(line: bytes) -> http.client.HTTPException:
+    """Return what to raise where an answer does not begin with its status."""
+    if not line:
+        return http.client.RemoteDisconnected("the connection ended without an answer")
+    if _is_cut(line) and b"HTTP/".startswith(line[:5]):
+        return http.client.IncompleteRead(line)
+    return MalformedHead("the answer does not begin with its status")
+
+
+def _read_fields(lines: BufferedIOBase) -> http.client.HTTPMessage:
+    """Read headers or trailers, and the blank line that ends them (RFC 9112, 5).
+
+    Raises:
+        IncompleteRead: They end too soon.
+        MalformedHead: One is no header, or there are too many.
+    """
+    fields: list[tuple[str, str]] = []
+    size = 0
+    while (line := lines.readline(_LONGEST_LINE)) not in _BLANK_LINES:
+        size += len(line)
+        if size > _LARGEST_HEAD:
+            raise MalformedHead(f"there are more than {_LARGEST_HEAD} bytes of headers")
+        if _FIELD_LINE.fullmatch(line) is None:
+            raise http.client.IncompleteRead(line) if _is_cut(line) else MalformedHead("a line is no header")
+        text = line.decode("latin-1")
+        if text[0] not in _PADDING:
+            name, _, value = text.partition(":")
+        elif fields:  # the one before goes on
+            name, value = fields.pop()
+            value += " " + text.strip(_PADDING)
+        else:
+            raise MalformedHead("the first header goes on with another")
+        fields.append((name, value.strip(_PADDING)))
+    message = http.client.HTTPMessage()
+    for name, value in fields:
+        message.set_raw(name, value)
+    return message
+
+
+def _is_cut(line: bytes) -> bool:
+    return not line.endswith(b"\n") and len(line) < _LONGEST_LINE
+
+
+def _length_of(headers: http.client.HTTPMessage) -> int | None:
+    """Return the announced length of a body; None, to its connection's end, where none makes sense."""
+    value = headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else None

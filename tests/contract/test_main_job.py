@@ -417,6 +417,14 @@ def test_a_head_that_was_cut(session: ParallelSession, fault_server: Callable[..
     assert len(server.requests) == 2
 
 
+def test_hundreds_of_headers(session: ParallelSession, fault_server: Callable[..., FaultServer]) -> None:
+    fields = {f"x-{number}": str(number) for number in range(500)}
+    answer = response(b"{}", *map(": ".join, fields.items()))
+    server = fault_server([read_request(), send(answer)])
+    headers = session.get(server.url(), return_type="response").headers
+    assert {name: headers[name] for name in fields} == fields
+
+
 def test_streaming(session: ParallelSession, server: Server) -> None:
     sizes = [1, 1_000, 200_000]
     chunks: dict[int, list[bytes]] = {size: [] for size in sizes}

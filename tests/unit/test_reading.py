@@ -1,0 +1,94 @@
+"""Heads, read here as the standard library reads them, only stricter."""
+
+from __future__ import annotations
+
+import http.client
+import io
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_requests.backends.reading import FinalResponse, MalformedHead
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+Reader = TypeVar("Reader", bound=http.client.HTTPResponse)
+
+
+class Wire:
+    """What a response reads of a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        """Return the bytes that have come."""
+        return self.file
+
+
+def read(kind: type[Reader], head: bytes, method: str = "GET") -> Reader:
+    response = kind(cast("socket.socket", Wire(head)), method=method)
+    response.begin()
+    return response
+
+
+def told(response: Any) -> dict[str, object]:
+    names = ("version", "status", "reason", "chunked", "length", "will_close")
+    return {name: getattr(response, name) for name in names} | {"headers": response.msg.items()}
+
+
+def head_of(fields: Sequence[tuple[str, str]], status_line: str = "HTTP/1.1 200 OK") -> bytes:
+    lines = [status_line, *(f"{name}: {value}" for name, value in fields), "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+tokens = st.text("abcXYZ019!#$%&'*+.^_`|~-", min_size=1, max_size=8)
+texts = st.text(
+    st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f\x85\xa0\xad"), max_size=12
+)
+fields = st.one_of(
+    st.tuples(tokens, st.lists(texts, max_size=3).map(" ".join).map(str.strip)),
+    st.tuples(st.sampled_from(["Content-Length", "content-length"]), st.sampled_from(["0", "7", "007", "x"])),
+    st.just(("Transfer-Encoding", "chunked")),
+    st.tuples(st.just("Connection"), st.sampled_from(["close", "keep-alive", "Upgrade"])),
+    st.just(("Keep-Alive", "timeout=5")),
+)
+
+
+@given(
+    st.sampled_from(["HTTP/1.0", "HTTP/1.1"]),
+    st.sampled_from([101, 200, 301, 404, 503, 999]),
+    texts,
+    st.lists(fields, max_size=8),
+    st.sampled_from(["GET", "HEAD", "POST"]),
+)
+def test_a_head_is_what_the_standard_library_says_it_is(
+    version: str, status: int, reason: str, fields: list[tuple[str, str]], method: str
+) -> None:
+    head = head_of(fields, f"{version} {status} {reason}")
+    assert told(read(FinalResponse, head, method)) == told(read(http.client.HTTPResponse, head, method))
+
+
+def test_a_header_may_go_on_in_the_next_line() -> None:
+    response = read(FinalResponse, b"HTTP/1.1 200 OK\r\nA: one \r\n\t two\r\n  three\r\nB:\r\n four\r\n\r\n")
+    assert response.msg.items() == [("A", "one two three"), ("B", "four")]
+
+
+def test_the_first_header_goes_on_with_nothing() -> None:
+    with pytest.raises(MalformedHead):
+        read(FinalResponse, b"HTTP/1.1 200 OK\r\n A: one\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "line", [b"A: " + b"a" * 1_000 + b"\r\n", b" a\r\n"], ids=["more headers", "one header"]
+)
+def test_headers_without_end_are_not_read_to_it(line: bytes) -> None:
+    wire = Wire(b"HTTP/1.1 200 OK\r\nA: a\r\n" + line * (400_000 // len(line)))
+    response = FinalResponse(cast("socket.socket", wire))
+    with pytest.raises(MalformedHead, match="more than 307200 bytes"):
+        response.begin()
+    assert wire.file.tell() < 320_000
