@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.base import Backend, chain_of, is_exhaustion
 from parallel_requests.backends.body import Body
-from parallel_requests.backends.reading import PeerReset
+from parallel_requests.backends.sockets import PeerReset
 from parallel_requests.exceptions import (
     BackendError,
     ConnectError,

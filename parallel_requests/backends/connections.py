@@ -9,7 +9,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
-from parallel_requests.backends.reading import FinalResponse, TellsResets
+from parallel_requests.backends.reading import FinalResponse
+from parallel_requests.backends.sockets import WatchedSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 
-class _Socket(TellsResets, socket.socket):
+class _Socket(WatchedSocket, socket.socket):
     """A socket without TLS."""
 
 
@@ -146,6 +147,8 @@ class Wire:
         self._local.is_connecting = False
         self._local.is_ready = True
         self.uses(sock)
+        if isinstance(sock, WatchedSocket):
+            sock.leave_to_watchdog()
 
     def requests(self, sock: Any) -> None:
         """Note that the request goes out: at once, or where there is no connection, once there is."""

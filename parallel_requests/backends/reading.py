@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from parallel_requests.backends.body import BODILESS_STATUSES
 
@@ -28,26 +28,6 @@ class MalformedChunk(http.client.HTTPException):
 
 class MalformedHead(http.client.HTTPException):
     """A line of a head is no header."""
-
-
-class PeerReset(ConnectionError):
-    """The peer reset the connection."""
-
-
-class TellsResets:
-    """Mixed into a socket: tells a reset by an error that urllib3-future does not take for a body's end."""
-
-    def recv(self, *args: Any) -> bytes:
-        """Receive, as any socket does.
-
-        Raises:
-            PeerReset: The peer reset the connection.
-        """
-        try:
-            data: bytes = super().recv(*args)  # type: ignore[misc]
-        except ConnectionResetError as error:
-            raise PeerReset(*error.args) from None
-        return data
 
 
 class FinalResponse(http.client.HTTPResponse):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.backends.reading import TellsResets
+from parallel_requests.backends.sockets import WatchedSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def _told_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
     who cuts a connection must not pass for its peer, who may have had more to say (RFC 9112, 9.8).
     """
 
-    class ToldSSLSocket(TellsResets, ssl.SSLSocket):
+    class ToldSSLSocket(WatchedSocket, ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             uses(self)
             self.suppress_ragged_eofs = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import exceptions
-from tests.server.faults import read_request, send, stall, trickle
+from tests.server.faults import read_request, response, send, stall, trickle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +51,26 @@ def test_the_handshake_is_in_the_timeout(
         [result] = session.iter_results([url], timeout=timeout)
         assert isinstance(result.error, exceptions.RequestTimeout), result.error
         assert time.monotonic() - began <= limit + _CUT_WITHIN
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_upload_nobody_takes_is_in_the_timeout(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    scheme: str,
+) -> None:
+    # The first answer keeps the connection, so that the upload finds one that has timeouts behind it.
+    script = [read_request(), send(response(b"{}")), stall()]
+    server = fault_server(script, tls=certificates.good.server_context() if scheme == "https" else None)
+    url = server.url(host="localhost")
+    session = open_session(max_retries=0, retry=None, verify_ssl=str(certificates.ca_file))
+    assert session.get(url, timeout=5) == {}
+    began = time.monotonic()
+    [result] = session.iter_results([url], method="PUT", data=bytes(30_000_000), timeout=0.4)
+    assert isinstance(result.error, exceptions.RequestTimeout), result.error
+    assert time.monotonic() - began <= 0.4 + _CUT_WITHIN
+    assert server.connections == 1
 
 
 def test_a_body_that_ends_with_its_connection_is_not_taken_for_whole(
