@@ -79,7 +79,9 @@ async def _feed(batch: Batch, urls: AsyncIterable[Item], listener: _Listener) ->
         async for item in urls:
             batch.feed(batch.plan_item(item, index))
             index += 1
-            await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_done())
+            await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_exhausted())
+            if batch.run.is_exhausted():  # stopped: an endless input would hold up the loop from here on
+                return
     except BaseException as error:
         batch.end_input(error)  # raised again by the consumer, once the rest is done
         if not isinstance(error, Exception):
@@ -141,7 +143,8 @@ class ParallelRequests:
             while not batch.run.is_done():
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention)
-            return collect(batch.finish(), call)
+            results = batch.finish()
+        return collect(results, call)
 
     get: AsyncRequestVerb = http_verb("GET")
     post: AsyncRequestVerb = http_verb("POST")
@@ -177,9 +180,8 @@ class ParallelRequests:
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention_or_has_results)
                 batch.collect_news()
-                while batch.outbox:
-                    batch.run.release(1)
-                    yield batch.outbox.pop()
+                for result in batch.hand_over():
+                    yield result
                 batch.engine.wake()
                 listener.call()
             batch.raise_input_error()
@@ -225,7 +227,8 @@ class ParallelRequests:
         batch, call = self._runtime.plan_retry(error)
         async with self._running(batch, ()) as listener:
             await listener.wait(batch.run.is_done)
-            return collect(merge_retried(error.results, batch.finish()), call)
+            retried = batch.finish()
+        return collect(merge_retried(error.results, retried), call)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Do what `ParallelSession.set_cookies` does."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -98,14 +97,11 @@ class Batch:
         Raises:
             Exception: The input raised; the Results are in its ``.results`` instead.
         """
-        self.outbox.put(self.run.take())  # where they stay as long as they are not handed over
-        self.outbox.put(self.left_out())
-        results = sorted(self.outbox.rest(), key=_index)
-        self.account(results)
+        self.collect_news()
+        results = self.outbox.rest()
         if self.run.input_error is not None:
             self.run.input_error.results = results  # type: ignore[attr-defined]
         self.raise_input_error()
-        self.outbox = Outbox(ordered=False)
         return results
 
     def left_out(self) -> list[Result[Any]]:
@@ -127,9 +123,7 @@ class Batch:
                 self.feed_what_fits()
                 self.run.wait(self.needs_attention_or_has_results)
                 self.collect_news()
-                while self.outbox:
-                    self.run.release(1)
-                    yield self.outbox.pop()
+                yield from self.hand_over()
                 self.engine.wake()
         except BaseException:
             self.abandon()
@@ -139,11 +133,25 @@ class Batch:
     def collect_news(self) -> None:
         """Bring the Results that are there to the outbox; at the end, also those of what was left out."""
         self.is_over = self.run.is_done()
-        results = self.run.take()
+        results = self.run.results()
+        self.outbox.put(results)
+        self.run.drop(len(results))  # only now: a Ctrl-C may come any time, and finds them in either place
         if self.is_over:
-            results += self.left_out()
-        self.outbox.put(results)  # first: a Ctrl-C may come any time, and is handed what is there
+            left_out = self.left_out()
+            self.outbox.put(left_out)
+            results += left_out
         self.account(results)
+
+    def hand_over(self) -> Iterator[Result[Any]]:
+        """Yield the Results whose turn it is."""
+        arrived = self.outbox.arrived
+        while arrived:
+            result = arrived[0]
+            self.run.release(1)
+            try:
+                yield result
+            finally:  # Python hears no Ctrl-C between `try` and `yield`: what is let go of was handed over
+                arrived.popleft()
 
     def stop(self) -> None:
         """Break the run off, without waiting for it."""
@@ -160,9 +168,12 @@ class Batch:
 
     def keep_finished(self) -> list[Result[Any]]:
         """Count in the Results that are done and not handed over, and return them in input order."""
-        late = [result for result in self.run.take() if not isinstance(result.error, RunStoppedError)]
+        results = self.run.results()
+        late = [result for result in results if not isinstance(result.error, RunStoppedError)]
+        self.outbox.put(late)
+        self.run.drop(len(results))
         self.account(late)
-        finished = sorted([*self.outbox.rest(), *late], key=_index)
+        finished = self.outbox.rest()
         self.stats.results = tuple(finished)
         return finished
 
@@ -214,34 +225,31 @@ class Batch:
 
 
 class Outbox:
-    """The Results on their way to the consumer, in the order they came or in input order."""
+    """The Results on their way to the consumer, in the order they came or in input order.
+
+    Attributes:
+        arrived: Those whose turn it is, the next one first.
+    """
 
     def __init__(self, *, ordered: bool) -> None:
-        self._arrived: deque[Result[Any]] = deque()
+        self.arrived: deque[Result[Any]] = deque()
         self._early: dict[int, Result[Any]] | None = {} if ordered else None
         self._next = 0
 
     def put(self, results: list[Result[Any]]) -> None:
         """Take Results in; those that come before their turn are kept."""
         if self._early is None:
-            self._arrived.extend(results)
+            self.arrived.extend(results)
             return
         for result in results:
             self._early[result.index] = result
         while self._next in self._early:
-            self._arrived.append(self._early.pop(self._next))
+            self.arrived.append(self._early[self._next])
+            del self._early[self._next]
             self._next += 1
 
-    def __bool__(self) -> bool:
-        return bool(self._arrived)
-
-    def pop(self) -> Result[Any]:
-        """Return the next Result, where there is one."""
-        return self._arrived.popleft()
-
     def rest(self) -> list[Result[Any]]:
-        """Return what has not been handed over."""
-        return [*self._arrived, *(self._early or {}).values()]
-
-
-_index = attrgetter("request.index")
+        """Return what has not been handed over, in input order."""
+        # By index, as a Ctrl-C may have left one where it was and where it was going.
+        results = {result.request.index: result for result in (*self.arrived, *(self._early or {}).values())}
+        return [results[index] for index in sorted(results)]

@@ -244,7 +244,7 @@ class RetryExhaustedError(ParallelRequestsError):
 
     Attributes:
         attempts: How many attempts were made.
-        last_error: What the last one died of.
+        last_error: Why the last one failed.
         url: The item's URL, without credentials.
     """
 
@@ -283,7 +283,7 @@ class FailureDetails:
 
     Attributes:
         url: The item's URL with its whole query, though its repr hides tokens; without user and password.
-        error: What it died of.
+        error: Why it failed.
         attempt: How many attempts were made; 0 where nothing was sent.
         index: Its place in the input.
     """

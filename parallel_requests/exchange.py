@@ -100,7 +100,7 @@ class Policy:
         resume: Goes on with one that broke off, instead.
         proxies: The proxies to fall back on.
         on_attempt: The caller's hook.
-        stop: Set by an engine to end the batch: what its unfinished items die of.
+        stop: Set to end the batch: why its unfinished items fail.
         on_stop: Called by an engine when it ends the batch; must not block.
         is_watched: Whether anybody looks at attempts that succeed.
     """
@@ -126,7 +126,7 @@ class Policy:
         self.is_watched = self.on_attempt is not None or logger.isEnabledFor(logging.DEBUG)
 
     def reason_to_stop(self) -> ParallelRequestsError | None:
-        """Return what an item that is not done dies of, once the batch has to end."""
+        """Return why an item that is not done fails, once the batch has to end."""
         if self.stop is None and self.deadline is not None and self.pacer.clock() >= self.deadline:
             self.stop = DeadlineExceededError("The deadline of its batch has passed.")
         return self.stop
@@ -237,7 +237,7 @@ class _Life:
         return send
 
     def take(self, reply: Reply) -> Reply:
-        """Give the place in flight back, and learn what the answer says beside its body."""
+        """Give the slot of the host back, and learn what the answer says beside its body."""
         pacer, target = self.policy.pacer, self.target
         now = pacer.clock()
         elapsed = now - self.sent_at
@@ -448,7 +448,7 @@ class _Life:
 
 
 def stop_error(stop: ParallelRequestsError, request: Request, attempts: int = 0) -> ParallelRequestsError:
-    """Return what an item dies of that is not done where its batch has to end."""
+    """Return the error of an item that is not done where its batch has to end."""
     message = f"{redact(str(request.url))} was not done after {_times(attempts)}. {stop.message}"
     if isinstance(stop, DeadlineExceededError):
         return DeadlineExceededError(message, url=request.url)

@@ -330,7 +330,7 @@ class Attempt:
     Attributes:
         number: 1 for the first.
         status_code: The status of the answer, or None where none came.
-        error: What it died of, or None.
+        error: Why it failed, or None.
         elapsed: Seconds it took.
         url: Where it went, after redirects; without credentials.
     """
@@ -356,7 +356,7 @@ class Result(Generic[T_co]):
     Attributes:
         request: The planned call.
         value: What the caller asked for, where it succeeded.
-        error: What it died of, else None.
+        error: Why it failed, else None.
         response: The answer to the last attempt, where one came.
         attempts: How many attempts were made; 0 where nothing was sent.
         elapsed: Seconds from the first attempt to the last byte, waits included.

@@ -66,14 +66,14 @@ class Observer:
             try:
                 self._on_result(result)
             except BaseException as error:  # a SystemExit here must not take the item along
-                if is_ctrl_c(error):
+                if _is_ctrl_c(error):
                     raise
                 logger.exception("on_result raised; the run goes on")
         if self._progress is not None:
             self._progress.advance(1)
 
 
-def is_ctrl_c(error: BaseException) -> bool:
+def _is_ctrl_c(error: BaseException) -> bool:
     """Whether an exception comes from the person at the keyboard, who is heard on the main thread alone."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
@@ -119,7 +119,7 @@ class Progress:
                 try:
                     self._callback(self._completed, self._total or None)
                 except BaseException as error:
-                    if is_ctrl_c(error):
+                    if _is_ctrl_c(error):
                         raise
                     logger.exception("progress raised; the run goes on")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from parallel_requests import shutdown
 from parallel_requests.assembly import (
@@ -38,10 +39,12 @@ from parallel_requests.planning import Item, Planner, check_cookies
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from parallel_requests.downloading import Checksums, Downloads, Existing, Target
     from parallel_requests.exchange import Policy
+
+T = TypeVar("T")
 
 logger = logging.getLogger("parallel_requests")
 
@@ -215,26 +218,45 @@ class Runtime:
         inputs = downloads.wanted(planner.plan(items, keys, keys_differ=call.is_keyed))
         return self._new_batch(run, planner, inputs=inputs, on_end=downloads.close), downloads
 
-    def results_of(self, batch: Batch) -> list[Result[Any]]:
-        """Carry a batch out and return its Results, in input order."""
+    def run(self, batch: Batch, answer: Callable[[list[Result[Any]]], T]) -> T:
+        """Carry a batch out and return what ``answer`` makes of its Results, which are in input order.
+
+        Raises:
+            KeyboardInterrupt: With what finished in ``.results``, also where it comes after the end.
+        """
         try:
-            return batch.results()
+            try:
+                results = batch.results()
+            finally:
+                self.conclude(batch)
+            return answer(results)
+        except KeyboardInterrupt as ctrl_c:
+            ctrl_c.results = batch.keep_finished()  # type: ignore[attr-defined]
+            raise
+
+    def stream(self, batch: Batch, *, ordered: bool) -> Generator[Result[Any]]:
+        """Carry a batch out and yield its Results as they come, or in input order."""
+        try:
+            yield from batch.stream(ordered=ordered)
         finally:
             self.conclude(batch)
 
     def files_of(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
         """Carry a batch of files out and return what was asked for."""
-        results = self.results_of(batch)
-        left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
-        return collect(downloads.merge(results, left_out, batch.run.policy.stop), call)
+
+        def answer(results: list[Result[Any]]) -> Any:
+            left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
+            return collect(downloads.merge(results, left_out, batch.run.policy.stop), call)
+
+        return self.run(batch, answer)
 
     def conclude(self, batch: Batch) -> None:
         """Keep the figures of a batch that has ended, and end its progress bar."""
+        self.last_run = batch.stats
         batch.on_end()
         batch.stats.concurrency_levels = self._pacer.limits()
         opened, before = self.backend.connections_opened, batch.connections_before
         batch.stats.connections = None if opened is None or before is None else opened - before
-        self.last_run = batch.stats
         logger.info("run ended: %s", batch.stats)
 
     def close(self) -> None:
@@ -244,9 +266,11 @@ class Runtime:
                 return
             self.is_closed = True
         shutdown.forget(self)
-        self._engine.close()
-        self.backend.close()
-        self._parsers.close()
+        with contextlib.ExitStack() as closing:
+            # A Ctrl-C while one of them is waited for must not keep the others open.
+            closing.callback(self._parsers.close)
+            closing.callback(self.backend.close)
+            self._engine.close()
 
     def _planner(self, settings: Settings, accept_encoding: str = ACCEPT_ENCODING) -> Planner:
         return Planner(

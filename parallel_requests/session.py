@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from parallel_requests.backends.base import Backend
-    from parallel_requests.batch import Batch
     from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.models import Result
@@ -140,7 +139,7 @@ class ParallelSession:
             options=options,
         )
         batch = self._runtime.plan([urls] if isinstance(urls, str) else urls, keys, call)
-        return collect(self._runtime.results_of(batch), call)
+        return self._runtime.run(batch, lambda results: collect(results, call))
 
     @_iter_verb
     def iter_results(
@@ -179,7 +178,7 @@ class ParallelSession:
             options=options,
         )
         batch = self._runtime.plan(urls, keys, call, holds_back=True)
-        return self._stream(batch, ordered=ordered)
+        return self._runtime.stream(batch, ordered=ordered)
 
     @_download_verb
     def download(
@@ -247,7 +246,7 @@ class ParallelSession:
             KeyboardInterrupt: With what finished of the second try in ``.results``.
         """
         batch, call = self._runtime.plan_retry(error)
-        return collect(merge_retried(error.results, self._runtime.results_of(batch)), call)
+        return self._runtime.run(batch, lambda results: collect(merge_retried(error.results, results), call))
 
     get: RequestVerb = http_verb("GET")
     post: RequestVerb = http_verb("POST")
@@ -297,12 +296,6 @@ class ParallelSession:
             f"<{type(self).__name__} backend={self._runtime.backend.name} "
             f"concurrency={self._runtime.settings.concurrency}>"
         )
-
-    def _stream(self, batch: Batch, *, ordered: bool) -> Generator[Result[Any]]:
-        try:
-            yield from batch.stream(ordered=ordered)
-        finally:
-            self._runtime.conclude(batch)
 
 
 def runtime_of(session: ParallelSession) -> Runtime:

@@ -81,12 +81,12 @@ def _normalise(url: str) -> tuple[str, str]:
     host, port = _normalise_host(url, parts.hostname), parts.port
     if port == 0:
         raise _invalid(url, "nothing listens on port 0")
-    place = host if port is None else f"{host}:{port}"
+    authority = host if port is None else f"{host}:{port}"
     user_info, at, _ = parts.netloc.rpartition("@")
     user_info = quote(user_info, safe=_KEPT_IN_USER_INFO)
     path, query = percent_encode(parts.path), percent_encode(parts.query)
-    return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{place}", path, query, "")), (
-        host if port == DEFAULT_PORTS[parts.scheme.lower()] else place
+    return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{authority}", path, query, "")), (
+        host if port == DEFAULT_PORTS[parts.scheme.lower()] else authority
     )
 
 

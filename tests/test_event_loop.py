@@ -224,11 +224,11 @@ def test_a_stopped_run_ends_at_once_and_sends_nothing_more(engine: EventLoopEngi
     engine.stop(run, reason)
 
     assert run.wait(run.is_done, _STOP_SECONDS)
-    assert [type(result.error) for result in run.take()] == [RunStoppedError] * 10
+    assert [type(result.error) for result in run.results()] == [RunStoppedError] * 10
     after = run_of([server.url("/static")] * 10, hand_on)
     engine.submit(after)
     assert after.wait(after.is_done, 10)
-    assert all(result.ok for result in after.take())
+    assert all(result.ok for result in after.results())
     assert server.stats().by_path == {"/hang": 10, "/static": 10}
 
 

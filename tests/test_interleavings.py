@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dis
 import gc
 import itertools
+import multiprocessing
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +29,7 @@ from parallel_requests import (
 )
 from parallel_requests.backends.base import BACKEND_NAMES, BlockingBackend, is_installed
 from parallel_requests.batch import Batch
+from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.engines.watchdog import Watchdog
 from parallel_requests.stats import RunStats
 from tests import parse_functions as functions
@@ -33,8 +37,8 @@ from tests.server.faults import read_request, response, send, wait
 from tests.unit.driving import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from types import FrameType
 
     from parallel_requests.engines.watchdog import Flight
     from parallel_requests.exchange import Send
@@ -322,6 +326,119 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind() -> None:
             assert len(again.result(PATIENCE)) == 6
         if is_over:
             return
+
+
+class Interrupts:
+    """Raises once so many instructions have run after which Python looks for signals.
+
+    These are calls of C functions, the entering and resuming of functions, and where a loop goes back; in
+    the modules through which Results go.
+    """
+
+    MODULES = frozenset({"batch.py", "collecting.py", "run.py", "runtime.py", "session.py"})
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._last: dict[FrameType, str] = {}
+
+    def __enter__(self) -> None:
+        sys.settrace(self.trace)
+        sys.setprofile(self.profile)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+        sys.setprofile(None)
+
+    def profile(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "c_return" and self._watches(frame):
+            self._look()
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        if not self._watches(frame):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            last = self._last.get(frame)
+            now = self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            # A jump has done nothing yet where it is about to run: what the exception meets is the same.
+            if last == "RESUME" or ("JUMP_BACKWARD" in now and "NO_INTERRUPT" not in now):
+                self._look()
+        return self.trace
+
+    def _watches(self, frame: FrameType) -> bool:
+        path = Path(frame.f_code.co_filename)
+        return path.name in self.MODULES and "parallel_requests" in path.parts
+
+    def _look(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self.__exit__()
+            raise KeyboardInterrupt
+
+
+def indices(results: Iterable[Result[Any]]) -> list[int]:
+    return [result.index for result in results]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_ctrl_c_at_any_moment_loses_and_doubles_no_result_of_a_loop(*, ordered: bool) -> None:
+    urls = [f"http://127.0.0.1/{number}" for number in range(4)]
+    for moment in itertools.count():
+        done: list[Result[Any]] = []
+        seen: list[int] = []
+        is_over = False
+        with ParallelSession(backend=Immediate(), concurrency=2) as session:
+            results = session.iter_results(
+                iter(urls), ordered=ordered, return_type="content", on_result=done.append
+            )
+            with contextlib.suppress(KeyboardInterrupt), Interrupts(moment):
+                for result in results:
+                    seen.append(result.index)  # noqa: PERF401 - one by one, as a loop does
+                is_over = True
+            handed_over = sorted([*seen, *indices(session.last_run.results)])
+            assert handed_over == sorted(indices(result for result in done if result.ok)), moment
+        if is_over:
+            return
+
+
+@pytest.mark.parametrize("is_list", [True, False])
+def test_ctrl_c_at_any_moment_loses_no_result_of_a_batch(*, is_list: bool) -> None:
+    urls = [f"http://127.0.0.1/{number}" for number in range(4)]
+    for moment in itertools.count():
+        done: list[Result[Any]] = []
+        with ParallelSession(backend=Immediate(), concurrency=2) as session:
+            try:
+                with Interrupts(moment):
+                    session.request(
+                        urls if is_list else iter(urls), return_type="content", on_result=done.append
+                    )
+            except KeyboardInterrupt as ctrl_c:
+                kept = getattr(ctrl_c, "results", [])  # none where it came before the batch began
+                assert indices(kept) == sorted(indices(result for result in done if result.ok)), moment
+            else:
+                return
+
+
+def test_ctrl_c_while_the_engine_is_closed_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closable(Immediate):
+        is_closed = False
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    def interrupted(engine: ThreadsEngine) -> None:
+        monkeypatch.undo()
+        engine.close()
+        raise KeyboardInterrupt
+
+    backend = Closable()
+    session = ParallelSession(backend=backend, parse_processes=1)
+    assert session.request(["http://127.0.0.1/"], return_type="text", parse_func=len) == [2]
+    monkeypatch.setattr(ThreadsEngine, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert backend.is_closed
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture

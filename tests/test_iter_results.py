@@ -284,6 +284,22 @@ def test_async_in_order_and_an_input_that_raises(backend: str, server: Server) -
     assert asyncio.run(take()) == list(range(30))
 
 
+def test_an_endless_async_input_ends_with_its_run(backend: str, server: Server) -> None:
+    taken: list[int] = []
+
+    async def urls() -> AsyncIterator[str]:
+        for url in endless(server, taken):
+            yield url
+
+    async def take() -> None:
+        async with ParallelRequests(backend=backend, concurrency=CONCURRENCY) as client:
+            async for _ in client.iter_results(urls()):
+                await client.close()  # the input alone hears of it: its consumer is busy here
+
+    asyncio.run(take())
+    assert len(taken) <= 1 + 2 * CONCURRENCY
+
+
 # -- many
 
 

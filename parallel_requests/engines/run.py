@@ -27,7 +27,7 @@ logger = logging.getLogger("parallel_requests")
 class Run:
     """One batch on its way through an engine.
 
-    Its consumer feeds it, takes Results from it and sleeps in between; the engine pulls Requests
+    Its consumer feeds it, collects Results from it and sleeps in between; the engine pulls Requests
     from it and delivers Results to it. Requests of a list are pulled straight from the plan; those
     of an input that may block or never end are fed by the consumer, in the consumer's own thread.
     """
@@ -63,7 +63,7 @@ class Run:
         self._window = window
         self._holds_back = holds_back
         self._fed: deque[Request] = deque()
-        self._results: deque[Result[Any]] = deque()
+        self._results: list[Result[Any]] = []
         self._lock = threading.Lock()  # guards what more than one thread writes below
         # Free where there is news. Unlike a Condition, it is not left locked by a Ctrl-C at the wrong moment.
         self._news = threading.Lock()
@@ -100,12 +100,15 @@ class Run:
         with self._lock:
             return 0 if self._exhausted else max(0, self._window - self._open() - len(self._fed))
 
-    def take(self) -> list[Result[Any]]:
-        """Return the Results that are there, in the order they came."""
+    def results(self) -> list[Result[Any]]:
+        """Return the Results that are there, in the order they came; they stay until they are dropped."""
         with self._lock:
-            results = list(self._results)
-            self._results.clear()
-            return results
+            return self._results.copy()
+
+    def drop(self, count: int) -> None:
+        """Let go of so many Results, the oldest first: the consumer holds them by now."""
+        with self._lock:
+            del self._results[:count]
 
     def release(self, count: int) -> None:
         """Say that Results have been used; where the run holds back, this makes room."""
@@ -131,7 +134,7 @@ class Run:
             self._listener = listener
 
     def has_results(self) -> bool:
-        """Whether there are Results to take."""
+        """Whether there are Results."""
         return bool(self._results)
 
     def has_half_its_room(self) -> bool:

@@ -20,7 +20,7 @@ class _Lane:
     Attributes:
         waiting: The tasks that wait, the one that asks next first.
         asker: The task that is out to ask whether the gate has opened, if one is.
-        rings_at: When the first is to ask; None where it waits for a place in flight instead.
+        rings_at: When the first is to ask; None where it waits for a slot of the host instead.
     """
 
     __slots__ = ("asker", "rings_at", "waiting")
@@ -99,7 +99,7 @@ class Scheduler:
             self._let_ask(name)
 
     def left(self, origin: str) -> None:
-        """Note that a place in flight to a host came free."""
+        """Note that a slot of a host came free."""
         lane = self._lanes.get(origin)
         if lane is not None and lane.rings_at is None:
             self._let_ask(origin)
@@ -129,8 +129,8 @@ class Scheduler:
         lane.asker, lane.rings_at = None, rings_at
         if rings_at is not None:
             self._set_timer(rings_at, name)
-        elif task.run.policy.pacer.has_place(name):
-            self._let_ask(name)  # the place came free while this one was on its way here
+        elif task.run.policy.pacer.has_free_slot(name):
+            self._let_ask(name)  # the slot came free while this one was on its way here
 
     def finish(self, task: Task) -> None:
         """Take the slot back for good."""

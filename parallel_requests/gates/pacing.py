@@ -1,4 +1,4 @@
-"""When the next attempt to a host may start: rates, pauses the server asks for, places in flight."""
+"""When the next attempt to a host may start: rates, pauses the server asks for, attempts in flight."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Wait:
     """An exchange is to be parked.
 
     Attributes:
-        seconds: For how long; None until a place in flight comes free.
+        seconds: For how long; None until a slot of the host comes free.
         lane: None where only this exchange waits. Otherwise the host (or `ALL_HOSTS`) whose gate
             is shut: the others that want to pass it queue behind this one.
     """
@@ -151,13 +151,13 @@ class Pacer:
         self._burst = burst
         self._ceiling = float(concurrency_per_host or concurrency)
         self._adaptive = adaptive
-        self._counts_places = adaptive or concurrency_per_host is not None
+        self._counts_in_flight = adaptive or concurrency_per_host is not None
         self._keeps_budget = retry_budget
         self._bucket = self._new_bucket(overall) if isinstance(overall, int | float) else None
         self._hosts: dict[str, _Host] = {}
         self.budgets: dict[str, RetryBudget] = {}
         self._lock = threading.Lock()  # guards _hosts, every _Host in it, and budgets
-        self._always_open = not (rates or self._counts_places or self._bucket)
+        self._always_open = not (rates or self._counts_in_flight or self._bucket)
 
     def _new_bucket(self, rate: float) -> TokenBucket:
         settle = min(MOST_SETTLE, max(LEAST_SETTLE, 1.0 / rate))
@@ -180,7 +180,7 @@ class Pacer:
             pause = host.paused_until - self.clock()
             if pause > 0:
                 return Wait(pause, origin)
-            if self._counts_places and host.in_flight >= max(1, int(host.limit)):
+            if self._counts_in_flight and host.in_flight >= max(1, int(host.limit)):
                 return Wait(None, origin)
             if host.bucket is not None and (delay := host.bucket.peek()) > 0:
                 return Wait(delay, origin)
@@ -191,15 +191,15 @@ class Pacer:
             host.in_flight += 1
             return None
 
-    def has_place(self, origin: str) -> bool:
+    def has_free_slot(self, origin: str) -> bool:
         """Whether one more attempt to a host may be in flight."""
         with self._lock:
             host = self._host(origin)
             return host.in_flight < max(1, int(host.limit))
 
     def leave(self, origin: str, reply: Response | Exception, elapsed: float) -> None:
-        """Give the attempt's place back and learn from what came."""
-        if not self._counts_places:
+        """Give the attempt's slot back and learn from what came."""
+        if not self._counts_in_flight:
             return
         with self._lock:
             host = self._host(origin)
@@ -243,7 +243,7 @@ class Pacer:
 
     def limits(self) -> dict[str, int]:
         """Return the level of concurrency each host is at; empty unless it is limited per host."""
-        if not self._counts_places:
+        if not self._counts_in_flight:
             return {}
         with self._lock:
             return {origin: max(1, int(host.limit)) for origin, host in self._hosts.items()}

@@ -248,10 +248,10 @@ def test_places_in_flight_to_one_host() -> None:
     let_pass(pacer, HOST)
     wait = held_back(pacer, HOST)
     assert (wait.seconds, wait.lane) == (None, HOST)
-    assert not pacer.has_place(HOST)
+    assert not pacer.has_free_slot(HOST)
     let_pass(pacer, OTHER)
     pacer.leave(HOST, ConnectError("refused"), 0.1)
-    assert pacer.has_place(HOST)
+    assert pacer.has_free_slot(HOST)
     let_pass(pacer, HOST)
     assert pacer.limits() == {HOST: 2, OTHER: 2}
 

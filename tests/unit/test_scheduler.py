@@ -134,7 +134,7 @@ def test_never_more_in_flight_than_concurrency() -> None:
     run = play.new_run(requests_to(*["a.test"] * 10))
     play.play()
     assert run.is_done()
-    assert indices(run.take()) == list(range(10))
+    assert indices(run.results()) == list(range(10))
     assert play.most_in_flight[""] == 3
     assert play.clock.now == pytest.approx(0.4)
     assert play.order == list(range(10))
@@ -150,7 +150,7 @@ def test_a_waiting_retry_holds_no_slot() -> None:
     play.play()
     assert play.order == [0, 1, 2, 3, 4, 5, 0]
     assert play.clock.now == pytest.approx(1.2), "one second after the first answer, and an attempt"
-    assert indices(run.take()) == list(range(6))
+    assert indices(run.results()) == list(range(6))
 
 
 def test_runs_take_turns() -> None:
@@ -169,7 +169,7 @@ def test_a_bug_costs_one_item_not_the_run(caplog: pytest.LogCaptureFixture) -> N
     requests = [Request(f"http://a.test/{n}?token=secret", index=n, origin="a.test") for n in range(3)]
     run = play.new_run(requests)
     play.play()
-    results = sorted(run.take(), key=lambda result: result.index)
+    results = sorted(run.results(), key=lambda result: result.index)
     assert [result.ok for result in results] == [True, False, True]
     assert "by a bug in parallel_requests" in str(results[1].error)
     assert "secret" not in str(results[1].error)
@@ -185,7 +185,7 @@ def test_those_behind_a_shut_gate_pass_in_the_order_they_came() -> None:
     run = play.new_run(requests_to(*["a.test"] * 12))
     play.play()
     assert play.order == list(range(12))
-    assert indices(run.take()) == list(range(12))
+    assert indices(run.results()) == list(range(12))
 
 
 def test_one_alone_asks_when_the_gate_may_open() -> None:
@@ -242,7 +242,7 @@ def test_other_hosts_go_on_while_one_is_paused() -> None:
     assert len(play.stamps("b.test")) == 20
     assert max(play.stamps("a.test")) <= 0.2
     play.play()
-    assert indices(run.take()) == list(range(40))
+    assert indices(run.results()) == list(range(40))
     assert [stamp for stamp in play.stamps("a.test") if 0.2 < stamp < 30.0] == []
 
 
@@ -263,7 +263,7 @@ def test_a_place_that_came_free_while_somebody_was_on_the_way_to_wait_is_not_los
     play.scheduler.park(second, wait, 0.0)
     play.play()
     assert run.is_done()
-    assert indices(run.take()) == [0, 1]
+    assert indices(run.results()) == [0, 1]
 
 
 def test_places_per_host() -> None:
@@ -271,7 +271,7 @@ def test_places_per_host() -> None:
     run = play.new_run(requests_to(*["a.test"] * 9, *["b.test"] * 9))
     play.play()
     assert play.most_in_flight["a.test"] == play.most_in_flight["b.test"] == 2
-    assert indices(run.take()) == list(range(18))
+    assert indices(run.results()) == list(range(18))
     assert [index for _, host, index in play.sent if host == "a.test"] == list(range(9))
 
 
@@ -289,7 +289,7 @@ def test_a_stopped_run_ends_now_and_sends_nothing_more() -> None:
     play.play(until=0.2)
     assert run.is_done()
     assert len(play.stamps("a.test")) == sent
-    results = run.take()
+    results = run.results()
     assert [type(result.error) for result in results if not result.ok] == [RunStoppedError] * (
         len(results) - sent
     )
@@ -305,7 +305,7 @@ def test_what_waits_behind_a_stopped_run_is_not_forgotten() -> None:
     play.scheduler.end_run(stopped)
     play.play()
     assert stopped.is_done()
-    assert indices(other.take()) == list(range(5))
+    assert indices(other.results()) == list(range(5))
     assert all(later - sooner > 0.99 for sooner, later in itertools.pairwise(play.stamps()))
 
 
@@ -326,7 +326,7 @@ def test_a_deadline_ends_what_is_parked() -> None:
     run = play.new_run(requests_to(*["a.test"] * 3), deadline=1.5)
     play.play()
     assert play.clock.now == pytest.approx(1.5)
-    assert [type(result.error) for result in run.take()] == [DeadlineExceededError] * 3
+    assert [type(result.error) for result in run.results()] == [DeadlineExceededError] * 3
 
 
 # -- windows
@@ -336,7 +336,7 @@ def test_a_far_deadline_does_not_keep_a_run_that_is_done() -> None:
     simulation = Simulation()
     run = simulation.new_run(requests_to("a"), deadline=1e6)
     simulation.play(until=10.0)
-    assert len(run.take()) == 1
+    assert len(run.results()) == 1
     gone = weakref.ref(run)
 
     del run
@@ -357,7 +357,7 @@ def test_no_more_is_open_than_the_window() -> None:
     run = play.new_run(endless(), window=4, holds_back=True)
     play.play()
     assert len(pulled) == 4
-    assert len(run.take()) == 4
+    assert len(run.results()) == 4
     play.play()
     assert len(pulled) == 4, "taken is not yet used"
     run.release(3)
@@ -383,7 +383,7 @@ def test_what_is_fed_is_pulled_as_room_allows() -> None:
     assert not run.is_done()
     play.play()
     assert run.is_done()
-    assert indices(run.take()) == list(range(10))
+    assert indices(run.results()) == list(range(10))
 
 
 def test_only_the_first_of_what_is_fed_has_to_wake_a_sleeping_engine() -> None:
@@ -406,7 +406,7 @@ def test_an_input_that_raises_ends_the_run_after_what_is_in_flight() -> None:
     run = play.new_run(source())
     play.play()
     assert run.is_done()
-    assert indices(run.take()) == [0, 1]
+    assert indices(run.results()) == [0, 1]
     assert isinstance(run.input_error, LookupError)
 
 
@@ -417,7 +417,8 @@ def test_what_was_never_pulled_is_known() -> None:
     run.policy.stop = RunStoppedError("stopped")
     play.scheduler.end_run(run)
     play.play()
-    assert sorted([*indices(run.take()), *(request.index for request in run.unstarted())]) == list(range(5))
+    found = [*indices(run.results()), *(request.index for request in run.unstarted())]
+    assert sorted(found) == list(range(5))
 
 
 def test_the_listener_is_called_when_there_is_something_to_take() -> None:
@@ -487,7 +488,7 @@ def test_every_item_finishes_once(  # noqa: PLR0917 - hypothesis gives them by n
     play.play()
     for run in batches:
         assert run.is_done(), "something waits for ever"
-        found = [*indices(run.take()), *(request.index for request in run.unstarted())]
+        found = [*indices(run.results()), *(request.index for request in run.unstarted())]
         assert sorted(found) == list(range(len(hosts)))
     assert play.scheduler.is_idle()
     assert play.most_in_flight[""] <= concurrency

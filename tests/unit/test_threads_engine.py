@@ -89,7 +89,7 @@ def test_a_timer_rings_while_the_one_who_set_it_is_on_the_wire(start: Callable[.
     assert run.wait(lambda: len(run._results) == 3, PATIENCE)
     run.end_input()
     engine.wake()
-    assert [result.ok for result in run.take()] == [True, True, True]
+    assert [result.ok for result in run.results()] == [True, True, True]
     assert retried.is_set()
 
 
@@ -99,7 +99,7 @@ def test_one_place_per_host_never_hangs(start: Callable[..., ThreadsEngine]) -> 
         run = new_run(50, Pacer(concurrency_per_host=1))
         engine.submit(run)
         assert run.wait(run.is_done, PATIENCE)
-        assert len(run.take()) == 50
+        assert len(run.results()) == 50
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), SystemExit(3), KeyboardInterrupt()], ids=repr)
@@ -114,7 +114,7 @@ def test_whatever_a_backend_raises_is_an_error_of_its_item(
     run = new_run(3, retry=RetryPolicy(max_retries=0))
     start(answer, 2).submit(run)
     assert run.wait(run.is_done, PATIENCE)
-    results = {result.index: result.error for result in run.take()}
+    results = {result.index: result.error for result in run.results()}
     assert isinstance(results.pop(0), BackendError)
     assert results == {1: None, 2: None}
 
@@ -139,7 +139,7 @@ def test_nothing_begins_after_a_stop(start: Callable[..., ThreadsEngine]) -> Non
     go_on.set()
     assert run.wait(run.is_done, PATIENCE)
     assert sorted(sent) == [0, 1, 2, 3]
-    assert len(run.take()) == 4
+    assert len(run.results()) == 4
 
 
 def test_a_stop_between_the_last_look_and_the_wire(start: Callable[..., ThreadsEngine]) -> None:
@@ -161,7 +161,7 @@ def test_a_stop_between_the_last_look_and_the_wire(start: Callable[..., ThreadsE
     engine.submit(run)
     assert run.wait(run.is_done, PATIENCE)
     assert sent == []
-    assert [type(result.error) for result in run.take()] == [type(reason)]
+    assert [type(result.error) for result in run.results()] == [type(reason)]
 
 
 def test_a_callers_executor_is_not_shut_down() -> None:
