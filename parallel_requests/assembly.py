@@ -18,12 +18,13 @@ from parallel_requests.options import is_hook
 from parallel_requests.redirects import RedirectRules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parallel_requests.backends.base import BlockingBackend
     from parallel_requests.backends.curl import CurlBackend
     from parallel_requests.collecting import Call
     from parallel_requests.cookies import CookieStore
     from parallel_requests.engines.base import Engine
-    from parallel_requests.environment import Environment
     from parallel_requests.gates.rotation import Rotation
     from parallel_requests.options import Settings
 
@@ -94,14 +95,14 @@ def new_policy(
     pacer: Pacer,
     cookies: CookieStore,
     proxies: Rotation | None,
-    environment: Environment,
+    proxy_for: Callable[[str], str | None] | None,
 ) -> Policy:
     """Return the terms of a batch."""
     rules = RedirectRules(
         settings.max_redirects,
         settings.allow_private_hosts,
         frozenset(name.lower() for name in settings.secret_headers),
-        environment.proxy_for if environment.has_proxies else None,
+        proxy_for,
     )
     callback = settings.stream_callback if kind is ReturnType.STREAM else None
     raises = settings.raise_for_status

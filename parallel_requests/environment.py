@@ -51,7 +51,8 @@ class Environment:
         host = parts.netloc.rpartition("@")[2]
         if proxy is None or proxy_bypass_environment(host, self._proxies):
             return None
-        return proxy if "://" in proxy else f"http://{proxy}"
+        scheme, _, place = proxy.rpartition("://")
+        return f"{scheme or 'http'}://{place.partition('/')[0]}"  # a path has no meaning there
 
     @property
     def has_proxies(self) -> bool:

@@ -36,12 +36,13 @@ def name_from_headers(headers: Headers) -> str | None:
         return None
     message = Message()
     message["Content-Disposition"] = headers.get("content-disposition", "")
-    fields = message.get_params([], "content-disposition")
-    names = [value for field, value in fields if field == "filename" and value]
-    if not names:
+    try:
+        fields = message.get_params([], "content-disposition")
+        names = [value for field, value in fields if field == "filename" and value]
+        # The extended form, which is the better one (RFC 6266, 4.3), comes last.
+        name = safe_name(_as_utf8(collapse_rfc2231_value(names[-1]))) if names else FALLBACK
+    except (LookupError, TypeError, ValueError):  # a charset or pieces that make no sense
         return None
-    # The extended form, which is the better one (RFC 6266, 4.3), comes last.
-    name = safe_name(_as_utf8(collapse_rfc2231_value(names[-1])))
     return None if name == FALLBACK else name
 
 

@@ -142,6 +142,8 @@ class Request:
         index: The place in the input, from 0.
         origin: ``host:port`` part of the URL, which the per-host gates go by.
         problem: Why the item cannot be sent, where it cannot.
+        proxy_authorization: What the proxy alone is told as ``Proxy-Authorization``; None for the
+            credentials in its URL, if any.
     """
 
     url: str
@@ -157,6 +159,7 @@ class Request:
     index: int = 0
     origin: str = ""
     problem: ValidationError | None = None
+    proxy_authorization: str | None = None
 
     def __repr__(self) -> str:
         return f"<Request [{self.index}] {self.method} {redact(str(self.url))}>"
@@ -166,6 +169,7 @@ class Request:
         values["url"] = redact(str(self.url))
         values["headers"] = redact_headers(self.headers)
         values["proxy"] = redact(self.proxy) if self.proxy else self.proxy
+        values["proxy_authorization"] = self.proxy_authorization and REDACTED
         return tuple(values[name] for name in self.__slots__)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:

@@ -11,7 +11,7 @@ import json as jsonlib
 import os
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlencode, urlsplit
 
@@ -30,13 +30,12 @@ from parallel_requests.options import (
     is_per_url,
     is_timeout,
 )
-from parallel_requests.urls import check_url, percent_encode, split_user_info
+from parallel_requests.urls import check_proxy, check_url, percent_encode, split_user_info
 
 USER_AGENT = f"parallel-requests/{__version__}"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _COOKIE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]*")
-_PROXY = re.compile(r"(?:https?|socks[45]h?a?)://[^\s/]+/?")
 _CONNECT_TIMEOUT = 10.0
 
 
@@ -73,6 +72,7 @@ class Planner:
         *,
         accept_encoding: str = "gzip, deflate",
         cookies: Mapping[str, str] | None = None,
+        lacking_for_socks: Callable[[], str | None] | None = None,
     ) -> None:
         """Work out what is the same for all items.
 
@@ -81,6 +81,7 @@ class Planner:
             environment: Proxies and CA bundles to fall back on.
             accept_encoding: The content codings that can be undone.
             cookies: The cookies set on the session.
+            lacking_for_socks: Says why SOCKS proxies cannot be used, or None where they can.
 
         Raises:
             ConfigurationError: An option that goes for all items is wrong.
@@ -88,6 +89,7 @@ class Planner:
         self._settings = settings
         self._environment = environment
         self._session_cookies = dict(cookies or {})
+        self._lacking_for_socks = lacking_for_socks
         self._netrc = Netrc() if settings.auth == "netrc" else None
         self.proxies: Rotation | None = None
         if settings.random_user_agent and not settings.user_agents:
@@ -108,7 +110,7 @@ class Planner:
         self._columns = {name: value for name, value in self._common.items() if is_per_url(name, value)}
         self._keys: Iterator[Any] = itertools.repeat(None)
         self._template = self._build_template()
-        self.proxies = _rotation_of(settings)  # only now: the template takes no turn
+        self.proxies = self._new_rotation()  # only now: the template takes no turn
 
     def _build_template(self) -> Request | None:
         """Build what the plain items have in common; None where it is wrong, which each item then says."""
@@ -186,6 +188,8 @@ class Planner:
                 None,
                 index,
                 origin,
+                None,
+                template.proxy_authorization,
             )
 
     @property
@@ -240,6 +244,8 @@ class Planner:
         request = self._build(url, row, origin)
         if item.verify is not True:
             request.verify = item.verify
+        if item.proxy_authorization is not None:
+            request.proxy_authorization = item.proxy_authorization
         request.index, request.meta = index, item.meta
         request.key = item.key if item.key is not None else key
         return request
@@ -261,6 +267,8 @@ class Planner:
         _take_framing(headers, content)
         _add_cookies(headers, {**self._session_cookies, **check_cookies(row["cookies"] or {})})
         connect, total = _timeouts(row["timeout"])
+        told_to_proxy = _find(headers, "proxy-authorization")
+        proxy_authorization = headers.pop(told_to_proxy) if told_to_proxy is not None else None
         if unwanted:
             headers = {name: value for name, value in headers.items() if name.lower() not in unwanted}
         return Request(
@@ -273,6 +281,7 @@ class Planner:
             proxy=self._proxy_for(url, row["proxy"]),
             verify=self._verify,
             origin=origin,
+            proxy_authorization=proxy_authorization,
         )
 
     def _authorize(self, headers: dict[str, str], url: str, credentials: tuple[str, str] | None) -> None:
@@ -290,10 +299,47 @@ class Planner:
         if proxy is False:
             return None
         if proxy is not None:
-            return _check_proxy(proxy)
+            return self._check_proxy(proxy)
         if self.proxies is not None:
             return self.proxies.next()
-        return self._environment.proxy_for(url)
+        return self.environment_proxy(url)
+
+    def environment_proxy(self, url: str) -> str | None:
+        """Return the proxy the environment names for a URL.
+
+        Raises:
+            ValidationError: It cannot be used.
+        """
+        proxy = self._environment.proxy_for(url)
+        if proxy is None:
+            return None
+        try:
+            return self._check_proxy(proxy)
+        except ValidationError as error:
+            reason = error.message
+        raise ValidationError(f"the proxy that the environment names cannot be used: {reason}", "trust_env")
+
+    def _check_proxy(self, proxy: object) -> str:
+        checked = check_proxy(proxy)
+        if self._lacking_for_socks is not None and checked.startswith("socks"):
+            lacking = self._lacking_for_socks()
+            if lacking is not None:
+                raise ValidationError(lacking, "proxy")
+        return checked
+
+    def _new_rotation(self) -> Rotation | None:
+        settings = self._settings
+        if not settings.proxies:
+            if settings.random_proxy:
+                raise ConfigurationError("random_proxy needs proxies to choose from.", "proxies")
+            return None
+        try:
+            proxies = [self._check_proxy(proxy) for proxy in settings.proxies]
+        except ValidationError as error:
+            wrong = ConfigurationError(str(error), "proxies")
+        else:
+            return Rotation(proxies, at_random=settings.random_proxy)
+        raise wrong
 
 
 def _remedy(name: str) -> str:
@@ -340,34 +386,12 @@ def _are_names(keys: object) -> bool:
     return keys is None or (isinstance(keys, Iterable) and not isinstance(keys, str | bytes))
 
 
-def _rotation_of(settings: Settings) -> Rotation | None:
-    if not settings.proxies:
-        if settings.random_proxy:
-            raise ConfigurationError("random_proxy needs proxies to choose from.", "proxies")
-        return None
-    try:
-        proxies = [_check_proxy(proxy) for proxy in settings.proxies]
-    except ValidationError as error:
-        wrong = ConfigurationError(str(error), "proxies")
-    else:
-        return Rotation(proxies, at_random=settings.random_proxy)
-    raise wrong
-
-
 def _check_method(method: object) -> str:
     if not isinstance(method, str) or not _TOKEN.fullmatch(method):
         raise ValidationError(f"method must be an HTTP method such as 'GET', not {method!r}.", "method")
     if method.upper() == "CONNECT":
         raise ValidationError("CONNECT opens a tunnel, which is no call; give proxy=.", "method")
     return method.upper()
-
-
-def _check_proxy(proxy: object) -> str:
-    if not isinstance(proxy, str) or not _PROXY.fullmatch(proxy):
-        raise ValidationError(
-            "proxy must be a URL such as 'http://host:port' (http, https, socks4 or socks5).", "proxy"
-        )
-    return proxy
 
 
 def _find(headers: Mapping[str, str], name: str) -> str | None:

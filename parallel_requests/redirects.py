@@ -96,9 +96,19 @@ def _moved(
     headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
     proxy = request.proxy
     if rules.proxy_for is not None and proxy == rules.proxy_for(request.url):
-        proxy = rules.proxy_for(url)
+        try:
+            proxy = rules.proxy_for(url)
+        except ValidationError as error:
+            raise _refusal(request, f"{redact(url)}, but {error.message}", history) from None
     return dataclasses.replace(
-        request, url=url, origin=origin, method=method, content=content, headers=headers, proxy=proxy
+        request,
+        url=url,
+        origin=origin,
+        method=method,
+        content=content,
+        headers=headers,
+        proxy=proxy,
+        proxy_authorization=request.proxy_authorization if proxy == request.proxy else None,
     )
 
 

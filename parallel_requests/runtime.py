@@ -274,7 +274,11 @@ class Runtime:
 
     def _planner(self, settings: Settings, accept_encoding: str = ACCEPT_ENCODING) -> Planner:
         return Planner(
-            settings, self._environment, accept_encoding=accept_encoding, cookies=self._own_cookies
+            settings,
+            self._environment,
+            accept_encoding=accept_encoding,
+            cookies=self._own_cookies,
+            lacking_for_socks=self.backend.lacking_for_socks,
         )
 
     def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
@@ -284,7 +288,7 @@ class Runtime:
             pacer=self._pacer,
             cookies=self._cookies,
             proxies=planner.proxies,
-            environment=self._environment,
+            proxy_for=planner.environment_proxy if self._environment.has_proxies else None,
         )
 
     def _request_batch(

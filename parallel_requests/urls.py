@@ -5,10 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from parallel_requests.exceptions import ValidationError
 from parallel_requests.redaction import redact
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 # The common shape, told in one match: an ASCII host name or IPv4 address, no user info, no port that
 # the scheme stands for, nothing to be percent-encoded, no empty query.
@@ -17,6 +21,7 @@ _PLAIN = re.compile(
     r"(?:[/?][!$&-;=?-Z_a-z~]*+(?:%[0-9A-F]{2}[!$&-;=?-Z_a-z~]*+)*+(?<!\?))?"
 )
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")
+_PROXY = re.compile(r"(https?|socks4a?|socks5h?)://[^\s/?#]+/?", re.IGNORECASE)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _KEPT_IN_USER_INFO = "!$%&'()*+,:;=~"
@@ -45,6 +50,25 @@ def check_url(url: object) -> tuple[str, str]:
     except ValueError:  # its message may quote a password
         pass
     raise _invalid(url, "its host, its port or an escape in it is not valid")
+
+
+def check_proxy(proxy: object) -> str:
+    """Return the URL of a proxy in the one spelling that every backend takes.
+
+    Raises:
+        ValidationError: It is none; the message does not quote it, as a password may be in it.
+    """
+    if isinstance(proxy, str) and _PROXY.fullmatch(proxy):
+        try:
+            parts = urlsplit(proxy)
+            return f"{parts.scheme}://{_normalise_authority(proxy, parts)}"
+        except ValueError:  # its message may quote a password
+            pass
+    raise ValidationError(
+        "proxy must be a URL such as 'http://host:port' (http, https, socks4 or socks5); "
+        "what is special in its user name and password is percent-encoded.",
+        "proxy",
+    )
 
 
 def percent_encode(text: str) -> str:
@@ -76,18 +100,28 @@ def _normalise(url: str) -> tuple[str, str]:
     if _UNSAFE.search(url):
         raise _invalid(url, "it has a space or a control character; percent-encode it (%20)")
     parts = urlsplit(url)
-    if parts.scheme.lower() not in ("http", "https"):
+    if parts.scheme not in DEFAULT_PORTS:
         raise _invalid(url, "it must start with http:// or https://")
+    authority = _normalise_authority(url, parts)
+    path, query = percent_encode(parts.path), percent_encode(parts.query)
+    return (
+        urlunsplit((parts.scheme, authority, path, query, "")),
+        authority.rpartition("@")[2].removesuffix(f":{DEFAULT_PORTS[parts.scheme]}"),
+    )
+
+
+def _normalise_authority(url: str, parts: SplitResult) -> str:
+    """Return user information, host and port of a URL.
+
+    Raises:
+        ValueError: One of them is not valid.
+    """
     host, port = _normalise_host(url, parts.hostname), parts.port
     if port == 0:
         raise _invalid(url, "nothing listens on port 0")
-    authority = host if port is None else f"{host}:{port}"
     user_info, at, _ = parts.netloc.rpartition("@")
-    user_info = quote(user_info, safe=_KEPT_IN_USER_INFO)
-    path, query = percent_encode(parts.path), percent_encode(parts.query)
-    return urlunsplit((parts.scheme.lower(), f"{user_info}{at}{authority}", path, query, "")), (
-        host if port == DEFAULT_PORTS[parts.scheme.lower()] else authority
-    )
+    host_and_port = host if port is None else f"{host}:{port}"
+    return f"{quote(user_info, safe=_KEPT_IN_USER_INFO)}{at}{host_and_port}"
 
 
 def _normalise_host(url: str, host: str | None) -> str:

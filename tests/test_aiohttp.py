@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from parallel_requests.exceptions import ProtocolError, ProxyError, TruncatedBody, ValidationError
+from parallel_requests.exceptions import ProtocolError, TruncatedBody, ValidationError
 from parallel_requests.session import ParallelSession
 from tests.server.faults import close, read_request, repeat, response, rst, send, wait
 
@@ -118,8 +118,3 @@ def test_no_byte_of_a_malformed_answer_is_quoted(
     with pytest.raises(ProtocolError) as caught:
         session.get(server.url())
     assert "hush" not in str(caught.value)
-
-
-def test_a_proxy_of_a_kind_that_is_not_spoken_is_refused(session: ParallelSession) -> None:
-    with pytest.raises(ProxyError, match="SOCKS"):
-        session.get("http://target.example/", proxy="socks5://user:hush@127.0.0.1:1")

@@ -201,6 +201,12 @@ def test_method_headers_and_body_reach_the_server(server: Server) -> None:
     assert (answer["method"], answer["data"]) == ("PUT", "some text")
 
 
+def test_cookies_given_one_by_one_are_one_header(server: Server) -> None:
+    given = ["--header", "Cookie: a=1", "--header", "cookie: b=2"]
+    [record] = records(run("fetch", *given, server.url("/cookies")).stdout)
+    assert record["value"] == {"cookies": {"a": "1", "b": "2"}}
+
+
 def test_headers_of_ones_own_beat_what_json_brings(server: Server) -> None:
     given = ["--json", "{}", "--header", "Content-Type: application/merge-patch+json", "-X", "PATCH"]
     (answer,) = values(run("fetch", *given, server.url("/anything")).stdout)
@@ -414,6 +420,47 @@ def test_a_table_nobody_reads_ends_quietly() -> None:
     assert (process.returncode, told) == (READER_GONE, "")
 
 
+def without(*names: str) -> Any:
+    """Close these descriptors in a process just before it becomes the program."""
+
+    def close_them() -> None:
+        for name in names:
+            os.close({"stdin": 0, "stdout": 1, "stderr": 2}[name])
+
+    return close_them
+
+
+@pytest.mark.parametrize("closed", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids="_and_".join)
+@pytest.mark.parametrize("command", [["fetch"], ["download", "--to"], ["backends"]], ids=lambda it: it[0])
+def test_a_closed_stream_is_no_reason_to_fail(
+    command: list[str], closed: list[str], server: Server, tmp_path: Path
+) -> None:
+    arguments = {"fetch": [server.url("/id/1")], "download": [str(tmp_path), server.url("/id/1")]}
+    with start(*command, *arguments.get(command[0], []), preexec_fn=without(*closed)) as process:
+        shown, told = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in told) == (FINE, False)
+    assert (shown == "") is ("stdout" in closed)
+    if command[0] != "backends":
+        assert [record["index"] for record in records(shown)] == ([] if "stdout" in closed else [0])
+
+
+def test_a_closed_stdin_is_an_error() -> None:
+    with start("fetch", "-", preexec_fn=without("stdin")) as process:
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert (process.returncode, told) == (
+        WRONG_USAGE,
+        "parallel-requests: error: cannot read -: stdin is closed.\n",
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_summary_that_cannot_be_written_is_no_reason_to_fail(server: Server) -> None:
+    with Path("/dev/full").open("w") as full, start("fetch", server.url("/id/1"), stderr=full) as process:
+        shown, _ = process.communicate(timeout=20)
+    assert (process.returncode, values(shown)) == (FINE, [{"id": 1}])
+
+
 # -- backends
 
 
@@ -456,6 +503,22 @@ def test_a_backend_that_cannot_be_imported_is_told_of(
     done = run("fetch", server.url("/id/1"))
     assert (done.returncode, done.stderr) == (WRONG_USAGE, f"parallel-requests: error: {why}\n")
     assert run("fetch", "--backend", "urllib3", server.url("/id/1")).returncode == FINE
+
+
+def test_an_entry_point_that_leads_nowhere_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "broken-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[parallel_requests.backends]\nbroken = json:NoSuchBackend\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run("backends")
+    assert (done.returncode, done.stderr) == (FINE, "")
+    assert "backend 'broken' cannot be imported: module 'json' has no attribute" in done.stdout
+    done = run("fetch", "--backend", "broken", "http://127.0.0.1:1/")
+    assert done.returncode == WRONG_USAGE
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.niquests

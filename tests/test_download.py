@@ -530,6 +530,9 @@ DISPOSITIONS = {
     'attachment; filename=""': "file",
     "inline": "file",
     "attachment; filename*=nonsense''%ff%fe": "file",
+    "attachment; filename*=undefined''%00.txt": "file",
+    "attachment; filename*=%00''a.txt": "file",
+    "attachment; filename*1=b; filename*=a": "file",
     'attachment; FileName="Mixed.txt"': "Mixed.txt",
 }
 

@@ -402,6 +402,21 @@ def test_nothing_is_left_when_the_session_closes(server: Server) -> None:
     )  # the standard library's own: forkserver, resource tracker
 
 
+def test_closing_does_not_wait_for_a_process_that_takes_long_to_die(server: Server) -> None:
+    """As one of many gigabytes does; here, the one who buries it is stopped meanwhile."""
+    session = ParallelSession(backend="urllib3", parse_processes=1)
+    try:
+        [(_, pid)] = session.request(ids(server, 1), parse_func=functions.with_pid)
+        undertaker = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(undertaker, signal.SIGSTOP)
+        began = time.monotonic()
+        session.close()
+        assert time.monotonic() - began < 2
+    finally:
+        os.kill(undertaker, signal.SIGCONT)
+        session.close()
+
+
 def test_closing_ends_a_parse_func_that_never_does(server: Server, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     session = ParallelSession(backend="urllib3", parse_processes=2)

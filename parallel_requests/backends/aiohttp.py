@@ -9,12 +9,12 @@ from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
 import aiohttp
-from aiohttp.hdrs import CONTENT_LENGTH, TRANSFER_ENCODING
+from aiohttp.hdrs import CONTENT_LENGTH, PROXY_AUTHORIZATION, TRANSFER_ENCODING
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, TransferEncodingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from parallel_requests.backends.base import AsyncBackend, Capabilities, chain_of
+from parallel_requests.backends.base import AsyncBackend, Capabilities, chain_of, split_proxy
 from parallel_requests.backends.body import Body
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.exceptions import (
@@ -102,11 +102,15 @@ class AiohttpBackend(AsyncBackend):
     async def send(self, send: Send) -> Response:
         """Make one attempt and read its answer to the end."""
         request = send.request
-        if request.proxy is not None and request.proxy.startswith("socks"):
-            raise _refusal(request, "aiohttp does not speak SOCKS; another backend does")
         headers = self._last_sent
         if headers.planned is not request.headers:  # those of most calls of a batch are one object
             headers = self._last_sent = _SentHeaders(request.headers)
+        fields, proxy, proxy_headers = headers.fields, request.proxy, None
+        if request.proxy is not None:
+            proxy, told = split_proxy(request.proxy, request.proxy_authorization)
+            proxy_headers = None if told is None else _as_utf8({PROXY_AUTHORIZATION: told})
+            if proxy_headers is not None and request.url.startswith("http:"):
+                fields = CIMultiDict([*fields.items(), *proxy_headers.items()])  # there is no CONNECT
         adds_nothing = headers.are_complete and request.method == "GET" and request.content is None
         if _is_fresh.get():
             _is_fresh.set(False)
@@ -114,12 +118,13 @@ class AiohttpBackend(AsyncBackend):
             request.method,
             URL(request.url, encoded=True),
             data=_payload(request.content),
-            headers=headers.fields,
+            headers=fields,
             skip_auto_headers=None if adds_nothing else _AUTOMATIC_HEADERS,
             allow_redirects=False,
-            proxy=request.proxy,
             ssl=self._context(request),
             timeout=_timeout(request.connect_timeout),
+            proxy=proxy,
+            proxy_headers=proxy_headers,
         )
         try:
             return await _read(send, answer, self._received(answer))
@@ -142,6 +147,10 @@ class AiohttpBackend(AsyncBackend):
             context = self._contexts[request.verify] = ssl_context(request.verify)
         return context
 
+    def lacking_for_socks(self) -> str | None:
+        """Say that aiohttp speaks no SOCKS."""
+        return "aiohttp does not speak SOCKS; another backend does, such as curl."
+
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         """Say in our words what an exception of aiohttp means; called in the attempt's own context."""
         for cause in chain_of(error):
@@ -149,6 +158,8 @@ class AiohttpBackend(AsyncBackend):
                 return _refusal(request, f"{cause.status} {cause.message}")
             if isinstance(cause, aiohttp.ClientProxyConnectionError):
                 return _refusal(request, str(cause.os_error))
+            if isinstance(cause, aiohttp.ClientConnectorDNSError) and request.proxy is not None:
+                return _refusal(request, str(cause.os_error))  # no other name is looked up
             for kind, ours in _ERRORS:
                 if isinstance(cause, kind):
                     return self.failure(ours, request, _without_bytes(cause))
@@ -230,7 +241,7 @@ class _Connector(aiohttp.TCPConnector):
 async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) -> Response:
     policy, source = send.policy, answer.content
     closed = None if source.is_eof() else _watch(answer)
-    if answer.status < 100 or answer.version not in _VERSIONS:
+    if answer.status < 200 or answer.version not in _VERSIONS:
         raise aiohttp.ClientResponseError(answer.request_info, (), message="bad status line")
     is_free = policy.deliver is None and policy.max_response_size is None
     if is_free and headers.is_framing_plain:

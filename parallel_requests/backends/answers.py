@@ -57,6 +57,7 @@ def read_answer(send: Send, raw: Any) -> Response:
         raw: The response, with its body not read yet.
     """
     try:
+        _check_is_final(raw)
         headers = Headers(raw.headers.items())
         content = _read_body(send, raw, Body(send, raw.status, headers))
     except BaseException:
@@ -71,6 +72,11 @@ def read_answer(send: Send, raw: Any) -> Response:
         reason=raw.reason or "",
         http_version=_VERSIONS.get(raw.version, "HTTP/1.1"),
     )
+
+
+def _check_is_final(raw: Any) -> None:
+    if raw.status == 101:
+        raise http.client.HTTPException("it switches to another protocol, unasked")
 
 
 def _read_body(send: Send, raw: Any, body: Body) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import importlib.util
+from base64 import b64encode
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,6 +23,7 @@ from parallel_requests.exceptions import (
     TruncatedBody,
 )
 from parallel_requests.redaction import redact, text_of
+from parallel_requests.urls import split_user_info
 
 if TYPE_CHECKING:
     import asyncio
@@ -98,6 +101,10 @@ class Backend:
     def version(cls) -> str:
         """Return the version of the library."""
         return ""
+
+    def lacking_for_socks(self) -> str | None:
+        """Say why SOCKS proxies cannot be used, and what to do about it; None where they can."""
+        return None
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         """Say in our words what a library's exception means.
@@ -184,7 +191,20 @@ def _standard_errors() -> tuple[tuple[type[BaseException], type[BackendError]], 
     )
 
 
-_EXHAUSTED = frozenset({12, 23, 24, 99, 105})  # ENOMEM ENFILE EMFILE EADDRNOTAVAIL ENOBUFS
+_EXHAUSTED = frozenset({errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS})
+
+
+def split_proxy(proxy: str, authorization: str | None) -> tuple[str, str | None]:
+    """Return the URL of an HTTP proxy without credentials, and what to tell it as ``Proxy-Authorization``.
+
+    Args:
+        proxy: Its URL.
+        authorization: The caller's own header, which wins over the credentials in the URL.
+    """
+    url, credentials = split_user_info(proxy)
+    if authorization is not None or credentials is None or not any(credentials):
+        return url, authorization
+    return url, f"Basic {b64encode(':'.join(credentials).encode()).decode('ascii')}"
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
@@ -265,7 +285,7 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
         )
     try:
         return _from_entry_point(name) if entry is None else entry.load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # an entry point may name what its module does not have
         raise ConfigurationError(f"backend {name!r} cannot be imported: {error}.", "backend") from error
 
 

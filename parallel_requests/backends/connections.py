@@ -223,8 +223,9 @@ def _connect(
     failure = OSError("the name has no address")
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     for family, kind, protocol, _, place in found:
-        sock = _Socket(family, kind, protocol)
+        sock = None
         try:
+            sock = _Socket(family, kind, protocol)  # fails where this machine has no IPv6, say
             for level, name, value, *_ in options or ():  # urllib3-future adds whom it is for: "tcp"
                 sock.setsockopt(level, name, value)
             if timeout is None or isinstance(timeout, int | float):  # else it is left to the default
@@ -234,7 +235,8 @@ def _connect(
             told(sock)
             sock.connect(place)
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             failure = error.with_traceback(None)  # which would hold this frame, and so the sockets
         else:
             return sock

@@ -12,7 +12,7 @@ from parallel_requests.backends.answers import read_answer, timeouts_of, transla
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.multiplexing import SharingPools, StreamedAnswer
-from parallel_requests.backends.pools import headers_of
+from parallel_requests.backends.pools import headers_of, lacking_for_socks
 
 if TYPE_CHECKING:
     from parallel_requests.exceptions import ParallelRequestsError
@@ -73,6 +73,9 @@ class NiquestsBackend(BlockingBackend):
         disabled = {versions.h3} if settings.http2 is not False else {versions.h2, versions.h3}
         self._pools = SharingPools(urllib3, self._wire, settings, disabled_svn=disabled)
 
+    def lacking_for_socks(self) -> str | None:
+        return lacking_for_socks(urllib3)
+
     def close(self) -> None:
         self._pools.close()
 
@@ -94,7 +97,9 @@ class NiquestsBackend(BlockingBackend):
         return translate(self, self._wire, urllib3.exceptions, error, request, wrapper=wrapper)
 
     def _adapter_for(self, request: Request) -> _PooledAdapter:
-        manager = self._pools.manager_for(request.url, request.proxy, request.verify)
+        manager = self._pools.manager_for(
+            request.url, request.verify, request.proxy, request.proxy_authorization
+        )
         adapter = self._adapters.get(manager)
         if adapter is None:
             adapter = self._adapters.setdefault(manager, _PooledAdapter(manager))

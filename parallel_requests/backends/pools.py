@@ -6,12 +6,12 @@ import importlib
 import importlib.util
 import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from urllib3.util import SKIP_HEADER
 
+from parallel_requests.backends.base import split_proxy
 from parallel_requests.backends.tls import ssl_context
-from parallel_requests.exceptions import ProxyError
+from parallel_requests.urls import split_user_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Pools:
         self._wire = wire
         self._size = settings.concurrency
         self._options = options
-        self._managers: dict[tuple[str | None, bool | str | None], Any] = {}
+        self._managers: dict[tuple[bool | str | None, str | None, str | None], Any] = {}
         self._direct: dict[tuple[str, bool | str], Any] = {}
         self._lock = threading.Lock()  # guards _managers
         if hasattr(library, "HttpVersion"):
@@ -55,10 +55,17 @@ class Pools:
             self._options.setdefault("disabled_svn", {versions.h2, versions.h3})
             self._options.setdefault("background_watch_delay", None)
 
-    def manager_for(self, url: str, proxy: str | None, verify: bool | str) -> Any:
-        """Return the pool manager to send with."""
+    def manager_for(self, url: str, verify: bool | str, proxy: str | None, authorization: str | None) -> Any:
+        """Return the pool manager to send with.
+
+        Args:
+            url: What is asked for.
+            verify: How certificates are checked.
+            proxy: The proxy's URL.
+            authorization: What the caller has it told as ``Proxy-Authorization``.
+        """
         needs_tls = url.startswith("https:") or (proxy or "").startswith("https:")
-        key = (proxy, verify if needs_tls else None)
+        key = (verify if needs_tls else None, proxy, authorization if proxy else None)
         manager = self._managers.get(key)
         if manager is None:
             with self._lock:
@@ -67,17 +74,17 @@ class Pools:
                     manager = self._managers[key] = self._new_manager(*key)
         return manager
 
-    def pool_for(self, url: str, proxy: str | None, verify: bool | str) -> Any:
-        """Return the pool of a URL's origin.
+    def pool_for(self, url: str, verify: bool | str, proxy: str | None, authorization: str | None) -> Any:
+        """Return the pool of a URL's origin; the arguments are those of `manager_for`.
 
         A manager takes 20 µs to find one, so those of direct connections are remembered here.
         """
         if proxy is not None:
-            return self.manager_for(url, proxy, verify).connection_from_url(url)
+            return self.manager_for(url, verify, proxy, authorization).connection_from_url(url)
         origin = url[: _start_of_target(url)]
         pool = self._direct.get((origin, verify))
         if pool is None or pool.pool is None:  # closed, to make room for another host
-            pool = self.manager_for(url, None, verify).connection_from_url(url)
+            pool = self.manager_for(url, verify, None, None).connection_from_url(url)
             if len(self._direct) > _REMEMBERED:
                 self._direct.clear()
             self._direct[origin, verify] = pool
@@ -95,7 +102,7 @@ class Pools:
                     manager.pools[key].close()
             manager.clear()
 
-    def _new_manager(self, proxy: str | None, verify: bool | str | None) -> Any:
+    def _new_manager(self, verify: bool | str | None, proxy: str | None, authorization: str | None) -> Any:
         options: dict[str, Any] = {
             "num_pools": max(_HOSTS, 2 * self._size),
             "maxsize": self._size,
@@ -105,7 +112,11 @@ class Pools:
         if verify is not None:
             options["ssl_context"] = ssl_context(verify, self._wire.uses)
             options["cert_reqs"] = "CERT_REQUIRED" if verify else "CERT_NONE"
-        manager = self._library.PoolManager(**options) if proxy is None else self._proxied(proxy, options)
+        manager = (
+            self._library.PoolManager(**options)
+            if proxy is None
+            else self._proxied(proxy, authorization, options)
+        )
         manager.pool_classes_by_scheme = {
             scheme: self._pool_class(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
         }
@@ -119,22 +130,34 @@ class Pools:
             {"ConnectionCls": self._wire.watch(base.ConnectionCls, self._library.exceptions)},
         )
 
-    def _proxied(self, proxy: str, options: dict[str, Any]) -> Any:
-        parts = urlsplit(proxy)
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:
         if proxy.startswith("socks"):
-            return self._socks(bare, user, password, options)
-        headers = self._library.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
+            return self._socks(proxy, options)
+        url, told = split_proxy(proxy, authorization)
+        headers = None if told is None else {"Proxy-Authorization": told}
         return self._library.ProxyManager(
-            bare, proxy_headers=headers, proxy_ssl_context=options.get("ssl_context"), **options
+            url, proxy_headers=headers, proxy_ssl_context=options.get("ssl_context"), **options
         )
 
-    def _socks(self, proxy: str, user: str, password: str, options: dict[str, Any]) -> Any:
-        if not any(importlib.util.find_spec(package) for package in ("socks", "python_socks")):
-            raise ProxyError("A SOCKS proxy needs the package PySocks: pip install pysocks.", proxy_url=proxy)
+    def _socks(self, proxy: str, options: dict[str, Any]) -> Any:
+        url, credentials = split_user_info(proxy)
+        user, password = credentials or (None, None)
         socks = importlib.import_module(f"{self._library.__name__}.contrib.socks")
-        return socks.SOCKSProxyManager(proxy, username=user or None, password=password or None, **options)
+        return socks.SOCKSProxyManager(url, username=user or None, password=password or None, **options)
+
+
+def lacking_for_socks(library: Any) -> str | None:
+    """Say which package a library lacks for SOCKS proxies; None where it is there.
+
+    Args:
+        library: ``urllib3`` or ``urllib3_future``.
+    """
+    is_future = hasattr(library, "HttpVersion")
+    packages = {"python_socks": "python-socks", "socks": "PySocks"} if is_future else {"socks": "PySocks"}
+    if any(importlib.util.find_spec(module) is not None for module in packages):
+        return None
+    wanted = next(iter(packages.values()))
+    return f"a SOCKS proxy needs the package {wanted}: pip install {wanted}."
 
 
 def headers_of(request: Request) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from urllib3 import exceptions as errors
 from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
-from parallel_requests.backends.pools import Pools, headers_of
+from parallel_requests.backends.pools import Pools, headers_of, lacking_for_socks
 
 if TYPE_CHECKING:
     from requests.adapters import BaseAdapter
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from parallel_requests.exceptions import ParallelRequestsError
     from parallel_requests.exchange import Send
     from parallel_requests.models import Request, Response
+
+
+_TOLD = "authorization"
+"""Among the proxies, which requests hands on as they are: what the proxy is told beside its URL."""
 
 
 class _PooledAdapter(HTTPAdapter):
@@ -35,8 +39,8 @@ class _PooledAdapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
-        proxy = proxies["all"] if proxies else None
-        return self.pools.pool_for(request.url, proxy, verify)
+        named = proxies or {}
+        return self.pools.pool_for(request.url, verify, named.get("all"), named.get(_TOLD))
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Leave the connection alone: its pool has a TLS context."""
@@ -85,6 +89,9 @@ class RequestsBackend(BlockingBackend):
     def open(self, settings: TransportSettings) -> None:
         self._adapter.pools = Pools(urllib3, self._wire, settings)
 
+    def lacking_for_socks(self) -> str | None:
+        return lacking_for_socks(urllib3)
+
     def close(self) -> None:
         self._adapter.close()
 
@@ -97,7 +104,7 @@ class RequestsBackend(BlockingBackend):
             "timeout": timeouts_of(send),
             "verify": request.verify,
             "cert": None if self._session is None else self._session.cert,
-            "proxies": {"all": request.proxy} if request.proxy else None,
+            "proxies": {"all": request.proxy, _TOLD: request.proxy_authorization} if request.proxy else None,
         }
         response = self._adapter_for(request).send(prepared, **options)
         self._wire.answered()

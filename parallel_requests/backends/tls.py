@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.sockets import WatchedSocket
+from parallel_requests.exceptions import TLSError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,20 +20,33 @@ def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None)
     Args:
         verify: True trusts the system's CAs, a path those of that file or folder, False anybody.
         uses: Told of each socket before its handshake.
+
+    Raises:
+        TLSError: The CAs are not there, or not for us to read.
+        OSError: They are none, or no descriptor is left to read them with.
     """
+    try:
+        context = _context_of(verify)
+    except (FileNotFoundError, PermissionError) as error:
+        reason = f"the CAs of {verify} cannot be read ({error})"
+    else:
+        if uses is not None:
+            context.sslsocket_class = _told_class(uses)
+        return context
+    raise TLSError(f"No certificate can be checked: {reason}.")
+
+
+def _context_of(verify: bool | str) -> ssl.SSLContext:
     if verify is False:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif verify is True:
-        context = _trusting_the_system()
-    elif Path(verify).is_dir():
-        context = ssl.create_default_context(capath=verify)
-    else:
-        context = ssl.create_default_context(cafile=verify)
-    if uses is not None:
-        context.sslsocket_class = _told_class(uses)
-    return context
+        return context
+    if verify is True:
+        return _trusting_the_system()
+    if Path(verify).is_dir():
+        return ssl.create_default_context(capath=verify)
+    return ssl.create_default_context(cafile=verify)
 
 
 def _trusting_the_system() -> ssl.SSLContext:

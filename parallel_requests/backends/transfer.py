@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pycurl
 
+from parallel_requests.backends.base import split_proxy
 from parallel_requests.backends.body import Body
 from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.quic import udp_port
@@ -43,6 +44,8 @@ _ADDED_ALWAYS = ("accept", "user-agent", "proxy-connection")
 _ADDED_WITH_BODY = ("expect", "content-type")
 _ROOM_FOR_CODING = 1 << 10
 """Bytes by which even a short body may grow when it is compressed."""
+
+SWITCHED = "it switches to another protocol, unasked"
 
 Head: TypeAlias = tuple[int, str, str, Headers]
 """Status, reason, version and headers."""
@@ -95,7 +98,7 @@ class Transfer:
         easy, is_https = self.easy, send.request.url.startswith("https:")
         if (
             last is None
-            or request.headers is not last.headers
+            or request.headers is not last.headers  # nor, then, is what a proxy is told beside them
             or request.method is not last.method
             or request.content is not None
             or last.content is not None
@@ -171,7 +174,7 @@ class Transfer:
         easy.setopt(pycurl.SOCKOPTFUNCTION, self._opened_socket)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(request.connect_timeout))
         easy.setopt(pycurl.HTTPHEADER, _header_lines(request))
-        easy.setopt(pycurl.PROXY, (request.proxy or "").encode())
+        self._choose_proxy(request)
         self._choose_method(request)
         if self._is_https:
             easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
@@ -194,6 +197,15 @@ class Transfer:
         else:
             place = pycurl.CAPATH if Path(request.verify).is_dir() else pycurl.CAINFO
             easy.setopt(place, os.fsencode(request.verify))
+
+    def _choose_proxy(self, request: Request) -> None:
+        easy, proxy, told = self.easy, request.proxy or "", request.proxy_authorization
+        if proxy and told is not None and not proxy.startswith("socks"):
+            proxy, _ = split_proxy(proxy, told)
+            easy.setopt(pycurl.PROXYHEADER, [f"Proxy-Authorization: {told}".encode("latin-1")])
+            # Not sent beside that header, but part of what tells tunnels apart.
+            easy.setopt(pycurl.PROXYUSERNAME, told.encode("latin-1"))
+        easy.setopt(pycurl.PROXY, proxy.encode())
 
     def _choose_method(self, request: Request) -> None:
         easy, method, content = self.easy, request.method, request.content
@@ -271,6 +283,8 @@ class Transfer:
         request = send.request
         if self._error is not None:
             return self._backend.translate(self._error, request)
+        if self.has_switched():
+            return self._backend.failure(ProtocolError, request, OSError(SWITCHED))
         kind = MEANING.get(code, BackendError)
         if any(words in message for words in MALFORMED):
             kind = ProtocolError
@@ -280,7 +294,7 @@ class Transfer:
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
             quic.note_silence(request.origin, self._began)
         if request.proxy and (
-            self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 400
+            self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 300
             or kind is ProxyError
             or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
         ):
@@ -302,6 +316,10 @@ class Transfer:
             )
         stale = code in UNANSWERED and not self._head and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
         return self._backend.failure(kind, request, OSError(message), stale=stale)
+
+    def has_switched(self) -> bool:
+        """Whether the server goes on in another protocol, unasked: to libcurl, that is the body."""
+        return any(line.startswith(b"HTTP/1.1 101") for line in self._head)
 
     def carries(self, run: Run) -> bool:
         """Whether it is on the wire for a run."""
@@ -356,4 +374,6 @@ def parse_head(block: bytes) -> Head | None:
     if parts is None:
         raise ValueError("a line of the head is no header")
     version, status, reason = (part.decode("latin-1") for part in parts.groups(b""))
+    if status == "101":
+        raise ValueError(SWITCHED)
     return None if int(status) < 200 else (int(status), reason.strip(), version, Headers(head))

@@ -10,7 +10,7 @@ from urllib3 import exceptions as errors
 from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
-from parallel_requests.backends.pools import Pools, headers_of, target_of
+from parallel_requests.backends.pools import Pools, headers_of, lacking_for_socks, target_of
 
 if TYPE_CHECKING:
     from parallel_requests.exceptions import ParallelRequestsError
@@ -39,6 +39,9 @@ class Urllib3Backend(BlockingBackend):
     def open(self, settings: TransportSettings) -> None:
         self._pools = Pools(urllib3, self._wire, settings)
 
+    def lacking_for_socks(self) -> str | None:
+        return lacking_for_socks(urllib3)
+
     def close(self) -> None:
         self._pools.close()
 
@@ -56,7 +59,7 @@ class Urllib3Backend(BlockingBackend):
             "decode_content": False,
         }
         # Not through a manager: that of a proxy adds headers beside the caller's.
-        pool = self._pools.pool_for(request.url, request.proxy, request.verify)
+        pool = self._pools.pool_for(request.url, request.verify, request.proxy, request.proxy_authorization)
         is_forwarded = pool.proxy is not None and request.url.startswith("http:")
         target = request.url if is_forwarded else target_of(request.url)
         raw = pool.urlopen(request.method, target, assert_same_host=False, **options)

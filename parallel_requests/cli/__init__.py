@@ -8,11 +8,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallel_requests._version import __version__
 from parallel_requests.cli import backends, download, fetch
-from parallel_requests.cli.exits import INTERRUPTED, PROGRAM, READER_GONE, SOME_FAILED, WRONG_USAGE, say
+from parallel_requests.cli.exits import (
+    INTERRUPTED,
+    PROGRAM,
+    READER_GONE,
+    SOME_FAILED,
+    WRONG_USAGE,
+    drop_what_is_buffered,
+    say,
+)
 from parallel_requests.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where a call failed or a result could not be written, 2 for wrong usage,
         130 after Ctrl-C.
     """
+    _open_missing_streams()
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
@@ -39,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error}")
         return WRONG_USAGE
     except BrokenPipeError:
-        _drop_what_is_buffered()
+        drop_what_is_buffered(sys.stdout)
         return READER_GONE
     except OSError as error:
-        _drop_what_is_buffered()
+        drop_what_is_buffered(sys.stdout)
         say(f"error: {error}")
         return SOME_FAILED
     except KeyboardInterrupt:
@@ -59,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _drop_what_is_buffered() -> None:
-    """Keep the flush of stdout at exit from raising again: what is left has nowhere to go."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _open_missing_streams() -> None:
+    """Have what is written to a closed stdout or stderr go nowhere, and not into a socket of that number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the program ends
+            setattr(sys, name, nowhere)

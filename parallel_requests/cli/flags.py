@@ -110,14 +110,14 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
-    """Return each name once, with its values in a row (RFC 9110, 5.2)."""
+    """Return each name once, with its values in a row (RFC 9110, 5.2; of cookies RFC 6265, 5.4)."""
     joined: dict[str, str] = {}
     for name, value in headers:
         known = next((other for other in joined if other.lower() == name.lower()), None)
         if known is None:
             joined[name] = value
         else:
-            joined[known] += f", {value}"
+            joined[known] += f"{'; ' if known.lower() == 'cookie' else ', '}{value}"
     return joined
 
 

@@ -79,6 +79,8 @@ def count_urls(sources: Iterable[Source]) -> int | None:
 
 def _open(name: str) -> TextIO:
     # What is not UTF-8 is no URL: it is carried along, and refused as that one item.
+    if name == "-" and sys.stdin is None:
+        raise ConfigurationError("cannot read -: stdin is closed.")
     stdin = sys.stdin.fileno() if name == "-" else None
     try:
         return open(

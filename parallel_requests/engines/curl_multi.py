@@ -30,6 +30,8 @@ logger = logging.getLogger("parallel_requests")
 
 _LONGEST_REST = 60.0
 """Seconds between two looks at timers that nobody calls for."""
+_LOOK_EVERY = 1.0
+"""Seconds between two looks for answers that libcurl does not know to be over; they are rare."""
 _LONGEST_ROW = 256
 """Exchanges started before sockets are looked at again, or ``concurrency`` where that is more."""
 _SELECT_MAX_CONCURRENCY = 256
@@ -63,6 +65,7 @@ class CurlMultiEngine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._wanted = self._resting = False
+        self._next_look = 0.0
         self.threads = EngineThreads()
         self._transfers: list[Transfer] = []
         self._spare: list[Transfer] = []
@@ -146,6 +149,9 @@ class CurlMultiEngine:
                     self._look_again()
                 if not self._harvest():
                     self._rest()
+                    if (now := self._clock()) >= self._next_look:
+                        self._next_look = now + _LOOK_EVERY
+                        self._end_switched()
         finally:
             self._shut_down()
             self.threads.leave()
@@ -243,10 +249,17 @@ class CurlMultiEngine:
         for transfer in [transfer for transfer in self._transfers if transfer.carries(run)]:
             self._end(transfer, reason)
 
+    def _end_switched(self) -> None:
+        """End the transfers whose server goes on in another protocol: libcurl would wait for more."""
+        for transfer in [transfer for transfer in self._transfers if transfer.has_switched()]:
+            self._end(transfer, transfer.failure(pycurl.E_OK, ""))
+
     def _rest(self) -> None:
         """Sleep until a socket, a timer or another thread calls."""
         timer = self._scheduler.next_timer()
         seconds = _LONGEST_REST if timer is None else max(0.0, timer - self._clock())
+        if self._scheduler.in_flight:
+            seconds = min(seconds, _LOOK_EVERY)
         self._resting = True
         if self._wanted or self._scheduler.has_work():
             seconds = 0.0

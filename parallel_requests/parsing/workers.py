@@ -232,7 +232,8 @@ class Child:
                 end()
                 self._process.join(PATIENCE)
         self._exit_code = self._process.exitcode
-        self._process.close()
+        with suppress(ValueError):  # it takes long to die: whoever ends this process buries it
+            self._process.close()
 
     def kill(self) -> None:
         """End it from another thread, so that nobody waits for it."""

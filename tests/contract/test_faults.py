@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.models import Result
     from parallel_requests.session import ParallelSession
+    from tests.server.control import Server
     from tests.server.tls import Certificates
 
 _QUICK = 0.2
@@ -104,6 +106,22 @@ def test_a_name_that_does_not_exist(session: ParallelSession) -> None:
     assert isinstance(result.error, exceptions.RetryExhaustedError)
     assert isinstance(result.error.last_error, exceptions.DNSError)
     assert result.attempts == 2
+
+
+def test_an_address_this_machine_does_not_speak_is_passed_over(
+    session: ParallelSession, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an IPv6 one is where there is no IPv6: the name's next address is the one to connect to."""
+    look_up = socket.getaddrinfo
+
+    def with_a_strange_one_first(*arguments: Any, **options: Any) -> list[Any]:
+        found = look_up(*arguments, **options)
+        return [(socket.AF_APPLETALK, *found[0][1:]), *found]
+
+    with pytest.raises(OSError, match="not supported"):
+        socket.socket(socket.AF_APPLETALK, socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", with_a_strange_one_first)
+    assert session.request(server.url("/id/1")) == {"id": 1}
 
 
 def test_a_process_without_a_socket_left(backend: str, open_session: Callable[..., ParallelSession]) -> None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import exceptions
+from parallel_requests.backends.base import backend_class
 from tests.server.faults import (
     FaultServer,
     close,
     read_request,
+    redirect,
     refusing_port,
     repeat,
     response,
@@ -245,10 +247,161 @@ def test_proxies_of_the_environment(
     assert len(running.requests) == 1
 
 
-def test_a_socks_proxy_that_cannot_be_used_is_a_proxy_error(session: ParallelSession) -> None:
-    """Whether nothing listens there, a package is lacking, or the backend does not speak SOCKS at all."""
+MINE = {"Proxy-Authorization": "Bearer mine"}
+
+
+@pytest.mark.parametrize("has_credentials", [False, True], ids=["bare", "beside_credentials_in_the_url"])
+def test_the_callers_own_proxy_authorization_wins_and_goes_to_the_proxy_alone(
+    session: ParallelSession,
+    server: Server,
+    tls_server: Server,
+    proxy: Callable[..., Proxy],
+    has_credentials: bool,
+) -> None:
+    running = proxy()
+    options: dict[str, Any] = {
+        "proxy": running.url_with("user", "hush") if has_credentials else running.url,
+        "verify_ssl": str(tls_server.ca_file),
+    }
+    lower = {name.lower(): value for name, value in MINE.items()}
+    for target in (server, tls_server):
+        assert session.request(target.url("/id/1"), headers=MINE, **options) == {"id": 1}
+        assert session.request(target.url("/id/2"), headers=lower, **options) == {"id": 2}
+        assert not any("proxy-authorization" in entry.headers for entry in target.log())
+    told = [request.headers.get("proxy-authorization") for request in running.requests]
+    assert set(told) == set(MINE.values())
+    assert {request.method for request in running.requests} == {"GET", "CONNECT"}
+
+
+def test_a_tunnel_is_not_shared_by_those_who_tell_the_proxy_something_else(
+    session: ParallelSession, tls_server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    running = proxy()
+    for told in ("Bearer one", "Bearer two", "Bearer two"):
+        session.request(
+            tls_server.url("/get"),
+            headers={"Proxy-Authorization": told},
+            proxy=running.url,
+            verify_ssl=str(tls_server.ca_file),
+        )
+    assert [request.headers["proxy-authorization"] for request in running.requests] == [
+        "Bearer one",
+        "Bearer two",
+    ]
+
+
+def test_where_there_is_no_proxy_nobody_is_told_the_credentials_for_one(
+    session: ParallelSession, server: Server
+) -> None:
+    assert session.request(server.url("/id/1"), headers=MINE) == {"id": 1}
+    assert session.request(server.url("/redirect/1"), headers=MINE)
+    assert not any("proxy-authorization" in entry.headers for entry in server.log())
+
+
+def test_a_redirect_through_the_same_proxy_is_let_through_as_well(
+    session: ParallelSession, proxy: Callable[..., Proxy], fault_server: Callable[..., FaultServer]
+) -> None:
+    there = fault_server([repeat(read_request(), send(response(b"there")))])
+    here = fault_server([read_request(), redirect(there.url())])
+    running = proxy()
+    assert session.get(here.url(), headers=MINE, proxy=running.url, return_type="content") == b"there"
+    assert [request.headers["proxy-authorization"] for request in running.requests] == ["Bearer mine"] * 2
+    assert all("proxy-authorization" not in request.headers for request in here.requests + there.requests)
+
+
+def test_a_socks_proxy_that_does_not_answer_is_a_proxy_error(session: ParallelSession, backend: str) -> None:
+    if backend_class(backend)().lacking_for_socks() is not None:
+        pytest.skip("it speaks no SOCKS here")
     with refusing_port() as port:
         proxy = f"socks5://user:hush@127.0.0.1:{port}"
         with pytest.raises(exceptions.ProxyError) as refused:
             session.request("http://target.example/", proxy=proxy, max_retries=0)
     assert "hush" not in str(refused.value)
+
+
+def test_a_socks_proxy_that_cannot_be_used_is_told_of_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+    open_session: Callable[..., ParallelSession],
+    backend: str,
+    fault_server: Callable[..., FaultServer],
+) -> None:
+    """And what to do about it; it is not retried, to no use."""
+    if backend_class(backend)().lacking_for_socks() is None:
+        pytest.skip("it speaks SOCKS")
+    remedy = "another backend" if backend == "aiohttp" else "pip install"
+    socks = fault_server([stall()])
+    proxy = f"socks5h://user:hush@127.0.0.1:{socks.port}"
+    session = open_session()
+    for options in ({"proxy": proxy}, {"proxies": [proxy]}):
+        with pytest.raises(exceptions.ConfigurationError, match=remedy) as refused:
+            session.request("http://target.example/", **options)
+        assert refused.value.config_key in options
+        assert "hush" not in str(refused.value)
+    [result] = session.iter_results([{"url": "http://target.example/", "proxy": proxy}])
+    assert isinstance(result.error, exceptions.ValidationError)
+    assert remedy in str(result.error)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    [result] = open_session().iter_results(["http://target.example/"])
+    assert isinstance(result.error, exceptions.ValidationError)
+    assert remedy in str(result.error)
+    assert (result.attempts, socks.connections) == (0, 0)
+
+
+def test_a_redirect_to_where_the_proxy_cannot_be_used_is_not_followed(
+    monkeypatch: pytest.MonkeyPatch,
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+) -> None:
+    server = fault_server([read_request(), redirect("https://target.example/")])
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:hush@127.0.0.1:no-port")
+    [result] = open_session().iter_results([server.url()])
+    assert isinstance(result.error, exceptions.RedirectError)
+    assert "proxy" in str(result.error)
+    assert "hush" not in str(result.error)
+    assert result.attempts == 1
+
+
+@pytest.mark.parametrize("answer", ["302 Found", "502 Bad Gateway"])
+def test_a_proxy_that_opens_no_tunnel(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], answer: str
+) -> None:
+    proxy = fault_server([read_request(), send(response(b"", "Location: http://a.test/", status=answer))])
+    [result] = session.iter_results(["https://target.example/"], proxy=proxy.url().rstrip("/"))
+    assert isinstance(result.error, exceptions.RetryExhaustedError)
+    assert isinstance(result.error.last_error, exceptions.ProxyError)
+
+
+def test_a_proxy_whose_name_does_not_exist(session: ParallelSession) -> None:
+    [result] = session.iter_results(["http://target.example/"], proxy="http://no-such-proxy.invalid:1")
+    assert isinstance(result.error, exceptions.RetryExhaustedError)
+    assert isinstance(result.error.last_error, exceptions.ProxyError)
+
+
+def test_credentials_for_a_proxy_may_be_in_any_script(
+    session: ParallelSession, server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    running = proxy(credentials=("jürgen", "pässwört €"))
+    url = running.url_with("j%C3%BCrgen", "p%C3%A4ssw%C3%B6rt%20%E2%82%AC")
+    assert session.request(server.url("/id/1"), proxy=url) == {"id": 1}
+
+
+def test_an_at_sign_in_a_proxys_password_is_taken_as_it_is_meant(
+    session: ParallelSession, server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    running = proxy(credentials=("user", "p@ss"))
+    assert session.request(server.url("/id/1"), proxy=running.url_with("user", "p@ss")) == {"id": 1}
+
+
+@pytest.mark.parametrize("name", ["missing.pem", "."], ids=["no_file", "empty_folder"])
+def test_a_ca_bundle_of_the_environment_that_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+    open_session: Callable[..., ParallelSession],
+    tls_server: Server,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / name))
+    [result] = open_session().iter_results([tls_server.url("/get")])
+    assert isinstance(result.error, exceptions.TLSError)
+    assert result.attempts == 1
+    assert tls_server.stats().requests == 0

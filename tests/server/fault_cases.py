@@ -207,9 +207,27 @@ def _malformed() -> list[FaultCase]:
         (6, "conflicting_content_lengths"): _head("Content-Length: 5", "Content-Length: 6") + b"abcde",
         (6, "list_of_content_lengths"): _head("Content-Length: 5, 6") + b"abcde",
     }
+    switched = _head("Connection: Upgrade", "Upgrade: other", status="101 Switching Protocols")
     return [
-        FaultCase(row, name, _once(send(data), close()), "ProtocolError", retried=False)
-        for (row, name), data in played.items()
+        *(
+            FaultCase(row, name, _once(send(data), close()), "ProtocolError", retried=False)
+            for (row, name), data in played.items()
+        ),
+        FaultCase(5, "protocol_switched", _once(send(switched), stall()), "ProtocolError", retried=False),
+        FaultCase(
+            5,
+            "protocol_switched_after_hints",
+            _once(send(_head(status="103 Early Hints") + switched), stall()),
+            "ProtocolError",
+            retried=False,
+        ),
+        FaultCase(
+            5,
+            "protocol_switched_and_the_end",
+            _once(send(switched + b"more"), close()),
+            "ProtocolError",
+            retried=False,
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_requests.exceptions import ValidationError
-from parallel_requests.urls import check_url, is_private, split_user_info
+from parallel_requests.urls import check_proxy, check_url, is_private, split_user_info
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,45 @@ def test_private(host: str) -> None:
 )
 def test_public(host: str) -> None:
     assert not is_private(host)
+
+
+@pytest.mark.parametrize(
+    ("given", "checked"),
+    [
+        ("http://p.test:3128", "http://p.test:3128"),
+        ("HTTP://P.Test:3128/", "http://p.test:3128"),
+        ("http://u:p@ss@p.test", "http://u:p%40ss@p.test"),
+        ("http://u:p%40ss@p.test", "http://u:p%40ss@p.test"),
+        ("socks5h://[::1]:1080", "socks5h://[::1]:1080"),
+        ("socks4a://p.test", "socks4a://p.test"),
+        ("https://bücher.test:1", "https://xn--bcher-kva.test:1"),
+    ],
+)
+def test_a_proxy_is_spelt_in_one_way(given: str, checked: str) -> None:
+    assert check_proxy(given) == check_proxy(checked) == checked
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://u:hush@p.test:no-port",
+        "http://u:hush@p.test:99999",
+        "http://u:hush@p.test:0",
+        "http://u:hush@",
+        "http://u:hush@[::1",
+        "http://u:hush@p.test/path",
+        "http://u:hush@p.test?x",
+        "http://u:hu#sh@p.test",
+        "http://u:hush@p .test",
+        "ftp://u:hush@p.test",
+        "u:hush@p.test",
+        "",
+        None,
+        7,
+    ],
+)
+def test_what_is_no_proxy_is_refused_and_not_quoted(proxy: object) -> None:
+    with pytest.raises(ValidationError) as caught:
+        check_proxy(proxy)
+    assert caught.value.field_name == "proxy"
+    assert "hush" not in str(caught.value)
