@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from parallel_requests.collecting import Call
     from parallel_requests.cookies import CookieStore
     from parallel_requests.engines.base import Engine
+    from parallel_requests.gates.backoff import RetryPolicy
     from parallel_requests.gates.rotation import Rotation
     from parallel_requests.options import Settings
 
@@ -105,21 +107,33 @@ def new_policy(
         proxy_for,
     )
     callback = settings.stream_callback if kind is ReturnType.STREAM else None
+    restart = getattr(callback, "restart", None)
     raises = settings.raise_for_status
     return Policy(
         pacer=pacer,
-        retry=settings.retry_policy,
+        retry=_with_conditions_in_context(settings.retry_policy),
         cookies=cookies,
         redirects=rules if settings.follow_redirects else None,
         raise_for_status=kind is not ReturnType.RESPONSE if raises is None else raises,
         deadline=None if settings.deadline is None else pacer.clock() + settings.deadline,
         max_response_size=settings.max_response_size,
         deliver=None if callback is None else chunk_receiver(callback),
-        restart=getattr(callback, "restart", None),
+        restart=None if restart is None else in_context(restart),
         chunk_size=settings.chunk_size,
         proxies=proxies,
         on_attempt=None if settings.on_attempt is None else in_context(settings.on_attempt),
     )
+
+
+def _with_conditions_in_context(retry: RetryPolicy) -> RetryPolicy:
+    """Return the policy with predicates that run in a copy of the context of this call."""
+    conditions = {"retry_on": retry.retry_on, "dont_retry_on": retry.dont_retry_on}
+    predicates: dict[str, Any] = {
+        name: in_context(condition)
+        for name, condition in conditions.items()
+        if condition is not None and not isinstance(condition, tuple | type)
+    }
+    return dataclasses.replace(retry, **predicates) if predicates else retry
 
 
 def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:

@@ -6,7 +6,7 @@ import contextvars
 import inspect
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from parallel_requests.exceptions import ConfigurationError, ParallelRequestsError
 from parallel_requests.redaction import redact, text_of
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from parallel_requests.models import Request, Result
     from parallel_requests.options import Settings, StreamCallback
+
+T = TypeVar("T")
 
 logger = logging.getLogger("parallel_requests")
 
@@ -130,10 +132,10 @@ class Progress:
                 self._bar.close()
 
 
-def in_context(hook: Callable[..., object]) -> Callable[..., object]:
-    """Return a hook that runs in a copy of the context of this call."""
+def in_context(function: Callable[..., T]) -> Callable[..., T]:
+    """Return a function of the caller's that runs in a copy of the context of this call."""
     context = contextvars.copy_context()
-    return lambda *args: context.copy().run(hook, *args)
+    return lambda *args: context.copy().run(function, *args)
 
 
 def _new_bar(total: int | None, unit: str) -> _Bar:

@@ -1,4 +1,4 @@
-"""Fixtures every test may use: servers, certificates, a clean environment, a leak check."""
+"""Fixtures every test may use: backends, servers, certificates, a clean environment, a leak check."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from parallel_requests.session import ParallelSession
+from tests.lateness import Lateness
 from tests.leaks import Census
 from tests.server.control import Server
 from tests.server.faults import FaultServer
@@ -63,6 +66,43 @@ def fresh_counts(request: pytest.FixtureRequest) -> None:
     """Let every test begin with counts of zero on the servers it uses."""
     for name in SERVER_FIXTURES.intersection(request.fixturenames):
         request.getfixturevalue(name).reset()
+
+
+@pytest.fixture
+def lateness() -> Iterator[Lateness]:
+    """How late this process came by the machine's fault."""
+    with Lateness() as measured:
+        yield measured
+
+
+# -- backends, and sessions over them
+
+
+@pytest.fixture(
+    params=[
+        # Installed in the second environment alone, which runs what is marked so.
+        pytest.param(name, marks=pytest.mark.niquests) if name == "niquests" else name
+        for name in BACKEND_NAMES
+        if is_installed(name)
+    ]
+)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of a backend: of each one installed in turn, or of those a test is parametrised with."""
+    name: str = request.param
+    if not is_installed(name):
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+@pytest.fixture
+def open_session(backend: str) -> Iterator[Callable[..., ParallelSession]]:
+    """``open_session(**options)`` opens a session over the backend; it is closed with the test."""
+    with contextlib.ExitStack() as opened:
+
+        def start(**options: Any) -> ParallelSession:
+            return opened.enter_context(ParallelSession(**{"backend": backend, **options}))
+
+        yield start
 
 
 # -- servers in processes of their own, one of each kind a session

@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from urllib.parse import urljoin
 
 from parallel_requests import ParallelSession
-
-
-def _status(name: str) -> int:
-    """Bytes of a line of ``/proc/self/status``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+from tests.memory import forget_peak, peak, resident
 
 
 def main() -> None:
@@ -35,13 +29,13 @@ def main() -> None:
         session.request(small, return_type="stream")
         session.request(small, return_type="content")
         count = 0
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        base = _status("VmRSS")
+        forget_peak()
+        base = resident()
         [result] = session.iter_results(
             [url], return_type="stream" if cap is None else "content", max_response_size=cap
         )
-        peak = _status("VmHWM")
-    print(json.dumps({"growth": peak - base, "count": count, "error": type(result.error).__name__}))
+        growth = peak() - base
+    print(json.dumps({"growth": growth, "count": count, "error": type(result.error).__name__}))
 
 
 if __name__ == "__main__":

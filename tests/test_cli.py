@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ import pytest
 import parallel_requests
 from parallel_requests.backends.base import BACKEND_NAMES, Capabilities, backend_class, is_installed
 from parallel_requests.cli import main
+from tests.polling import until
 from tests.server.faults import read_request, response, send
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def test_any_failure_makes_the_exit_status_1(server: Server) -> None:
         assert (record["status"], record["attempts"], record["error"]["type"]) == (None, 0, "ValidationError")
 
 
-def test_each_return_type(server: Server) -> None:
+def test_each_return_type_fits_into_a_line(server: Server) -> None:
     def value(kind: str) -> Any:
         return values(run("fetch", "--return-type", kind, server.url("/static")).stdout)[0]
 
@@ -216,19 +216,19 @@ def test_headers_of_ones_own_beat_what_json_brings(server: Server) -> None:
     assert (answer["method"], answer["data"]) == ("POST", "some text")
 
 
-def test_retries(server: Server) -> None:
+def test_retries_can_be_switched_off(server: Server) -> None:
     (record,) = records(run("fetch", "--retries", "0", server.url("/status/503")).stdout)
     assert record["attempts"] == 1
     assert server.stats().requests == 1
 
 
-def test_concurrency(server: Server) -> None:
+def test_concurrency_bounds_what_is_in_flight(server: Server) -> None:
     urls = [server.url(f"/id/{number}?delay=0.05") for number in range(12)]
     assert run("fetch", "--backend", "urllib3", "--concurrency", "3", *urls).returncode == FINE
     assert server.stats().max_in_flight == 3
 
 
-def test_rate_limit(server: Server) -> None:
+def test_a_rate_limit_spreads_the_calls(server: Server) -> None:
     urls = [server.url(f"/id/{number}") for number in range(8)]
     done = run("fetch", "--rate-limit", "20", "--rate-limit-burst", "1", *urls)
     arrivals = server.arrivals()
@@ -237,7 +237,7 @@ def test_rate_limit(server: Server) -> None:
     assert arrivals[-1] - arrivals[0] > 0.3
 
 
-def test_rate_limit_of_one_host(server: Server) -> None:
+def test_a_rate_limit_of_one_host_spreads_its_calls(server: Server) -> None:
     urls = [server.url(f"/id/{number}") for number in range(8)]
     limits = "elsewhere.test=0.001, 127.0.0.1 = 20"
     assert run("fetch", "--rate-limit", limits, "--rate-limit-burst", "1", *urls).returncode == FINE
@@ -246,7 +246,7 @@ def test_rate_limit_of_one_host(server: Server) -> None:
     assert arrivals[-1] - arrivals[0] > 0.3
 
 
-def test_timeout_and_deadline(server: Server) -> None:
+def test_timeout_and_deadline_end_what_takes_longer(server: Server) -> None:
     (record,) = records(run("fetch", "--timeout", "0.2", "--retries", "0", server.url("/delay/20")).stdout)
     assert "RequestTimeout" in record["error"]["type"]
     given = ["--timeout", "None, 0.2", "--retries", "0"]
@@ -258,7 +258,7 @@ def test_timeout_and_deadline(server: Server) -> None:
     assert record["error"]["type"] == "DeadlineExceededError"
 
 
-def test_certificates(tls_server: Server) -> None:
+def test_certificates_are_checked_by_the_system_a_file_or_not_at_all(tls_server: Server) -> None:
     url = tls_server.url("/id/1")
     (record,) = records(run("fetch", "--retries", "0", url).stdout)
     assert record["error"]["type"] == "TLSError"
@@ -266,8 +266,7 @@ def test_certificates(tls_server: Server) -> None:
     assert run("fetch", "--insecure", url).returncode == FINE
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKEND_NAMES if is_installed(name)])
-def test_every_backend(server: Server, backend: str) -> None:
+def test_every_backend_can_be_chosen(server: Server, backend: str) -> None:
     done = run("fetch", "--backend", backend, server.url("/headers"))
     assert done.returncode == FINE
     assert server.stats().by_path == {"/headers": 1}
@@ -347,9 +346,7 @@ def test_ctrl_c_shows_what_was_held_back_for_its_order(server: Server) -> None:
     with start("fetch", "--ordered", "--concurrency", "2", *urls) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["index"] == 0
-        end = time.monotonic() + 20
-        while 3 not in server.ids():  # which had to wait for the place of /id/1
-            assert time.monotonic() < end
+        until(lambda: 3 in server.ids())  # which had to wait for the place of /id/1
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=10)
     assert process.returncode == INTERRUPTED
@@ -534,7 +531,7 @@ def test_backends_tells_that_urllib3_is_the_real_one() -> None:
     assert f"urllib3: the real one, {version}" in run("backends").stdout
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"parallel-requests {parallel_requests.__version__}\n"

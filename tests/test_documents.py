@@ -1,4 +1,4 @@
-"""README and docs/: every Python block runs, prints what the page says, and no table is out of date."""
+"""The pages: Python blocks print what is said, links lead somewhere, no name or table is out of date."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     from tests.server.control import Server
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOR_USERS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOR_CONTRIBUTORS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)]*))?\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
+_SOURCE_FILE = re.compile(r"`((?:[\w.-]+/)*\w+\.(?:py|cfg|toml|md))`")
 
-pages = pytest.mark.parametrize(
-    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
-)
+
+def for_each(pages: list[Path]) -> pytest.MarkDecorator:
+    """Run a test for each of these pages."""
+    return pytest.mark.parametrize(
+        "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
+    )
 
 
 @pytest.fixture
@@ -35,7 +42,7 @@ def played(tls_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         yield
 
 
-@pages
+@for_each(FOR_USERS)
 @pytest.mark.usefixtures("played")
 def test_blocks_of_a_page_run_one_after_another(page: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -45,7 +52,7 @@ def test_blocks_of_a_page_run_one_after_another(page: Path) -> None:
             assert printed == block.output, block.id
 
 
-@pages
+@for_each([*FOR_USERS, *FOR_CONTRIBUTORS])
 def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in _LINK.findall(page.read_text(encoding="utf-8")):
         if "://" in target:
@@ -57,13 +64,31 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """The names a page's headings can be linked by."""
-    headings = _HEADING.findall(page.read_text(encoding="utf-8"))
+    headings = _HEADING.findall(_CODE.sub("", page.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@for_each(FOR_CONTRIBUTORS)
+def test_targets_of_make_and_files_of_ours_are_called_so(page: Path) -> None:
+    text, makefile = page.read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in _MAKE.findall(text):
+        assert f".PHONY: {target}\n" in makefile, target
+    for name in _SOURCE_FILE.findall(text):
+        folder, _, file = name.rpartition("/")
+        found = [path.parent for path in ROOT.glob(f"[!.]*/**/{file}")] + [ROOT] * (ROOT / file).is_file()
+        assert any(str(parent).endswith(folder) for parent in found), name
+
+
+def test_every_folder_and_kind_of_test_is_told_of() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = {path.parent for path in (ROOT / "tests").glob("*/__init__.py")}
+    for folder in folders:
+        assert f"| `{folder.name}/` |" in page, folder.name
 
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    for page in PAGES[1:]:
+    for page in FOR_USERS[1:]:
         assert page.name == "README.md" or f"({page.name})" in index
 
 

@@ -31,7 +31,6 @@ from parallel_requests import (
     TruncatedBody,
     download,
 )
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
 from tests.server.content import content, content_sha256
 from tests.server.faults import close, read_request, repeat, response, rst, send, trickle, wait
 
@@ -47,11 +46,10 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(params=[name for name in BACKEND_NAMES if is_installed(name)])
-def session(request: pytest.FixtureRequest) -> Iterator[ParallelSession]:
+@pytest.fixture
+def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
     """A session over each backend."""
-    with ParallelSession(backend=request.param, retry=QUICK) as opened:
-        yield opened
+    return open_session(retry=QUICK)
 
 
 @pytest.fixture
@@ -117,13 +115,17 @@ def test_files_of_many_urls(session: ParallelSession, server: Server, tmp_path: 
     assert {entry.headers["accept-encoding"] for entry in server.log()} == {"identity"}
 
 
-def test_one_url_and_keys(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+def test_one_url_gives_one_file_and_keys_a_dict(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
     assert fast.download(server.url("/range/10"), tmp_path / "a" / "b").path == tmp_path / "a" / "b" / "10"
     by_key = fast.download([server.url("/range/20"), server.url("/range/30")], tmp_path, keys=["x", "y"])
     assert {key: file.size for key, file in by_key.items()} == {"x": 20, "y": 30}
 
 
-def test_paths_of_ones_own(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+def test_paths_of_ones_own_are_taken_as_they_are(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
     paths: list[str | Path] = [tmp_path / "new" / "deep" / "one.bin", str(tmp_path / "two.bin")]
     files = fast.download((server.url(f"/range/{size}") for size in (10, 20)), paths)
     assert [file.path for file in files] == list(map(Path, paths))
@@ -131,7 +133,7 @@ def test_paths_of_ones_own(fast: ParallelSession, server: Server, tmp_path: Path
     assert server.stats().requests == 2
 
 
-def test_the_function_and_the_coroutine(server: Server, tmp_path: Path) -> None:
+def test_the_function_and_the_coroutine_do_the_same(server: Server, tmp_path: Path) -> None:
     url = server.url("/range/1000")
     file = download(url, tmp_path / "sync", backend="urllib3")
     assert isinstance(file, Download)
@@ -190,7 +192,9 @@ def test_progress_has_no_total_where_none_is_announced(
     assert seen[-1] == (300_000, None)
 
 
-def test_a_progress_bar(fast: ParallelSession, server: Server, tmp_path: Path, capsys: Any) -> None:
+def test_a_progress_bar_counts_bytes(
+    fast: ParallelSession, server: Server, tmp_path: Path, capsys: Any
+) -> None:
     fast.download([server.url("/range/300000")], tmp_path, progress=True)
     assert "300k/300k" in capsys.readouterr().err
 
@@ -262,7 +266,7 @@ def test_a_folder_of_that_name_is_in_the_way(fast: ParallelSession, server: Serv
 
 
 @pytest.mark.parametrize("end", [close, rst])
-def test_what_breaks_off_for_good_leaves_no_file_and_no_descriptor(
+def test_row_32_what_breaks_off_for_good_leaves_no_file_and_no_descriptor(
     session: ParallelSession,
     fault_server: Callable[..., FaultServer],
     tmp_path: Path,
@@ -454,7 +458,9 @@ def test_a_wrong_checksum_is_no_file(session: ParallelSession, server: Server, t
 # -- what is there already
 
 
-def test_existing_files(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+def test_existing_files_are_skipped_kept_or_replaced(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
     url, file = server.url("/range/1000"), tmp_path / "1000"
     file.write_bytes(b"old")
     skipped = fast.download(url, tmp_path)
@@ -538,7 +544,7 @@ DISPOSITIONS = {
 
 
 @pytest.mark.parametrize("disposition", DISPOSITIONS)
-def test_names_from_the_server_are_made_safe(
+def test_row_32_names_from_the_server_are_made_safe(
     disposition: str, fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     folder = tmp_path / "folder"
@@ -568,7 +574,7 @@ def test_names_from_the_server_are_made_safe(
         ("/y." + "z" * 500, "y." + "z" * 178),
     ],
 )
-def test_names_from_urls_are_made_safe(
+def test_row_32_names_from_urls_are_made_safe(
     path: str, name: str, fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     server = fault_server([repeat(read_request(), send(response(b"body")))])
@@ -605,7 +611,7 @@ def test_a_name_from_the_server_is_taken_once_however_often_it_is_asked(
     assert (file.status, file.path.name) == ("resumed", "report (2).pdf")
 
 
-def test_links_are_never_written_through(
+def test_row_32_links_are_never_written_through(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "folder"

@@ -17,46 +17,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import urllib3
 
 from parallel_requests import (
     ConfigurationError,
     ParallelRequests,
     ParallelSession,
     PartialFailureError,
-    ResourceExhausted,
+    Request,
     RunStoppedError,
     batch,
 )
-from parallel_requests.backends.base import BACKEND_NAMES, BlockingBackend, is_installed
+from parallel_requests.backends.base import BlockingBackend
+from parallel_requests.backends.connections import Wire
 from parallel_requests.batch import Batch
 from parallel_requests.engines.threads import ThreadsEngine
-from parallel_requests.engines.watchdog import Watchdog
+from parallel_requests.engines.watchdog import Flight, Watchdog
+from parallel_requests.exchange import Policy, Send
 from parallel_requests.stats import RunStats
 from tests import parse_functions as functions
-from tests.server.faults import read_request, response, send, wait
+from tests.server.faults import full_port, read_request, response, send, wait
 from tests.unit.driving import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable
     from types import FrameType
 
-    from parallel_requests.engines.watchdog import Flight
-    from parallel_requests.exchange import Send
     from parallel_requests.models import Response, Result
     from tests.server.control import Server
     from tests.server.faults import FaultServer
 
-INSTALLED = [name for name in BACKEND_NAMES if is_installed(name)]
-POOLED = [name for name in ("urllib3", "requests") if name in INSTALLED]
 PATIENCE = 10.0
 
 pytestmark = pytest.mark.timeout(30)
-
-
-@pytest.fixture(params=INSTALLED)
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture(params=[0, 1], ids=["in this process", "in another"])
@@ -161,7 +154,7 @@ def test_hooks_are_called_one_at_a_time_and_once_for_each(backend: str, server: 
 # -- connections that change hands
 
 
-@pytest.mark.parametrize("backend", POOLED)
+@pytest.mark.parametrize("backend", ["urllib3", "requests"], indirect=True)
 def test_a_stop_spares_a_connection_that_another_batch_has_taken_over(
     backend: str, fault_server: Callable[..., FaultServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +192,16 @@ def test_a_stop_spares_a_connection_that_another_batch_has_taken_over(
         is_stopped.set()
         assert second.result(PATIENCE) == 2
         first.result(PATIENCE)
+
+
+def test_what_was_stopped_while_a_name_was_looked_up_does_not_connect() -> None:
+    with full_port() as port:
+        wire, flight = Wire(), Flight(None, None)
+        wire.begin(Send(Request("http://127.0.0.1/"), None, Policy(), flight=flight))
+        connection = wire.watch(urllib3.connection.HTTPConnection, urllib3.exceptions)("127.0.0.1", port)
+        flight.cut()
+        with pytest.raises(urllib3.exceptions.ConnectTimeoutError):
+            connection.connect()
 
 
 # -- a consumer that goes away
@@ -475,7 +478,7 @@ def test_ctrl_c_between_results_hands_over_what_finished() -> None:
         assert [result.index for result in session.last_run.results] == told == [0]
 
 
-@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
+@pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
 def test_ctrl_c_while_the_engines_thread_starts(
     backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,7 +500,6 @@ def test_ctrl_c_while_the_engines_thread_starts(
     assert not engines[0].is_alive()
 
 
-@pytest.mark.skipif("urllib3" not in INSTALLED, reason="urllib3 is not installed")
 def test_ctrl_c_while_the_parse_pool_is_called(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     send_bytes = Connection.send_bytes
 
@@ -512,50 +514,3 @@ def test_ctrl_c_while_the_parse_pool_is_called(server: Server, monkeypatch: pyte
         with pytest.raises(KeyboardInterrupt):
             session.request([server.url("/id/1")])
         assert session.request([server.url("/id/2")]) == [{"id": 2}]
-
-
-# -- threads that cannot be started
-
-
-@contextlib.contextmanager
-def no_threads_named(prefix: str) -> Iterator[None]:
-    """Have threads whose name begins so refused, as by a system that has none left."""
-    start = threading.Thread.start
-
-    def refused(thread: threading.Thread) -> None:
-        if thread.name.startswith(prefix):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refused)
-        yield
-
-
-@pytest.mark.parametrize("backend", INSTALLED)
-def test_no_thread_is_left_to_send_on(backend: str, server: Server) -> None:
-    with ParallelSession(backend=backend) as session:
-        with no_threads_named("parallel-requests"), pytest.raises(RuntimeError, match="can't start"):
-            session.request([server.url("/id/1")])
-        assert session.request([server.url("/id/2")]) == [{"id": 2}]
-    assert server.ids() == [2]
-
-
-@pytest.mark.parametrize("backend", POOLED)
-def test_no_thread_is_left_to_watch_over_timeouts(backend: str, server: Server) -> None:
-    with ParallelSession(backend=backend, max_retries=0) as session:
-        with (
-            no_threads_named("parallel-requests-watchdog"),
-            pytest.raises(ResourceExhausted, match="can't start"),
-        ):
-            session.request(server.url("/id/1"))
-        assert session.request(server.url("/id/2")) == {"id": 2}
-    assert server.ids() == [2]
-
-
-@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
-def test_no_thread_is_left_to_parse_on(backend: str, server: Server) -> None:
-    with ParallelSession(backend=backend) as session:
-        with no_threads_named("parallel-requests-parse"), pytest.raises(RuntimeError, match="can't start"):
-            session.request([server.url("/id/1")], parse_func=functions.number)
-        assert session.request([server.url("/id/2")], parse_func=functions.number) == [2]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +15,10 @@ from parallel_requests import (
     ParallelRequests,
     ParallelSession,
     Request,
-    RetryPolicy,
     ValidationError,
     iter_results,
 )
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from tests.polling import until
 from tests.server.control import Server
 from tests.server.faults import read_request, repeat, response, send, wait
 from tests.soak.many_ids import MIB, fetch_ids
@@ -30,27 +28,16 @@ if TYPE_CHECKING:
 
     from tests.server.faults import FaultServer
 
-INSTALLED = [name for name in BACKEND_NAMES if is_installed(name)]
 CONCURRENCY = 4
-PATIENCE = 20.0
-
-
-@pytest.fixture(params=INSTALLED)
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
-def session(backend: str) -> Iterator[ParallelSession]:
+def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
     """A session that does not retry."""
-    with ParallelSession(
-        backend=backend, concurrency=CONCURRENCY, retry=RetryPolicy(max_retries=0)
-    ) as opened:
-        yield opened
+    return open_session(concurrency=CONCURRENCY, max_retries=0)
 
 
-def endless(server: Server, taken: list[int]) -> Iterator[str]:
+def endless(server: Server | FaultServer, taken: list[int]) -> Iterator[str]:
     """URLs without end, each one noted as it is taken."""
     for number in itertools.count():
         taken.append(number)
@@ -101,11 +88,9 @@ def test_a_slow_consumer_slows_the_input_down(session: ParallelSession, server: 
 
 def test_an_item_is_sent_as_soon_as_the_input_gives_it(session: ParallelSession, server: Server) -> None:
     def urls() -> Iterator[str]:
-        end = time.monotonic() + PATIENCE
         for number in range(3):
             yield server.url(f"/id/{number}")
-            while number not in server.ids():
-                assert time.monotonic() < end
+            until(lambda: number in server.ids())  # noqa: B023 - asked before the next number comes
 
     assert [result.index for result in session.iter_results(urls())] == [0, 1, 2]
 
@@ -155,14 +140,18 @@ def test_breaking_out_ends_the_run(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     never = threading.Event()
-    first = [read_request(), send(response(b"1")), *[read_request(), wait(never)]]
+    first = [read_request(), send(response(b"1")), read_request(), wait(never)]
     server = fault_server(first, [read_request(), wait(never)])
-    for result in session.iter_results(server.url(f"/{number}") for number in itertools.count()):
+    taken: list[int] = []
+    for result in session.iter_results(endless(server, taken)):
         assert result.ok
         break
-    seen = len(server.requests)
-    assert seen <= 2 * CONCURRENCY + 1
-    assert len(server.requests) == seen
+    begun = len(taken)
+    assert begun <= 2 * CONCURRENCY + 1
+    healthy = fault_server([repeat(read_request(), send(response(b"2")))])
+    assert session.request([healthy.url()] * 20, timeout=5.0) == [2] * 20, "no slot is held any more"
+    assert len(taken) == begun
+    assert len(server.requests) <= begun
 
 
 def test_an_input_that_raises_ends_the_run_after_what_is_in_flight(
@@ -201,7 +190,7 @@ def test_failures_are_results(session: ParallelSession, server: Server) -> None:
     assert isinstance(results[2].error, ValidationError)
 
 
-def test_no_input(session: ParallelSession) -> None:
+def test_no_input_gives_no_results(session: ParallelSession) -> None:
     assert list(session.iter_results(iter([]))) == []
 
 
@@ -234,7 +223,7 @@ def test_keys_go_with_their_items(session: ParallelSession, server: Server) -> N
     assert {result.key: result.unwrap()["id"] for result in results} == {"a": 0, "b": 1, "c": 2}
 
 
-def test_the_function(backend: str, server: Server) -> None:
+def test_the_function_does_what_the_method_does(backend: str, server: Server) -> None:
     results = iter_results((server.url(f"/id/{n}") for n in range(20)), backend=backend, ordered=True)
     assert [result.unwrap()["id"] for result in results] == list(range(20))
 
@@ -303,8 +292,8 @@ def test_an_endless_async_input_ends_with_its_run(backend: str, server: Server) 
 # -- many
 
 
-@pytest.mark.parametrize("backend", [name for name in ("curl", "aiohttp") if name in INSTALLED])
-def test_fifty_thousand_urls(backend: str) -> None:
+@pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
+def test_fifty_thousand_urls_come_once_each_in_little_memory(backend: str) -> None:
     with Server("tests.server.ids") as server:
         outcome = fetch_ids(server, 50_000, backend=backend, concurrency=20, warm_up=10_000)
     assert outcome.results == outcome.report["known"] == 50_000

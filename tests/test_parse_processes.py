@@ -34,6 +34,7 @@ from parallel_requests.parsing.work import Work
 from parallel_requests.parsing.workers import Job
 from tests import parse_functions as functions
 from tests.leaks import children
+from tests.polling import until
 from tests.server.faults import close, read_request, response, send
 
 if TYPE_CHECKING:
@@ -78,18 +79,10 @@ def failed(call: Callable[[], Any]) -> PartialFailureError:
     return caught.value
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Ask again and again; a condition that never holds fails."""
-    deadline = time.monotonic() + _LONG_ENOUGH
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 # -- what comes out
 
 
-@pytest.mark.parametrize("backend", ENGINES)
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
 def test_values_come_in_order_and_from_other_processes(server: Server, backend: str) -> None:
     with ParallelSession(backend=backend, parse_processes=2) as session:
         answers = session.request(ids(server, 200), parse_func=functions.with_pid)
@@ -181,7 +174,7 @@ def test_the_async_surface_has_them_too(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
-def test_one_item_fails_and_no_other(server: Server, session: ParallelSession, kind: str) -> None:
+def test_row_33_one_item_fails_and_no_other(server: Server, session: ParallelSession, kind: str) -> None:
     error = failed(lambda: session.request(ids(server, 60), parse_func=functions.fails(kind, at=33)))
     assert [details.index for details in error.failed] == [33]
     assert [result.value for result in error.results if result.ok] == [n for n in range(60) if n != 33]
@@ -326,7 +319,7 @@ def test_a_deadline_takes_from_the_callers_pool_what_has_not_begun(
 # -- transfers and parsing side by side
 
 
-@pytest.mark.parametrize("backend", ENGINES)
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
 def test_transfers_go_on_while_parsing_lags(server: Server, tmp_path: Path, backend: str) -> None:
     gate = tmp_path / "open"
     parse_func = functools.partial(functions.waits_for, gate)
@@ -341,7 +334,7 @@ def test_transfers_go_on_while_parsing_lags(server: Server, tmp_path: Path, back
         assert answers.result() == list(range(300))
 
 
-@pytest.mark.parametrize("backend", ENGINES)
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
 @pytest.mark.parametrize("as_list", [True, False])
 def test_what_waits_to_be_parsed_is_bounded(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, as_list: bool
@@ -472,7 +465,7 @@ def test_what_waits_stays_where_another_batch_has_to_end(server: Server, tmp_pat
         assert answers.result(_LONG_ENOUGH) == list(range(9))
 
 
-@pytest.mark.parametrize("backend", ENGINES)
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
 def test_leaving_the_loop_ends_the_parsing(server: Server, tmp_path: Path, backend: str) -> None:
     begun = tmp_path / "begun"
     with ParallelSession(backend=backend, parse_processes=1) as session:
@@ -527,7 +520,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("backend", ENGINES)
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
 def test_ctrl_c_ends_everything_within_a_second(server: Server, tmp_path: Path, backend: str) -> None:
     begun = tmp_path / "begun"
     process = run_script(tmp_path, INTERRUPTED, server.url("/id/1"), str(begun), backend)

@@ -23,8 +23,12 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.leaks import Census
+from tests.polling import until
+from tests.server.arrivals import mean_rate, worst_excess
 from tests.server.content import content, content_sha256
 from tests.server.control import Server
 from tests.server.fault_cases import FAULT_CASES, FaultCase
@@ -123,15 +127,13 @@ def test_ids_are_logged_with_duplicates_and_mismatches(server: Server) -> None:
 def test_a_client_that_leaves_is_counted_as_abandoned(server: Server) -> None:
     connection = http.client.HTTPConnection(*server.address, timeout=_SECONDS)
     connection.request("GET", "/hang")
-    while not server.stats().in_flight:
-        pass
+    until(lambda: server.stats().in_flight)
     connection.close()
-    while server.stats().in_flight:
-        pass
+    until(lambda: not server.stats().in_flight)
     assert server.stats().abandoned == 1
 
 
-def test_planned_failures(server: Server) -> None:
+def test_failures_come_as_planned(server: Server) -> None:
     assert [fetch(server.url("/flaky/a?fail=2"))[0] for _ in range(4)] == [503, 503, 200, 200]
     assert [fetch(server.url("/status-seq/a?seq=503,429,200"))[0] for _ in range(4)] == [
         503,
@@ -148,7 +150,7 @@ def test_planned_failures(server: Server) -> None:
     ]
 
 
-def test_ranges(server: Server) -> None:
+def test_ranges_are_served_where_nothing_has_changed(server: Server) -> None:
     url = server.url("/range/300000?seed=7")
     whole = content(300_000, seed=7)
     assert fetch(url) == (200, whole)
@@ -185,7 +187,7 @@ def test_many_addresses_are_counted_apart(many_hosts: Server) -> None:
     assert len(stats.by_host) == 30
 
 
-def test_tls(tls_server: Server) -> None:
+def test_tls_is_served_with_our_certificate(tls_server: Server) -> None:
     context = ssl.create_default_context(cafile=str(tls_server.ca_file))
     with urllib.request.urlopen(tls_server.url("/get"), timeout=_SECONDS, context=context) as answer:
         assert answer.status == 200
@@ -341,8 +343,7 @@ def test_every_fault_can_be_played(case: FaultCase, certificates: Certificates) 
         if case.error == "RequestTimeout":
             connection.settimeout(0.1)
         first = first_byte(connection, case)
-        while not server.connections:
-            pass
+        until(lambda: server.connections)
         says_nothing = case.error in {"BackendError", "ConnectError", "RequestTimeout"}
         assert first or says_nothing or case.name.startswith("proxy_hangs_up")
         assert server.connections == 1
@@ -365,6 +366,27 @@ def first_byte(tcp: socket.socket, case: FaultCase) -> bytes:
 def test_fault_names_are_unique() -> None:
     names = [str(case) for case in FAULT_CASES]
     assert len(names) == len(set(names))
+
+
+# -- the judge of rates
+
+
+def test_the_worst_window_is_found() -> None:
+    assert worst_excess([0, 0, 0, 0.1, 0.2], rate=10, burst=3) == pytest.approx(0)
+    assert worst_excess([0, 0, 0, 0.1, 0.1], rate=10, burst=3) == pytest.approx(1)
+    assert worst_excess([0, 1, 2], rate=10, burst=3) == pytest.approx(-2)
+    assert mean_rate([0, 0.1, 0.2]) == pytest.approx(10)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.floats(0.1, 1_000), st.integers(1, 20))
+def test_no_window_is_worse_than_the_worst(times: list[float], rate: float, burst: int) -> None:
+    stamps = sorted(times)
+    excesses = [
+        last - first + 1 - rate * (stamps[last] - stamps[first]) - burst
+        for first in range(len(stamps))
+        for last in range(first, len(stamps))
+    ]
+    assert worst_excess(stamps, rate, burst) == pytest.approx(max(excesses), abs=1e-6)
 
 
 # -- the proxy

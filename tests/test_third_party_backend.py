@@ -198,7 +198,7 @@ def test_a_cut_answer_is_an_error(
         session.get(server.url(), retry=ONCE)
 
 
-def test_nobody_there(session: ParallelSession) -> None:
+def test_a_port_nobody_listens_on_is_a_connect_error(session: ParallelSession) -> None:
     with refusing_port() as port, pytest.raises(ConnectError):
         session.get(f"http://127.0.0.1:{port}/", retry=ONCE)
 

@@ -1,15 +1,25 @@
-"""libcurl with more transfers than one pool of connections, or ``select``, can take."""
+"""What libcurl alone brings: pools of hundreds, descriptors beyond ``select``, heads in its own words."""
 
 from __future__ import annotations
 
+import resource
+import select
+import shutil
+import socket
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 pytest.importorskip("pycurl")
 
+import pycurl
+
 from parallel_requests import exceptions
+from parallel_requests.engines.curl_multi import _EpollDriver
 from parallel_requests.session import ParallelSession
+from tests.polling import until
 from tests.server.faults import FaultServer, close, read_request, send
 from tests.server.h2_faults import h2_context, speak_h2
 
@@ -33,8 +43,7 @@ def test_hundreds_in_flight_over_several_pools(server: Server, tls_server: Serve
         assert stats.max_in_flight == HUNDREDS
         assert stats.connections <= HUNDREDS, "connections are used again"
         assert session.backend.connections_opened == stats.connections
-    while answering.stats().open_connections > 0:
-        pass  # the server has yet to see that they are closed
+    until(lambda: answering.stats().open_connections == 0)  # the server has yet to see it
 
 
 def test_hundreds_share_few_connections_over_http2(h2_server: Server) -> None:
@@ -84,3 +93,45 @@ def test_a_malformed_head_over_http2_is_not_cut(certificates: Certificates) -> N
         [result] = session.iter_results([server.url("/")], return_type="content")
     assert isinstance(result.error, exceptions.ProtocolError)
     assert len(server.requests) == 1, "never retried"
+
+
+def test_where_select_has_no_descriptors_left(server: Server) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    files = [Path("/dev/null").open() for _ in range(1100)]  # noqa: SIM115 - closed below
+    try:
+        with ParallelSession(backend="curl") as session:
+            answers = session.request([server.url(f"/id/{number}") for number in range(20)])
+            assert answers == [{"id": number} for number in range(20)]
+    finally:
+        for file in files:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_takes_paths_and_proxies_in_any_script(tls_server: Server, tmp_path: Path) -> None:
+    assert tls_server.ca_file is not None
+    ca_file = tmp_path / "zertifikäte.pem"
+    shutil.copy(tls_server.ca_file, ca_file)
+    with ParallelSession(backend="curl", verify_ssl=str(ca_file), max_retries=0) as session:
+        assert session.request(tls_server.url("/id/7")) == {"id": 7}
+        with pytest.raises(exceptions.ProxyError):
+            session.request(tls_server.url("/id/7"), proxy="http://ü:pä@127.0.0.1:1")
+
+
+def test_epoll_lets_go_of_what_a_child_process_holds_open() -> None:
+    wake_reader, wake_writer = socket.socketpair()
+    idle, server = socket.socketpair()
+    driver = _EpollDriver(pycurl.CurlMulti(), wake_reader, time.monotonic)
+    driver._watch(pycurl.POLL_IN, idle.fileno())
+    driver._watch(pycurl.POLL_REMOVE, idle.fileno())
+    copy = idle.dup()  # as a forked child has it: epoll then keeps what is closed here
+    idle.close()
+    server.close()
+    driver.wait(0.0, 0)
+    assert driver._epoll.poll(0) == []
+    wake_writer.send(b"\0")
+    assert [events for _, events in driver._epoll.poll(1)] == [select.EPOLLIN]
+    driver.close()
+    for end in (copy, wake_reader, wake_writer):
+        end.close()

@@ -1,4 +1,4 @@
-"""The backends and surfaces under test, and sessions over them."""
+"""The surfaces under test, and sessions over them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests.aio import ParallelRequests
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.session import ParallelSession
 from tests.contract.through_asyncio import LoopThread, ThroughAsyncio
@@ -17,7 +16,6 @@ from tests.contract.through_asyncio import LoopThread, ThroughAsyncio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-INSTALLED = tuple(name for name in BACKEND_NAMES if is_installed(name))
 ONE_QUICK_RETRY = RetryPolicy(max_retries=1, backoff_factor=0.01)
 
 
@@ -27,13 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(folder):
             item.add_marker(pytest.mark.contract)
-
-
-@pytest.fixture(params=INSTALLED)
-def backend(request: pytest.FixtureRequest) -> str:
-    """The name of a backend; the test runs once for each one installed."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -1,8 +1,11 @@
-"""What lasts from one call to the next: cookies, connections; and what redirects keep."""
+"""What lasts from one call to the next: cookies and connections; and what does not outlast it."""
 
 from __future__ import annotations
 
+import gc
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.server.control import Server
+
+ROOT = Path(__file__).parents[2]
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_cookies_last_across_batches(session: ParallelSession, server: Server) -> None:
@@ -48,14 +55,19 @@ def test_a_connection_with_an_unread_body_is_not_used_again(session: ParallelSes
     assert session.request(server.url("/id/5")) == {"id": 5}
 
 
-def test_closing_gives_every_socket_back(
+def test_closing_gives_every_socket_back_without_the_garbage_collector(
     open_session: Callable[..., ParallelSession], server: Server
 ) -> None:
     before = open_sockets()
-    session = open_session()
-    session.request([server.url("/delay/0.05")] * 20)
-    session.close()
-    assert open_sockets() <= before
+    gc.disable()
+    try:
+        session = open_session(max_retries=0, retry=None)
+        with pytest.raises(exceptions.PartialFailureError):
+            session.request([*[server.url("/delay/0.05")] * 20, server.url("/hang")], timeout=0.3)
+        session.close()
+        assert open_sockets() == before
+    finally:
+        gc.enable()
 
 
 def test_a_closed_session_sends_nothing(session: ParallelSession, server: Server) -> None:
@@ -91,33 +103,30 @@ def test_a_session_that_was_left_open_is_told_of_and_closed(
     assert raised == [ResourceWarning]
 
 
-def test_redirects_are_followed(session: ParallelSession, server: Server) -> None:
-    response = session.request(server.url("/redirect/3"), return_type="response")
-    assert response.url == server.url("/get")
-    assert [past.status_code for past in response.history] == [302, 302, 302]
-    assert session.request(server.url("/absolute-redirect/2"), return_type="response").url == server.url(
-        "/get"
-    )
+FORK = """
+import os, signal, sys, warnings
+from parallel_requests import ParallelSession, RunStoppedError
+warnings.simplefilter("ignore", DeprecationWarning)
+backend, url = sys.argv[1:]
+used, unused = (ParallelSession(backend=backend) for _ in range(2))
+used.request(url)
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    assert unused.request([url] * 5) == [{"id": 1}] * 5
+    try:
+        used.request(url)
+    except RunStoppedError:
+        sys.exit(unused.close())
+    sys.exit("a session of the parent was used")
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert used.request([url] * 5) == unused.request([url] * 5) == [{"id": 1}] * 5
+used.close()
+unused.close()
+"""
 
 
-def test_redirects_are_left_alone_where_told_so(session: ParallelSession, server: Server) -> None:
-    response = session.request(server.url("/redirect/1"), return_type="response", follow_redirects=False)
-    assert response.status_code == 302
-    assert response.headers["location"] == "/get"
-
-
-def test_too_many_redirects(session: ParallelSession, server: Server) -> None:
-    with pytest.raises(exceptions.RedirectError) as refused:
-        session.request(server.url("/redirect/9"), max_redirects=3)
-    assert len(refused.value.history) == 4
-
-
-@pytest.mark.parametrize(
-    ("status", "method", "body"), [(302, "GET", ""), (303, "GET", ""), (307, "POST", "x")]
-)
-def test_what_a_redirected_post_becomes(
-    session: ParallelSession, server: Server, status: int, method: str, body: str
-) -> None:
-    url = server.url(f"/redirect-to?url=/anything&status_code={status}")
-    told = session.post(url, data="x")
-    assert (told["method"], told["data"]) == (method, body)
+def test_a_forked_child_never_uses_a_connection_of_its_parents(backend: str, server: Server) -> None:
+    command = [sys.executable, "-c", FORK, backend, server.url("/id/1")]
+    subprocess.run(command, check=True, timeout=15, cwd=ROOT)

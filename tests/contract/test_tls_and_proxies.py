@@ -53,13 +53,13 @@ def test_a_folder_of_cas_is_trusted(session: ParallelSession, tls_server: Server
     assert tls_server.ids() == [2]
 
 
-def test_nobody_else_is(session: ParallelSession, tls_server: Server) -> None:
+def test_an_authority_nobody_named_is_not_trusted(session: ParallelSession, tls_server: Server) -> None:
     with pytest.raises(exceptions.TLSError):
         session.request(tls_server.url("/get"))
     assert tls_server.stats().requests == 0
 
 
-def test_verification_is_part_of_what_tells_connections_apart(
+def test_row_24_verification_is_part_of_what_tells_connections_apart(
     session: ParallelSession, tls_server: Server
 ) -> None:
     url = tls_server.url("/id/1")
@@ -73,7 +73,7 @@ def test_verification_is_part_of_what_tells_connections_apart(
     assert tls_server.stats().requests == 3
 
 
-def test_explicit_verification_beats_the_environment(
+def test_row_22_explicit_verification_beats_the_environment(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     tls_server: Server,
@@ -169,7 +169,9 @@ def test_wrong_proxy_credentials_show_nowhere(
     assert target.stats().requests == 0
 
 
-def test_a_proxy_that_is_not_there(session: ParallelSession, server: Server, tls_server: Server) -> None:
+def test_row_25_a_proxy_that_is_not_there_is_never_gone_around(
+    session: ParallelSession, server: Server, tls_server: Server
+) -> None:
     with refusing_port() as port:
         results = list(
             session.iter_results(
@@ -220,7 +222,7 @@ def test_a_target_nobody_vouches_for_is_not_put_down_to_the_proxy(
     assert tls_server.stats().requests == 0
 
 
-def test_the_next_proxy_is_tried(
+def test_row_25_the_next_proxy_is_tried(
     open_session: Callable[..., ParallelSession], server: Server, proxy: Callable[..., Proxy]
 ) -> None:
     running = proxy()
@@ -230,7 +232,7 @@ def test_the_next_proxy_is_tried(
     assert len(running.requests) == 2
 
 
-def test_proxies_of_the_environment(
+def test_row_22_proxies_of_the_environment_are_used_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     server: Server,

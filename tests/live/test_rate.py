@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ import pytest
 from parallel_requests import ParallelSession, RetryPolicy, TokenBucket
 from parallel_requests.gates.pacing import LEAST_SETTLE
 from tests.server.arrivals import mean_rate, worst_excess
+from tests.server.faults import read_request, response, send, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.live.lateness import Lateness
+    from tests.lateness import Lateness
     from tests.server.control import Server
+    from tests.server.faults import FaultServer
 
 # With one answer in five a 503, one call in 625 would meet four of them in a row.
 UNTIL_IT_IS_DONE = RetryPolicy(max_retries=20, backoff_factor=0.01, backoff_max=0.05)
@@ -30,13 +33,6 @@ def assert_within(
     """No window exceeds the rate, as far as the lateness of both processes lets tell."""
     lag = server.stats().max_lag + lateness.worst
     assert worst_excess(stamps, rate, burst) <= rate * lag, f"up to {lag * 1000:.1f} ms were the machine's"
-
-
-def test_the_judge_counts_right() -> None:
-    assert worst_excess([0, 0, 0, 0.1, 0.2], rate=10, burst=3) == pytest.approx(0)
-    assert worst_excess([0, 0, 0, 0.1, 0.1], rate=10, burst=3) == pytest.approx(1)
-    assert worst_excess([0, 1, 2], rate=10, burst=3) == pytest.approx(-2)
-    assert mean_rate([0, 0.1, 0.2]) == pytest.approx(10)
 
 
 def test_no_window_exceeds_the_rate(
@@ -83,12 +79,27 @@ def test_hosts_have_rates_of_their_own(
     assert last_of_others < many_hosts.arrivals(host=slow)[-1], "who waits for one host holds up no other"
 
 
-def test_concurrency_per_host(open_session: Callable[..., ParallelSession], many_hosts: Server) -> None:
+def test_no_host_has_more_in_flight_than_its_places(
+    open_session: Callable[..., ParallelSession], many_hosts: Server
+) -> None:
     session = open_session(concurrency=20, concurrency_per_host=3)
     session.get([many_hosts.url("/static?delay=0.05", listener=number) for number in (0, 1)] * 12)
     stats = many_hosts.stats()
     assert [stats.max_in_flight_by_listener[listener] for listener in many_hosts.listeners[:2]] == [3, 3]
     assert stats.max_in_flight == 6
+
+
+def test_a_redirect_lets_the_next_one_to_its_first_host_pass(
+    backend: str, server: Server, fault_server: Callable[..., FaultServer]
+) -> None:
+    has_passed = threading.Event()
+    elsewhere = fault_server([read_request(), wait(has_passed), send(response(b"1"))])
+    urls = [server.url(f"/redirect-to?url={elsewhere.url()}"), server.url("/static")]
+    with ParallelSession(backend=backend, concurrency_per_host=1, timeout=10.0, max_retries=0) as session:
+        results = session.request(
+            urls, on_result=lambda result: has_passed.set() if result.index == 1 else None
+        )
+    assert results[0] == 1
 
 
 def by_hand(bucket: TokenBucket, get: Callable[[], object]) -> Callable[[], object]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from parallel_requests import Request, Result
     from parallel_requests.models import Attempt
-    from tests.live.lateness import Lateness
+    from tests.lateness import Lateness
     from tests.server.control import LogEntry, Server
     from tests.server.faults import FaultServer
     from tests.server.proxy import Proxy
@@ -53,7 +53,7 @@ def halves(entries: list[LogEntry]) -> tuple[list[LogEntry], list[LogEntry]]:
 # -- retry
 
 
-def test_an_outage_is_not_amplified(open_session: OpenSession, server: Server) -> None:
+def test_row_36_an_outage_is_not_amplified(open_session: OpenSession, server: Server) -> None:
     session = open_session(concurrency=50, retry=RetryPolicy(max_retries=3, backoff_factor=0.001))
     error = failures_of(session, [server.url("/status/503")] * 2_000)
 
@@ -95,7 +95,7 @@ def test_a_post_is_sent_once(open_session: OpenSession, server: Server) -> None:
     assert server.stats().requests == 1
 
 
-def test_a_post_whose_answer_is_lost_is_sent_once(
+def test_row_37_a_post_whose_answer_is_lost_is_sent_once(
     open_session: OpenSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     losing = fault_server([read_request(), close()])
@@ -175,16 +175,6 @@ def test_a_spent_quota_is_waited_for(open_session: OpenSession, many_hosts: Serv
         * 4
     )
     assert many_hosts.stats().by_status == {"200": 12}, "nobody had to be told 429"
-
-
-def test_nonsense_in_retry_after_is_ignored(open_session: OpenSession, server: Server) -> None:
-    session = open_session(retry=QUICK)
-    nonsense = ["abc", "-1", "nan", "inf", "-inf", "1e400", "", "1,2", "9" * 5_000]
-    params = [{"key": value[:9], "seconds": value} for value in nonsense]
-    params.append({"key": "past", "date": "-800000000"})
-    values = session.get([server.url("/retry-after")] * len(params), params=params)
-    assert values == [{"count": 2}] * len(params)
-    assert session.last_run.seconds < 1
 
 
 def test_concurrency_finds_its_own_level(open_session: OpenSession, server: Server) -> None:
@@ -269,7 +259,7 @@ def test_what_fails_again_keeps_its_place(open_session: OpenSession, server: Ser
     assert server.stats().requests == 12
 
 
-def test_the_same_url_more_than_once_is_told_apart(open_session: OpenSession, server: Server) -> None:
+def test_row_38_the_same_url_more_than_once_is_told_apart(open_session: OpenSession, server: Server) -> None:
     session = open_session(max_retries=0, concurrency=1)
     url = server.url("/status-seq/thrice?seq=200,500,200")
     error = failures_of(session, [url] * 3)

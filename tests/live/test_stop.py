@@ -24,12 +24,13 @@ from parallel_requests import (
     RunStoppedError,
 )
 from tests.leaks import open_sockets
+from tests.polling import until
 from tests.server.faults import full_port, stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.live.lateness import Lateness
+    from tests.lateness import Lateness
     from tests.server.control import Server, Stats
     from tests.server.faults import FaultServer
 
@@ -45,12 +46,6 @@ def ctrl_c_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def wait_for(server: Server, condition: Callable[[Stats], bool]) -> None:
-    """Return once what the server counts meets a condition."""
-    while not condition(server.stats()):
-        time.sleep(0.005)
 
 
 def has_in_flight(count: int) -> Callable[[Stats], bool]:
@@ -110,7 +105,7 @@ def results_of(error: BaseException) -> list[Result[Any]]:
 # -- in this process
 
 
-def test_ctrl_c_hands_over_what_finished(
+def test_row_34_ctrl_c_hands_over_what_finished(
     open_session: OpenSession, server: Server, lateness: Lateness
 ) -> None:
     session = open_session(concurrency=8, timeout=None)
@@ -172,7 +167,9 @@ def test_ctrl_c_while_connecting(
         session.close()
 
 
-def test_close_from_another_thread(open_session: OpenSession, server: Server, lateness: Lateness) -> None:
+def test_close_from_another_thread_keeps_what_finished(
+    open_session: OpenSession, server: Server, lateness: Lateness
+) -> None:
     before = open_sockets()
     session = open_session(concurrency=8, timeout=None)
     urls = [*[server.url("/static")] * 5, *[server.url("/hang")] * 50]
@@ -185,10 +182,10 @@ def test_close_from_another_thread(open_session: OpenSession, server: Server, la
     assert {type(error) for error in caught.value.exceptions} == {RunStoppedError}
     assert [result.index for result in caught.value.results] == list(range(55))
     assert open_sockets() <= before
-    wait_for(server, lambda stats: stats.open_connections == 0)
+    until(lambda: server.stats().open_connections == 0)
 
 
-def test_a_cancelled_await(backend: str, server: Server, lateness: Lateness) -> None:
+def test_a_cancelled_await_keeps_what_finished(backend: str, server: Server, lateness: Lateness) -> None:
     urls = [*[server.url("/static")] * 5, *[server.url("/hang")] * 50]
 
     async def main() -> None:
@@ -202,13 +199,13 @@ def test_a_cancelled_await(backend: str, server: Server, lateness: Lateness) -> 
                 await task
             assert [result.index for result in client.last_run.results] == list(range(5))
             assert client.last_run.succeeded == 5
-            wait_for(server, lambda stats: stats.in_flight == 0)
+            until(lambda: server.stats().in_flight == 0)
 
     asyncio.run(main())
     assert server.stats().requests == 13
 
 
-def test_an_await_that_timed_out(backend: str, server: Server, lateness: Lateness) -> None:
+def test_an_await_that_timed_out_stops_the_work(backend: str, server: Server, lateness: Lateness) -> None:
     async def main() -> None:
         async with ParallelRequests(backend=backend, concurrency=4, timeout=None) as client:
             began = time.monotonic()
@@ -216,7 +213,7 @@ def test_an_await_that_timed_out(backend: str, server: Server, lateness: Latenes
                 async with asyncio.timeout(0.2):
                     await client.get([server.url("/hang")] * 50)
             assert time.monotonic() - began <= 0.2 + PATIENCE + lateness.worst
-            wait_for(server, lambda stats: stats.in_flight == 0)
+            until(lambda: server.stats().in_flight == 0)
 
     asyncio.run(main())
     assert server.stats().requests <= 4

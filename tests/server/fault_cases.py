@@ -1,6 +1,6 @@
 """The table of wire faults: what is played, and what is promised for it.
 
-Rows are those of the promises about faults; row 0 is the rule over them all.
+Rows are the numbers of ``tests/test_promises.py``; row 0 is the rule over them all.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tests.server.tls import Certificates
 
 FAULTLESS = b'{"ok": true}'
+CREDENTIALS = {"Authorization": "Bearer secret-token", "Cookie": "id=secret-cookie", "X-Key": "secret-key"}
+"""What row 20 is called with; all of it stays with its origin."""
 _MIB = 1 << 20
 
 
@@ -47,7 +49,7 @@ class FaultCase:
     """One fault and its promise.
 
     Attributes:
-        row: The row of the table of promises.
+        row: The number of the promise.
         name: What the test is called.
         scripts: What the server plays, by connection (see ``FaultServer``).
         error: Name of the error's class (or of a base of it); None where the call succeeds.
@@ -417,7 +419,7 @@ def _redirects() -> list[FaultCase]:
         None,
         retried=False,
         body=FAULTLESS,
-        options={"headers": {"Authorization": "Bearer secret-token", "Cookie": "session=secret-cookie"}},
+        options={"headers": CREDENTIALS, "secret_headers": ["X-Key"]},
     )
     return [*errors, leak]
 

@@ -6,10 +6,10 @@ import json
 import time
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallel_requests import ParallelSession
+from tests.memory import forget_peak, peak, resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,16 +56,10 @@ def fetch_ids(server: Server, count: int, *, backend: str, concurrency: int, war
             yielded += 1
             assert result.value == result.index
             if yielded == warm_up:
-                base = memory("VmRSS")
-                Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+                base = resident()
+                forget_peak()
         seconds = time.monotonic() - began
-        growth = memory("VmHWM") - base
+        growth = peak() - base
     with urllib.request.urlopen(server.url("/report")) as answer:
         report: dict[str, int] = json.load(answer)
     return Outcome(yielded, most_open, growth, seconds, report)
-
-
-def memory(name: str) -> int:
-    """Bytes of a line of ``/proc/self/status``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

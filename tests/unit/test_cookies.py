@@ -20,7 +20,7 @@ def store(*set_cookies: str, url: str = URL) -> CookieStore:
     return cookies
 
 
-def test_an_empty_store() -> None:
+def test_an_empty_store_adds_nothing() -> None:
     cookies = CookieStore()
     assert cookies.is_empty
     assert cookies.header_for(URL, None) is None
@@ -59,7 +59,7 @@ def test_beside_the_callers_own_where_the_servers_wins() -> None:
         ("a=1; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "http://api.test/", False),
     ],
 )
-def test_scope_and_age(set_cookie: str, url: str, is_sent: bool) -> None:
+def test_cookies_go_back_within_their_scope_and_age(set_cookie: str, url: str, is_sent: bool) -> None:
     assert (store(set_cookie).header_for(url, None) is not None) is is_sent
 
 
@@ -75,7 +75,7 @@ def test_a_cookie_can_be_taken_back() -> None:
     assert cookies.header_for(URL, None) is None
 
 
-def test_clearing() -> None:
+def test_a_cleared_store_is_empty() -> None:
     cookies = store("a=1; Path=/")
     cookies.clear()
     assert cookies.is_empty

@@ -120,7 +120,7 @@ def partial_failure() -> PartialFailureError:
 
 
 @pytest.mark.parametrize("kind", TREE, ids=ids)
-def test_the_tree(kind: type[Exception]) -> None:
+def test_every_error_has_its_place_in_the_tree(kind: type[Exception]) -> None:
     assert all(issubclass(kind, base) for base in TREE[kind])
     assert kind.__name__ in (exceptions.__doc__ or "")
     assert getattr(parallel_requests, kind.__name__) is kind
@@ -249,7 +249,7 @@ def test_it_is_caught_as_the_root_and_as_a_group() -> None:
         raise partial_failure()
 
 
-def test_it_pickles() -> None:
+def test_a_partial_failure_pickles() -> None:
     error = partial_failure()
     again = pickle.loads(pickle.dumps(error))
     assert isinstance(again, PartialFailureError)

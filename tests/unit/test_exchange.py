@@ -240,12 +240,12 @@ def test_a_failure_keeps_the_redirects_that_led_to_it() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_statuses_that_redirect(status: int) -> None:
+def test_these_statuses_redirect(status: int) -> None:
     assert Stage().run(get(), [to("/b", status), Answer(200)]).attempts == 2
 
 
 @pytest.mark.parametrize("status", [201, 300, 304, 305, 306])
-def test_statuses_that_do_not(status: int) -> None:
+def test_these_statuses_do_not_redirect(status: int) -> None:
     assert Stage().run(get(), [to("/b", status), Answer(200)]).attempts == 1
 
 
@@ -267,7 +267,7 @@ def test_a_redirect_to_nowhere_is_an_answer() -> None:
     assert (result.ok, result.response.status_code) == (True, 302)
 
 
-def test_row_18_a_loop() -> None:
+def test_row_18_a_loop_is_an_error() -> None:
     stage = Stage()
     result = stage.run(get("http://api.test/a"), [to("/b"), to("/a"), Answer(200)])
     assert isinstance(result.error, RedirectError)
@@ -275,7 +275,7 @@ def test_row_18_a_loop() -> None:
     assert len(stage.sent) == 2
 
 
-def test_row_18_too_many() -> None:
+def test_row_18_too_many_redirects_are_an_error() -> None:
     stage = Stage(redirects=RedirectRules(limit=3))
     result = stage.run(get(), [to(f"/{number}") for number in range(9)])
     assert isinstance(result.error, RedirectError)
@@ -302,7 +302,7 @@ def test_row_20_credentials_stay_within_their_origin() -> None:
     "place",
     ["file:///etc/passwd", "ftp://api.test/", "javascript:alert(1)", "http://", "http://[bad", "http://a:b/"],
 )
-def test_row_21_other_schemes_and_nonsense(place: str) -> None:
+def test_row_21_other_schemes_and_nonsense_are_refused(place: str) -> None:
     stage = Stage()
     result = stage.run(get(), [to(place)])
     assert isinstance(result.error, RedirectError)
@@ -319,7 +319,7 @@ def test_row_21_other_schemes_and_nonsense(place: str) -> None:
         "http://2130706433/",
     ],
 )
-def test_row_21_private_addresses(place: str) -> None:
+def test_row_21_private_addresses_are_refused_where_told_so(place: str) -> None:
     refusing = Stage(redirects=RedirectRules(allow_private_hosts=False))
     assert isinstance(refusing.run(get(), [to(place)]).error, RedirectError)
     assert len(refusing.sent) == 1

@@ -117,7 +117,7 @@ def test_a_response_as_users_of_requests_know_it() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 503])
-def test_raise_for_status(status: int) -> None:
+def test_raise_for_status_raises_from_400(status: int) -> None:
     answer = response(status=status)
     with pytest.raises(HTTPStatusError) as caught:
         answer.raise_for_status()
@@ -176,14 +176,14 @@ def test_is_json_needs_the_content_type_too() -> None:
         ("text/html; charset=", b"a", "a"),
     ],
 )
-def test_text(content_type: str, body: bytes, text: str) -> None:
+def test_text_is_decoded_as_the_content_type_says(content_type: str, body: bytes, text: str) -> None:
     assert response(body, content_type).text == text
 
 
 # -- results
 
 
-def test_result() -> None:
+def test_a_result_unwraps_to_its_value_or_error() -> None:
     request = Request("http://api.test/", key="k", index=7)
     good = Result(request, 42)
     assert (good.index, good.key, good.ok, good.unwrap()) == (7, "k", True, 42)
@@ -314,7 +314,7 @@ def test_no_secret_shows(replies: list[Any]) -> None:
         f"http://host/?authorization={SECRET}",
     ],
 )
-def test_secrets_in_urls(text: str) -> None:
+def test_secrets_in_urls_are_masked(text: str) -> None:
     assert SECRET not in redact(text)
 
 
@@ -352,13 +352,13 @@ def test_redacting_is_idempotent_and_never_fails(text: str) -> None:
         "x-amz-security-token",
     ],
 )
-def test_secret_headers(name: str) -> None:
+def test_secret_headers_are_masked(name: str) -> None:
     assert is_secret_header(name)
     assert SECRET not in redact_headers({name: SECRET}).values()
 
 
 @pytest.mark.parametrize("name", ["Accept", "Author", "X-Request-Id", "Content-Type", "ETag"])
-def test_other_headers(name: str) -> None:
+def test_other_headers_are_shown(name: str) -> None:
     assert not is_secret_header(name)
     assert redact_headers({name: "as it is", "Cookie": SECRET}) == {name: "as it is", "Cookie": "***"}
 

@@ -114,7 +114,7 @@ def test_whatever_a_server_sends_is_a_delay_or_nothing(value: str) -> None:
         ({"X-RateLimit-Remaining": "0"}, None),
     ],
 )
-def test_quotas(fields: dict[str, str], seconds: float | None) -> None:
+def test_a_spent_quota_is_a_wait_in_every_dialect(fields: dict[str, str], seconds: float | None) -> None:
     assert parse_quota(Headers(fields), wall_clock) == seconds
 
 

@@ -62,7 +62,7 @@ def header(request: Request, name: str) -> str | None:
 # -- the plain case
 
 
-def test_a_plain_request() -> None:
+def test_a_url_alone_becomes_a_get_with_the_defaults() -> None:
     request = plan_one()
     assert (request.url, request.method, request.content, request.origin) == (URL, "GET", None, "api.test")
     assert (request.timeout, request.connect_timeout) == (30.0, 10.0)
@@ -70,7 +70,7 @@ def test_a_plain_request() -> None:
     assert (request.proxy, request.verify, request.index) == (None, True, 0)
 
 
-def test_order_and_indices() -> None:
+def test_requests_keep_the_order_and_number_of_their_urls() -> None:
     requests = plan([f"{URL}{number}" for number in range(5)])
     assert [request.index for request in requests] == [0, 1, 2, 3, 4]
     assert [request.url[-1] for request in requests] == list("01234")
@@ -149,7 +149,7 @@ def test_a_list_beside_an_input_of_unknown_length_is_refused(name: str) -> None:
         plan(iter([URL]), **one_option(name, [ONE_FOR_ALL[name]]))
 
 
-def test_keys() -> None:
+def test_keys_go_with_their_urls_and_must_be_as_many() -> None:
     assert [request.key for request in plan([URL, URL], ["a", "b"])] == ["a", "b"]
     with pytest.raises(ConfigurationError, match="keys has 1 entries for 2 URLs"):
         plan([URL, URL], ["a"])
@@ -218,7 +218,7 @@ def test_a_wrong_entry_fails_its_item_alone() -> None:
 # -- items that are more than a URL
 
 
-def test_dict_items() -> None:
+def test_dict_items_lay_their_options_over_those_of_the_call() -> None:
     first, second = plan(
         [
             {
@@ -249,7 +249,7 @@ def test_dict_items() -> None:
         ({"url": URL, "timeout": -1}, "timeout"),
     ],
 )
-def test_a_wrong_dict_item(item: dict[str, Any], field: str) -> None:
+def test_a_wrong_dict_item_names_its_field(item: dict[str, Any], field: str) -> None:
     bad, good = plan([item, URL])
     assert isinstance(bad.problem, ValidationError)
     assert bad.problem.field_name == field
@@ -436,7 +436,9 @@ def test_json_and_data_together() -> None:
         ),
     ],
 )
-def test_bodies(options: dict[str, Any], content: bytes | None, content_type: str | None) -> None:
+def test_bodies_become_bytes_with_their_content_type(
+    options: dict[str, Any], content: bytes | None, content_type: str | None
+) -> None:
     if options.get("json") == []:
         assert plan([], **options) == [], "a list of bodies for no URLs at all"
         return
@@ -457,7 +459,7 @@ def test_bodies(options: dict[str, Any], content: bytes | None, content_type: st
         (f"{URL}#part", {"a": 1}, f"{URL}?a=1"),
     ],
 )
-def test_params(url: str, params: Any, expected: str) -> None:
+def test_params_join_the_query(url: str, params: Any, expected: str) -> None:
     assert plan_one(url, params=params).url == expected
 
 
@@ -495,7 +497,7 @@ def test_user_info_moves_out_of_the_url() -> None:
     assert request.origin == "api.test:81"
 
 
-def test_basic_authentication() -> None:
+def test_auth_becomes_basic_authentication() -> None:
     assert header(plan_one(auth=("joe", "pässword")), "authorization") == basic("joe", "pässword")
 
 
@@ -527,7 +529,7 @@ def test_a_netrc_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.config_key == "auth"
 
 
-def test_random_user_agents() -> None:
+def test_random_user_agents_are_drawn_from_the_given_ones() -> None:
     agents = ["a/1", "b/2"]
     found = {
         header(request, "user-agent")

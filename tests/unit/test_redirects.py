@@ -53,7 +53,7 @@ def followed(location: str, **options: object) -> Request:
         ("http://joe:pw@other.test/b", "http://other.test/b", "other.test"),
     ],
 )
-def test_where_it_leads(location: str, url: str, origin: str) -> None:
+def test_a_location_is_resolved_against_its_url(location: str, url: str, origin: str) -> None:
     target = followed(location)
     assert (target.url, target.origin) == (url, origin)
 
@@ -72,7 +72,7 @@ def test_where_it_leads(location: str, url: str, origin: str) -> None:
         (308, "POST", "POST", True),
     ],
 )
-def test_methods_and_bodies(status: int, method: str, becomes: str, keeps_body: bool) -> None:
+def test_what_becomes_of_methods_and_bodies(status: int, method: str, becomes: str, keeps_body: bool) -> None:
     target = followed("/b", status=status, method=method)
     assert target.method == becomes
     assert target.content == (b"body" if keeps_body else None)

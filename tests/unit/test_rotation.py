@@ -12,7 +12,7 @@ from parallel_requests.gates.rotation import Rotation
 ENTRIES = ["a", "b", "c"]
 
 
-def test_in_turn() -> None:
+def test_entries_come_in_turn() -> None:
     rotation = Rotation(ENTRIES)
     assert [rotation.next() for _ in range(7)] == ["a", "b", "c", "a", "b", "c", "a"]
     assert len(rotation) == 3

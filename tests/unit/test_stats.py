@@ -30,7 +30,7 @@ def result(
     return Result(request, None, error, response, attempts, elapsed if total is None else total, retries)
 
 
-def test_counts() -> None:
+def test_everything_is_counted() -> None:
     stats = RunStats()
     stats.add([result(body=b"12345"), result(body=b"1", attempts=3, total=1.5, retries=1)])
     stats.add([result(404), result(None, error=TruncatedBody("cut"), attempts=4, total=7.0, retries=3)])
@@ -45,7 +45,7 @@ def test_counts() -> None:
     assert str(stats).endswith("; failed: HTTPStatusError 1, TruncatedBody 1, ValidationError 1")
 
 
-def test_an_empty_run() -> None:
+def test_an_empty_run_is_all_zeros() -> None:
     stats = RunStats()
     assert (stats.p50, stats.p95, stats.p99, stats.retries) == (0.0, 0.0, 0.0, 0)
     assert "0 of 0" in str(stats)

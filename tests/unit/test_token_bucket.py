@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_requests import TokenBucket
+from tests.server.arrivals import worst_excess
 from tests.unit.clock import ManualClock
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 RATES = st.floats(0.1, 1_000.0)
 BURSTS = st.integers(1, 20)
 GAPS = st.lists(st.floats(0.0, 3.0), min_size=1, max_size=120)
 TOLERANCE = 1e-6
-
-
-def worst_excess(stamps: Sequence[float], rate: float, burst: int) -> float:
-    """By how many tokens the worst of all windows between two stamps exceeds rate * t + burst."""
-    return max(
-        (last - first + 1) - (rate * (stamps[last] - stamps[first]) + burst)
-        for first in range(len(stamps))
-        for last in range(first, len(stamps))
-    )
 
 
 def new_bucket(rate: float, burst: int, settle: float = 0.0) -> tuple[TokenBucket, ManualClock]:
@@ -152,7 +141,7 @@ def test_acquire_sleeps_as_long_as_needed() -> None:
     assert clock.slept == pytest.approx([0.25, 0.25])
 
 
-def test_context_manager() -> None:
+def test_a_with_block_takes_a_token() -> None:
     bucket, clock = new_bucket(4.0, 1)
     for _ in range(2):
         with bucket as same:
@@ -174,7 +163,7 @@ def test_decorator_keeps_name_arguments_and_result() -> None:
     assert clock.slept == pytest.approx([0.5])
 
 
-def test_asynchronous_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coroutines_and_async_blocks_take_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket, clock = new_bucket(2.0, 1)
     monkeypatch.setattr(asyncio, "sleep", clock.sleep_async)
 
@@ -204,6 +193,6 @@ def test_a_wrong_burst_is_refused(burst: Any) -> None:
         TokenBucket(1.0, burst)
 
 
-def test_repr() -> None:
+def test_the_repr_shows_how_to_make_it_again() -> None:
     assert repr(TokenBucket(2.5, 4)) == "TokenBucket(rate=2.5, burst=4)"
     assert repr(TokenBucket(10)) == "TokenBucket(rate=10, burst=5)"

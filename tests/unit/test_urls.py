@@ -83,7 +83,7 @@ def test_what_is_wrong_is_told(url: str, why: str) -> None:
         ("http://joe:a:b@api.test/", "http://api.test/", ("joe", "a:b")),
     ],
 )
-def test_user_info(url: str, clean: str, credentials: tuple[str, str] | None) -> None:
+def test_user_info_is_split_off(url: str, clean: str, credentials: tuple[str, str] | None) -> None:
     assert split_user_info(url) == (clean, credentials)
 
 
@@ -112,14 +112,14 @@ def test_user_info(url: str, clean: str, credentials: tuple[str, str] | None) ->
         "0177.0.0.1",
     ],
 )
-def test_private(host: str) -> None:
+def test_private_hosts_are_known_in_every_spelling(host: str) -> None:
     assert is_private(host)
 
 
 @pytest.mark.parametrize(
     "host", ["93.184.216.34", "api.test", "2606:4700::1111", "localhost.api.test", "10.api.test"]
 )
-def test_public(host: str) -> None:
+def test_public_hosts_are_not_private(host: str) -> None:
     assert not is_private(host)
 
 

@@ -28,20 +28,6 @@ def session() -> Iterator[ParallelSession]:
         yield opened
 
 
-def test_only_the_headers_that_were_asked_for_are_sent(
-    session: ParallelSession, fault_server: Callable[..., FaultServer]
-) -> None:
-    server = fault_server([repeat(read_request(), send(_ANSWER))])
-    none: dict[str, Any] = {"User-Agent": None, "Accept": None, "Accept-Encoding": None, "X-Own": "1"}
-    session.get(server.url(), headers=none)
-    session.post(server.url(), headers=none, data=b"body")
-    session.post(server.url())
-    got, posted, bare = server.requests
-    assert set(got.headers) == {"host", "x-own"}
-    assert set(posted.headers) == {"host", "x-own", "content-length"}
-    assert "content-type" not in bare.headers
-
-
 def test_header_values_go_out_byte_for_byte_or_not_at_all(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
@@ -61,17 +47,6 @@ def test_an_idempotent_request_is_not_sent_again_behind_our_back(
     with pytest.raises(TruncatedBody):
         session.get(server.url())
     assert len(server.requests) == 1
-
-
-def test_a_kept_connection_that_was_closed_is_replayed_once(
-    session: ParallelSession, fault_server: Callable[..., FaultServer]
-) -> None:
-    used_once = [read_request(), send(_ANSWER), read_request(), close()]
-    server = fault_server(used_once, [read_request(), close()])
-    session.get(server.url())
-    with pytest.raises(TruncatedBody):
-        session.get(server.url())
-    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -102,13 +77,6 @@ def test_what_goes_wrong_after_the_head_is_told(  # noqa: PLR0917 - a table
     server = fault_server(steps)
     with pytest.raises(error):
         session.get(server.url(), **options)
-
-
-def test_a_body_that_lasts_until_the_end_of_the_connection(
-    session: ParallelSession, fault_server: Callable[..., FaultServer]
-) -> None:
-    server = fault_server([read_request(), send(_HEAD + b"\r\nabc"), close()])
-    assert session.get(server.url(), return_type="content") == b"abc"
 
 
 def test_no_byte_of_a_malformed_answer_is_quoted(

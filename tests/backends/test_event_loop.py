@@ -27,7 +27,8 @@ from parallel_requests.exchange import Policy
 from parallel_requests.models import Request, Result
 from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
-from tests.server.faults import read_request, stall
+from tests.polling import until
+from tests.server.faults import stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,13 +83,6 @@ def in_the_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[B
     thread = threading.Thread(target=run)
     thread.start()
     return thread, raised
-
-
-def wait_for_requests(server: Server, count: int) -> None:
-    """Return once the server has that many requests in flight."""
-    until = time.monotonic() + 10
-    while server.stats().in_flight < count:
-        assert time.monotonic() < until
 
 
 def run_of(urls: list[str], deliver: Callable[[Result[Any], Callable[[Result[Any]], None]], None]) -> Run:
@@ -220,7 +214,7 @@ def test_a_stopped_run_ends_at_once_and_sends_nothing_more(engine: EventLoopEngi
     run = run_of([server.url("/hang")] * 50, hand_on)
     reason = RunStoppedError("enough")
     engine.submit(run)
-    wait_for_requests(server, 10)
+    until(lambda: server.stats().in_flight == 10)
     engine.stop(run, reason)
 
     assert run.wait(run.is_done, _STOP_SECONDS)
@@ -236,7 +230,7 @@ def test_close_ends_calls_that_servers_never_answer(loop_kind: str, server: Serv
     sockets = open_sockets()
     session = ParallelSession(backend="aiohttp", concurrency=20)
     caller, raised = in_the_background(lambda: session.request([server.url("/hang")] * 100))
-    wait_for_requests(server, 20)
+    until(lambda: server.stats().in_flight == 20)
 
     began = time.monotonic()
     session.close()
@@ -255,9 +249,7 @@ def test_close_ends_calls_that_servers_never_answer(loop_kind: str, server: Serv
 def test_close_does_not_wait_for_what_is_parked(server: Server) -> None:
     session = ParallelSession(backend="aiohttp", rate_limit=0.1, rate_limit_burst=1)
     caller, raised = in_the_background(lambda: session.request([server.url("/static")] * 10))
-    until = time.monotonic() + 10
-    while not server.stats().requests:
-        assert time.monotonic() < until
+    until(lambda: server.stats().requests)
     session.close()
     caller.join(_STOP_SECONDS)
     assert not caller.is_alive()
@@ -289,7 +281,7 @@ def test_the_earlier_deadline_is_kept_when_a_later_one_was_set_first(
     late = session.iter_results([server.url("/hang")] * 2, timeout=20)
     with ThreadPoolExecutor(1) as caller:
         caller.submit(next, late).add_done_callback(lambda _: None)
-        wait_for_requests(server, 2)
+        until(lambda: server.stats().in_flight == 2)
         began = time.monotonic()
         with pytest.raises(RequestTimeout):
             session.get(server.url("/hang"), timeout=0.3)
@@ -297,16 +289,19 @@ def test_the_earlier_deadline_is_kept_when_a_later_one_was_set_first(
         session.close()
 
 
+@pytest.mark.parametrize("agrees", [True, False], ids=["after the handshake", "from the start"])
 def test_a_silent_tls_server_leaves_no_socket_behind(
-    loop_kind: str, fault_server: Callable[..., FaultServer], certificates: Certificates
+    loop_kind: str, agrees: bool, fault_server: Callable[..., FaultServer], certificates: Certificates
 ) -> None:
-    mute = fault_server([read_request(), stall()], tls=certificates.good.server_context())
+    mute = fault_server([stall()], tls=certificates.good.server_context() if agrees else None)
+    before = open_sockets()
     with ParallelSession(
         backend="aiohttp", max_retries=0, timeout=0.3, verify_ssl=str(certificates.ca_file)
     ) as session:
-        results = list(session.iter_results([mute.url()] * 10))
-    assert all(isinstance(result.error, RequestTimeout) for result in results)
-    mute.close()
+        results = list(session.iter_results([f"https://127.0.0.1:{mute.port}/"] * 10))
+    assert [type(result.error) for result in results] == [RequestTimeout] * 10
+    assert mute.connections == 10
+    until(lambda: open_sockets() == before)  # those of the server, too
     assert not loop_threads()
 
 

@@ -1,22 +1,14 @@
-"""What must not hang, lose an item or leave anything behind, whatever the caller's own code does."""
+"""The caller's own functions raise, call back, close, dawdle, leave: nothing hangs, no item is lost."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
-import resource
-import shutil
-import subprocess
-import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import urllib3
 
 from parallel_requests import (
     ConfigurationError,
@@ -24,31 +16,22 @@ from parallel_requests import (
     ParallelRequests,
     ParallelSession,
     PartialFailureError,
-    Request,
     RetryPolicy,
     RunStoppedError,
 )
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
-from parallel_requests.backends.connections import Wire
-from parallel_requests.engines.watchdog import Flight
-from parallel_requests.exchange import Policy, Send
-from tests.leaks import open_sockets
-from tests.server.faults import full_port, read_request, repeat, response, send, wait
+from tests.server.faults import read_request, repeat, response, send, wait
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.server.control import Server
     from tests.server.faults import FaultServer
 
-INSTALLED = [name for name in BACKEND_NAMES if is_installed(name)]
 CONCURRENCY = 4
 COUNT = 20
 
 # One that hangs is told apart long before the suite's own timeout.
 pytestmark = pytest.mark.timeout(20)
-
-needs_curl = pytest.mark.skipif("curl" not in INSTALLED, reason="curl is not installed")
 
 
 class UnreadableError(Exception):
@@ -60,20 +43,9 @@ class UnreadableError(Exception):
     __repr__ = __str__
 
 
-@pytest.fixture(params=INSTALLED)
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @pytest.fixture
-def session(backend: str) -> Iterator[ParallelSession]:
-    with ParallelSession(
-        backend=backend,
-        concurrency=CONCURRENCY,
-        retry=RetryPolicy(max_retries=1, backoff_factor=0.01),
-    ) as opened:
-        yield opened
+def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
+    return open_session(concurrency=CONCURRENCY, retry=RetryPolicy(max_retries=1, backoff_factor=0.01))
 
 
 @pytest.fixture
@@ -220,135 +192,6 @@ def test_a_closed_session_with_a_deadline_still_yields_results(
     assert all(result.ok or isinstance(result.error, RunStoppedError) for result in results)
 
 
-def test_no_socket_is_left_to_the_garbage_collector(backend: str, server: Server, urls: list[str]) -> None:
-    before = open_sockets()
-    gc.disable()
-    try:
-        with ParallelSession(backend=backend, concurrency=CONCURRENCY, max_retries=0) as session:
-            failures(lambda: session.request([*urls, server.url("/hang")], timeout=0.2))
-        assert open_sockets() == before
-    finally:
-        gc.enable()
-
-
-# -- gates
-
-
-def test_a_redirect_lets_the_next_one_to_its_first_host_pass(
-    backend: str, server: Server, fault_server: Callable[..., FaultServer]
-) -> None:
-    has_passed = threading.Event()
-    elsewhere = fault_server([read_request(), wait(has_passed), send(response(b"1"))])
-    urls = [server.url(f"/redirect-to?url={elsewhere.url()}"), server.url("/static")]
-    with ParallelSession(backend=backend, concurrency_per_host=1, timeout=10.0, max_retries=0) as session:
-        results = session.request(
-            urls, on_result=lambda result: has_passed.set() if result.index == 1 else None
-        )
-    assert results[0] == 1
-
-
-# -- what the machine lacks
-
-
-class Stingy(ThreadPoolExecutor):
-    """Takes two loops, and fails from then on, as one does that has been shut down."""
-
-    taken = 0
-
-    def submit(self, *args: Any, **kwargs: Any) -> Any:
-        self.taken += 1
-        if self.taken > 2:
-            raise RuntimeError("can't start new thread")
-        return super().submit(*args, **kwargs)
-
-
-def test_an_executor_that_takes_no_more_work(urls: list[str]) -> None:
-    with Stingy(4) as executor, ParallelSession(backend="urllib3", executor=executor) as session:
-        assert len(session.request(urls)) == COUNT
-
-
-@needs_curl
-def test_curl_where_select_has_no_descriptors_left(urls: list[str]) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
-    files = [Path("/dev/null").open() for _ in range(1100)]  # noqa: SIM115 - closed below
-    try:
-        with ParallelSession(backend="curl") as session:
-            assert len(session.request(urls)) == COUNT
-    finally:
-        for file in files:
-            file.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@needs_curl
-def test_curl_takes_paths_and_proxies_in_any_script(tls_server: Server, tmp_path: Path) -> None:
-    assert tls_server.ca_file is not None
-    ca_file = tmp_path / "zertifikäte.pem"
-    shutil.copy(tls_server.ca_file, ca_file)
-    with ParallelSession(backend="curl", verify_ssl=str(ca_file), max_retries=0) as session:
-        assert session.request(tls_server.url("/id/7")) == {"id": 7}
-        error = failures(lambda: session.request([tls_server.url("/id/7")], proxy="http://ü:pä@127.0.0.1:1"))
-        assert "ProxyError" in repr(error.failed[0].error)
-
-
-@needs_curl
-def test_epoll_lets_go_of_what_a_child_process_holds_open() -> None:
-    import select
-    import socket
-
-    import pycurl
-
-    from parallel_requests.engines.curl_multi import _EpollDriver
-
-    wake_reader, wake_writer = socket.socketpair()
-    idle, server = socket.socketpair()
-    driver = _EpollDriver(pycurl.CurlMulti(), wake_reader, time.monotonic)
-    driver._watch(pycurl.POLL_IN, idle.fileno())
-    driver._watch(pycurl.POLL_REMOVE, idle.fileno())
-    copy = idle.dup()  # as a forked child has it: epoll then keeps what is closed here
-    idle.close()
-    server.close()
-    driver.wait(0.0, 0)
-    assert driver._epoll.poll(0) == []
-    wake_writer.send(b"\0")
-    assert [events for _, events in driver._epoll.poll(1)] == [select.EPOLLIN]
-    driver.close()
-    for end in (copy, wake_reader, wake_writer):
-        end.close()
-
-
-# -- processes
-
-FORK = """
-import os, signal, sys, warnings
-from parallel_requests import ParallelSession, RunStoppedError
-warnings.simplefilter("ignore", DeprecationWarning)
-backend, url = sys.argv[1:]
-used, unused = (ParallelSession(backend=backend) for _ in range(2))
-used.request(url)
-child = os.fork()
-if not child:
-    signal.alarm(10)
-    assert unused.request([url] * 5) == [{"id": 1}] * 5
-    try:
-        used.request(url)
-    except RunStoppedError:
-        sys.exit(unused.close())
-    sys.exit("a session of the parent was used")
-_, status = os.waitpid(child, 0)
-assert status == 0, status
-assert used.request([url] * 5) == unused.request([url] * 5) == [{"id": 1}] * 5
-used.close()
-unused.close()
-"""
-
-
-def test_after_a_fork(backend: str, server: Server) -> None:
-    command = [sys.executable, "-c", FORK, backend, server.url("/id/1")]
-    subprocess.run(command, check=True, timeout=15, cwd=Path(__file__).parents[1])
-
-
 # -- many threads
 
 
@@ -400,13 +243,3 @@ def test_cancelled_tasks_of_several_loops_leave_the_client_usable(
     for loop in loops:
         loop.join()
     asyncio.run(client.close())
-
-
-def test_what_was_stopped_while_a_name_was_looked_up_does_not_connect() -> None:
-    with full_port() as port:
-        wire, flight = Wire(), Flight(None, None)
-        wire.begin(Send(Request("http://127.0.0.1/"), None, Policy(), flight=flight))
-        connection = wire.watch(urllib3.connection.HTTPConnection, urllib3.exceptions)("127.0.0.1", port)
-        flight.cut()
-        with pytest.raises(urllib3.exceptions.ConnectTimeoutError):
-            connection.connect()

@@ -15,14 +15,16 @@ from tests.server.faults import FaultServer, full_port, read_request, response, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.live.lateness import Lateness
+    from tests.lateness import Lateness
     from tests.server.control import Server
+    from tests.server.tls import Certificates
 
     OpenSession = Callable[..., ParallelSession]
 
 OVERSHOOT = 0.25
 """Seconds an attempt or a batch may last beyond its bound, the machine's own lateness apart."""
 
+NEVER_AGAIN = RetryPolicy(max_retries=0)
 _ANSWER = response(b"x" * 1_000)
 _HEAD = _ANSWER.partition(b"x")[0]
 _NEVER_DONE = {
@@ -31,7 +33,11 @@ _NEVER_DONE = {
     "stall in the body": [read_request(), send(_HEAD + b"xxx"), stall()],
     "no answer": [read_request(), stall()],
 }
-_NEVER_CONNECTED = ("silent TLS", "full accept queue")
+_NEVER_SHAKEN = {
+    "silent TLS": stall(),
+    "trickled TLS": trickle(b"\x16\x03\x03\x02\x00" + bytes(512), 0.02),  # a record that takes ten seconds
+}
+_NEVER_CONNECTED = (*_NEVER_SHAKEN, "full accept queue")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +47,9 @@ def never_done() -> Iterator[dict[str, str]]:
         urls = {
             name: running.enter_context(FaultServer(script)).url() for name, script in _NEVER_DONE.items()
         }
-        silent = running.enter_context(FaultServer([stall()]))
-        urls["silent TLS"] = f"https://127.0.0.1:{silent.port}/"
+        for name, step in _NEVER_SHAKEN.items():
+            server = running.enter_context(FaultServer([step]))
+            urls[name] = f"https://127.0.0.1:{server.port}/"
         urls["full accept queue"] = f"http://127.0.0.1:{running.enter_context(full_port())}/"
         yield urls
 
@@ -50,21 +57,42 @@ def never_done() -> Iterator[dict[str, str]]:
 def test_timeout_bounds_a_whole_attempt(
     open_session: OpenSession, never_done: dict[str, str], lateness: Lateness
 ) -> None:
-    session = open_session(max_retries=0, timeout=0.3)
+    session = open_session(retry=NEVER_AGAIN, timeout=0.3)
     for result in session.iter_results(never_done.values(), keys=never_done):
         assert type(result.error) is RequestTimeout, result.key
         assert 0.25 <= result.elapsed <= 0.3 + OVERSHOOT + lateness.worst, result.key
     assert session.last_run.seconds <= 0.3 + OVERSHOOT + lateness.worst
 
 
-def test_the_connect_part_covers_the_handshake(
+def test_row_14_the_connect_part_covers_the_handshake(
     open_session: OpenSession, never_done: dict[str, str], lateness: Lateness
 ) -> None:
-    session = open_session(max_retries=0, timeout=(0.2, 30))
+    session = open_session(retry=NEVER_AGAIN, timeout=(0.2, 30))
     urls = [never_done[name] for name in _NEVER_CONNECTED]
     for result in session.iter_results(urls, keys=_NEVER_CONNECTED):
         assert type(result.error) is RequestTimeout, result.key
         assert result.elapsed <= 0.2 + OVERSHOOT + lateness.worst, result.key
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_upload_nobody_takes_is_in_the_timeout(
+    open_session: OpenSession,
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    lateness: Lateness,
+    scheme: str,
+) -> None:
+    # The first answer keeps the connection, so that the upload finds one that has timeouts behind it.
+    script = [read_request(), send(response(b"{}")), stall()]
+    server = fault_server(script, tls=certificates.good.server_context() if scheme == "https" else None)
+    url = server.url(host="localhost")
+    session = open_session(retry=NEVER_AGAIN, verify_ssl=str(certificates.ca_file))
+    assert session.get(url, timeout=5) == {}
+    began = time.monotonic()
+    [result] = session.iter_results([url], method="PUT", data=bytes(30_000_000), timeout=0.4)
+    assert isinstance(result.error, RequestTimeout), result.error
+    assert time.monotonic() - began <= 0.4 + OVERSHOOT + lateness.worst
+    assert server.connections == 1
 
 
 def test_each_attempt_has_the_timeout_to_itself(
@@ -75,6 +103,7 @@ def test_each_attempt_has_the_timeout_to_itself(
     assert result.attempts == 2
     for attempt in result.history:
         assert isinstance(attempt.error, RequestTimeout)
+        assert isinstance(attempt.error, TimeoutError)
         assert attempt.elapsed <= 0.2 + OVERSHOOT + lateness.worst
 
 
@@ -114,3 +143,21 @@ def test_deadline_bounds_what_waits_for_a_gate(
     assert isinstance(last, DeadlineExceededError)
     assert last.url == server.url("/static")
     assert f"{last.url} was not done after 0 attempts" in str(last)
+
+
+def test_a_body_that_ends_with_its_connection_is_not_taken_for_whole(
+    open_session: OpenSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), trickle(b"x" * 100, 0.05)])
+    [result] = open_session(retry=NEVER_AGAIN).iter_results(
+        [server.url()], timeout=0.4, return_type="content"
+    )
+    assert isinstance(result.error, RequestTimeout)
+
+
+def test_after_a_timeout_the_connection_is_not_used_again(open_session: OpenSession, server: Server) -> None:
+    session = open_session(concurrency=1, retry=NEVER_AGAIN)
+    urls = [server.url("/id/1?delay=0.4"), server.url("/id/2")]
+    results = list(session.iter_results(urls, timeout=0.2, ordered=True))
+    assert isinstance(results[0].error, RequestTimeout)
+    assert results[1].value == {"id": 2}

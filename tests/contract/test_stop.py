@@ -1,0 +1,85 @@
+"""A stop stops, whatever the server does; tests/live/test_stop.py has the stops of a whole process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import exceptions
+from tests.server.faults import read_request, stall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from parallel_requests.session import ParallelSession
+    from tests.lateness import Lateness
+    from tests.server.control import Server
+    from tests.server.faults import FaultServer
+    from tests.server.tls import Certificates
+
+_STOPPED_WITHIN = 1.0
+"""Seconds, the machine's own lateness apart."""
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_closing_from_another_thread_stops_within_a_second(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    lateness: Lateness,
+    scheme: str,
+) -> None:
+    everyone_waits = threading.Barrier(6)
+
+    def arrived(_connection: Any) -> None:
+        everyone_waits.wait(5)
+
+    tls = certificates.good.server_context() if scheme == "https" else None
+    server = fault_server([read_request(), arrived, stall()], tls=tls)
+    session = open_session(concurrency=5, verify_ssl=str(certificates.ca_file))
+    outcome: list[Any] = []
+
+    def run() -> None:
+        outcome.extend(session.iter_results([server.url()] * 20, timeout=None))
+
+    caller = threading.Thread(target=run)
+    caller.start()
+    everyone_waits.wait(5)
+    began = time.monotonic()
+    session.close()
+    caller.join()
+    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.worst
+    assert len(outcome) == 20
+    assert all(isinstance(result.error, exceptions.RunStoppedError) for result in outcome)
+    assert len(server.requests) == 5
+
+
+def test_leaving_the_loop_stops_the_run(
+    open_session: Callable[..., ParallelSession], server: Server, lateness: Lateness
+) -> None:
+    session = open_session(concurrency=5)
+    urls = [server.url("/id/0"), *[server.url("/hang")] * 50]
+    results = session.iter_results(urls)
+    assert next(results).value == {"id": 0}
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.worst
+    assert session.request(server.url("/id/1")) == {"id": 1}
+
+
+@pytest.mark.parametrize("verb", ["request", "iter_results"])
+def test_an_interrupt_stops_the_run_and_comes_through(
+    session: ParallelSession, server: Server, lateness: Lateness, verb: str
+) -> None:
+    def urls() -> Iterator[str]:
+        yield server.url("/hang")
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(getattr(session, verb)(urls()))
+    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.worst
+    assert session.request(server.url("/id/1")) == {"id": 1}

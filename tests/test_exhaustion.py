@@ -1,0 +1,83 @@
+"""What the machine has no more of: threads, and an executor that takes any."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parallel_requests import ParallelSession, ResourceExhausted
+from tests import parse_functions as functions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.server.control import Server
+
+
+@contextlib.contextmanager
+def no_threads_named(prefix: str) -> Iterator[None]:
+    """Have threads whose name begins so refused, as by a system that has none left."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith(prefix):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        yield
+
+
+def test_without_a_thread_to_send_on_the_call_fails_and_the_next_does_not(
+    backend: str, server: Server
+) -> None:
+    with ParallelSession(backend=backend) as session:
+        with no_threads_named("parallel-requests"), pytest.raises(RuntimeError, match="can't start"):
+            session.request([server.url("/id/1")])
+        assert session.request([server.url("/id/2")]) == [{"id": 2}]
+    assert server.ids() == [2]
+
+
+@pytest.mark.parametrize("backend", ["urllib3", "requests"], indirect=True)
+def test_without_a_thread_to_watch_over_timeouts_nothing_is_sent(backend: str, server: Server) -> None:
+    with ParallelSession(backend=backend, max_retries=0) as session:
+        with (
+            no_threads_named("parallel-requests-watchdog"),
+            pytest.raises(ResourceExhausted, match="can't start"),
+        ):
+            session.request(server.url("/id/1"))
+        assert session.request(server.url("/id/2")) == {"id": 2}
+    assert server.ids() == [2]
+
+
+@pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
+def test_without_a_thread_to_parse_on_the_call_fails_and_the_next_does_not(
+    backend: str, server: Server
+) -> None:
+    with ParallelSession(backend=backend) as session:
+        with no_threads_named("parallel-requests-parse"), pytest.raises(RuntimeError, match="can't start"):
+            session.request([server.url("/id/1")], parse_func=functions.number)
+        assert session.request([server.url("/id/2")], parse_func=functions.number) == [2]
+
+
+class Stingy(ThreadPoolExecutor):
+    """Takes two loops, and fails from then on, as one does that has been shut down."""
+
+    taken = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.taken += 1
+        if self.taken > 2:
+            raise RuntimeError("can't start new thread")
+        return super().submit(*args, **kwargs)
+
+
+def test_an_executor_that_takes_no_more_work_costs_no_item(server: Server) -> None:
+    with Stingy(4) as executor, ParallelSession(backend="urllib3", executor=executor) as session:
+        answers = session.request([server.url(f"/id/{number}") for number in range(20)])
+    assert answers == [{"id": number} for number in range(20)]
