@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.planning import Item
+    from parallel_requests.runtime import Runtime
     from parallel_requests.signatures import (
         AsyncDownloadVerb,
         AsyncHeadVerb,
@@ -88,6 +89,52 @@ async def _feed(batch: Batch, urls: AsyncIterable[Item], listener: _Listener) ->
             raise  # a cancellation, our own or one that the input let through
     else:
         batch.end_input()
+
+
+class _Running:
+    """Runs a batch for as long as a block lasts; leaving it early breaks the batch off.
+
+    It is no generator, as those of contextlib are: a loop that ends closes all there are, in any order.
+    """
+
+    def __init__(self, runtime: Runtime, batch: Batch, urls: AsyncIterable[Item] | None) -> None:
+        """Set up.
+
+        Args:
+            runtime: Where the batch is carried out.
+            batch: The batch.
+            urls: What it is fed with, where that is asynchronous.
+        """
+        self._runtime = runtime
+        self._batch = batch
+        self._urls = urls
+        self._feeder: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> _Listener:
+        listener = _Listener(self._batch)
+        if self._urls is not None:
+            self._feeder = asyncio.ensure_future(_feed(self._batch, self._urls, listener))
+        try:
+            self._batch.start()
+        except BaseException:
+            await self._end(is_early=True)
+            raise
+        return listener
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end(is_early=kind is not None)
+
+    async def _end(self, *, is_early: bool) -> None:
+        if is_early:
+            self._batch.stop()
+            self._batch.keep_finished()
+        self._runtime.conclude(self._batch)
+        # Where the loop has been closed under way, nothing of it can be cancelled or waited for.
+        if self._feeder is not None and self._feeder.get_loop().is_running():
+            self._feeder.cancel()
+            await asyncio.wait([self._feeder])  # raises what is meant for us, and not what was for the feeder
 
 
 class ParallelRequests:
@@ -280,27 +327,9 @@ class ParallelRequests:
         items = [urls] if isinstance(urls, str) else urls
         return self._runtime.plan(items, keys, call, holds_back=holds_back)
 
-    @contextlib.asynccontextmanager
-    async def _running(
-        self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item]
-    ) -> AsyncIterator[_Listener]:
-        """Run a batch for as long as the block lasts; leaving it early breaks the batch off."""
-        listener = _Listener(batch)
-        feeder = (
-            asyncio.ensure_future(_feed(batch, urls, listener)) if isinstance(urls, AsyncIterable) else None
-        )
-        try:
-            batch.start()
-            yield listener
-        except BaseException:
-            batch.stop()
-            batch.keep_finished()
-            raise
-        finally:
-            self._runtime.conclude(batch)
-            if feeder is not None:
-                feeder.cancel()
-                await asyncio.wait([feeder])  # raises what is meant for us, and not what was for the feeder
+    def _running(self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item]) -> _Running:
+        """Run a batch for as long as a block lasts."""
+        return _Running(self._runtime, batch, urls if isinstance(urls, AsyncIterable) else None)
 
 
 @_one_call_verb

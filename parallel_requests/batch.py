@@ -154,12 +154,14 @@ class Batch:
                 arrived.popleft()
 
     def stop(self) -> None:
-        """Break the run off, without waiting for it."""
-        if not self.run.is_done():
+        """Break the run off, without waiting for it; not in a forked child, as it is the parent's."""
+        if not (self.run.is_done() or self.engine.threads.is_in_child_process()):
             self.engine.stop(self.run, RunStoppedError("The run was stopped."))
 
     def abandon(self) -> list[Result[Any]]:
         """Stop the run and return the Results that were done and not handed over, in input order."""
+        if self.engine.threads.is_in_child_process():
+            return []
         self.stop()
         # It is one where the garbage collector, on an engine's thread, found an iterator left half-way.
         if not self.engine.threads.is_worker():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, cast
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -12,9 +14,15 @@ if TYPE_CHECKING:
 
     from parallel_requests.models import Headers
 
+_MOST_SITES: Final = 10_000
+"""Sites whose cookies are kept. RFC 6265, 6.1 has clients keep 3,000 cookies at least."""
+
 
 class CookieStore:
     """A thread-safe jar (RFC 6265, by the standard library's policy) that costs nothing while empty.
+
+    Each site has a jar of its own, as a jar is searched from end to end for every request. Beyond 10,000
+    sites the one that was not asked for longest is forgotten.
 
     Attributes:
         is_empty: Whether no server has set a cookie.
@@ -22,8 +30,8 @@ class CookieStore:
 
     def __init__(self) -> None:
         self.is_empty = True
-        self._jar: CookieJar | None = None
-        self._lock = threading.Lock()  # guards _jar and is_empty
+        self._jars: OrderedDict[str, CookieJar] = OrderedDict()  # by site, the one used last at the end
+        self._lock = threading.Lock()  # guards _jars and is_empty
 
     def header_for(self, url: str, own: str | None) -> str | None:
         """Return the Cookie header for a URL.
@@ -32,13 +40,18 @@ class CookieStore:
             url: Where the request goes.
             own: The header the caller's cookies make; a cookie the server set since then wins.
         """
-        with self._lock:
-            if self._jar is None:
-                return own
-            from urllib.request import Request as UrllibRequest
+        if self.is_empty:
+            return own
+        from urllib.request import Request as UrllibRequest
 
-            carrier = UrllibRequest(url)  # noqa: S310 - opens nothing
-            self._jar.add_cookie_header(carrier)
+        carrier = UrllibRequest(url)  # noqa: S310 - opens nothing
+        site = _site_of(url)
+        with self._lock:
+            jar = self._jars.get(site)
+            if jar is None:
+                return own
+            self._jars.move_to_end(site)
+            jar.add_cookie_header(carrier)
         stored = carrier.get_header("Cookie")
         if not own or not stored:
             return stored or own
@@ -58,19 +71,31 @@ class CookieStore:
             message.add_header("Set-Cookie", value)
         if "set-cookie" not in message:
             return
+        site = _site_of(url)
         with self._lock:
-            if self._jar is None:
+            jar = self._jars.pop(site, None)
+            if jar is None:
                 # A cookie that names no domain goes back to its host alone (RFC 6265, 5.3).
                 policy = DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
-                self._jar = CookieJar(policy)
-            self._jar.extract_cookies(cast("HTTPResponse", _Answer(message)), question)
-            self.is_empty = len(self._jar) == 0
+                jar = CookieJar(policy)
+            jar.extract_cookies(cast("HTTPResponse", _Answer(message)), question)
+            if len(jar) > 0:
+                self._jars[site] = jar
+            if len(self._jars) > _MOST_SITES:
+                self._jars.popitem(last=False)
+            self.is_empty = not self._jars
 
     def clear(self) -> None:
         """Forget every cookie."""
         with self._lock:
-            self._jar = None
+            self._jars.clear()
             self.is_empty = True
+
+
+def _site_of(url: str) -> str:
+    """Return what hosts have in common that may share cookies: their last two labels, or ``local``."""
+    labels = (urlsplit(url).hostname or "").rsplit(".", 2)[-2:]
+    return "local" if len(labels) == 1 or labels[-1] == "local" else ".".join(labels)
 
 
 class _Answer:

@@ -1,12 +1,14 @@
 """One file on its way: written beside its place, resumed where it broke off, moved there when whole.
 
 What is not whole yet lies in a hidden ``.part`` file; a ``.json`` file beside it remembers what has
-to be the same for the rest to fit. Both survive a crash, and the next call goes on from them.
+to be the same for the rest to fit. Both survive a crash, and the next call goes on from them. Where
+another download, in this process or another, is at the same file, who comes second writes one of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -20,6 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parallel_requests.exceptions import DownloadError, ProtocolError
+from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, is_claimed, open_claimed
 from parallel_requests.models import Headers, Request, Response, Result
 from parallel_requests.redaction import redact
 
@@ -36,6 +39,7 @@ _RECORD_AFTER: Final = 0.25
 """Seconds a transfer lasts before its note is written: what is quicker is as quickly fetched again."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]+")
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -83,10 +87,11 @@ class PartFile:
         self.counted = self.expected = 0
         self._path = place.with_name(f".{stem}.part")
         self._record_path = place.with_name(f".{stem}.json")
+        self._other_names = (f".{stem}.{number}.part" for number in itertools.count(2))
         self._validator: str | None = None
         self._file: BufferedWriter[FileIO] | None = None
         self._opened_at = 0.0
-        self._has_begun = self._is_unfit = False
+        self._has_begun = self._is_unfit = self._gives_way = False
         record = self._read_record()
         self._is_recorded = record is not None
         known = record or {}
@@ -125,12 +130,16 @@ class PartFile:
                 f"{redact(request.url)} answered with another part than asked for.", url=request.url
             )
         try:
-            self._open(os.open(self._path, os.O_WRONLY | _NO_LINK))
-            assert self._file is not None  # noqa: S101 - just opened
-            self._file.truncate(self.starts_at)
-            self._file.seek(self.starts_at)
+            descriptor = open_claimed(self._path, os.O_WRONLY)
+            if descriptor is not None:
+                self._open(descriptor, self.starts_at)
         except OSError as error:
             raise self._failure("resumed", error) from error
+        if descriptor is None:
+            self._is_unfit = True
+            raise ProtocolError(
+                f"The beginning of {redact(request.url)} is being written elsewhere.", url=request.url
+            )
         return self.starts_at
 
     def write(self, chunk: bytes) -> None:
@@ -169,7 +178,11 @@ class PartFile:
             raise DownloadError(f"{url} answered {status}, which is no file.", str(self.place))
         digest = None
         try:
-            size = self._close()
+            assert self._file is not None  # noqa: S101 - it has begun
+            self._file.flush()
+            size = self._file.tell()
+            if not CAN_MOVE_OPEN_FILES:
+                self._close()
             if self.checksum:
                 digest = sha256_of(self._path)
             if isinstance(self.checksum, str) and digest != self.checksum:
@@ -183,6 +196,7 @@ class PartFile:
             self._drop_record()
             if self.name_is_sent:
                 self._write_record({"name": self.place.name})
+            self._close()
         except OSError as error:
             raise self._failure("finished", error) from error
         self._has_begun = False
@@ -205,9 +219,11 @@ class PartFile:
             self.discard()
 
     def discard(self) -> None:
-        """Drop what is there."""
+        """Drop what is there, unless it is being written elsewhere."""
         self._validator = self.size = None
         self.break_off()
+        if is_claimed(self._path):
+            return
         try:
             self._drop_record()
             self._path.unlink(missing_ok=True)
@@ -216,18 +232,27 @@ class PartFile:
 
     def _start(self, headers: Headers) -> None:
         """Begin a new file, and note what tells whether a later answer is of the same one."""
-        coded = headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
-        self._validator = None if coded else _validator(headers)
-        self.size = None if coded else _number(headers.get("content-length"))
         try:
-            self._drop_record()
             try:
-                self._open(_create(self._path))
+                descriptor = self._begin_file()
             except FileNotFoundError:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._open(_create(self._path))
+                descriptor = self._begin_file()
+            self._drop_record()
+            self._open(descriptor, 0)
         except OSError as error:
             raise self._failure("created", error) from error
+        coded = headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
+        self._validator = None if coded or self._gives_way else _validator(headers)
+        self.size = None if coded else _number(headers.get("content-length"))
+
+    def _begin_file(self) -> int:
+        """Return the descriptor of a file that nobody else writes."""
+        while (descriptor := _begin(self._path)) is None:
+            # The note belongs to who writes that one. No later call looks for this one, nor goes on from it.
+            self._gives_way, self._is_recorded = True, False
+            self._path = self._path.with_name(next(self._other_names))
+        return descriptor
 
     def _fits(self, headers: Headers) -> bool:
         """Whether an answer with status 206 goes on where the file ends, and to its end."""
@@ -247,20 +272,22 @@ class PartFile:
         found = _status_of_ours(self._path)
         return 0 if found is None else found.st_size
 
-    def _open(self, descriptor: int) -> None:
+    def _open(self, descriptor: int, length: int) -> None:
+        """Write on behind the first bytes."""
         self._file = BufferedWriter(FileIO(descriptor, "w"), _BUFFER_SIZE)
+        self._file.truncate(length)
+        self._file.seek(length)
         self._opened_at = monotonic()
 
-    def _close(self) -> int:
-        """Write what is still buffered, give the descriptor back, and return the size of the file.
+    def _close(self) -> None:
+        """Write what is still buffered, and give the descriptor back, if that has not been done.
 
         Raises:
             OSError: It could not be written; the descriptor is given back all the same.
         """
         file, self._file = self._file, None
-        assert file is not None  # noqa: S101 - asked for once, of an open file
-        with file:
-            return file.tell()
+        if file is not None:
+            file.close()
 
     def _record(self) -> None:
         """Leave a note of what has to be the same for the rest to fit."""
@@ -312,14 +339,27 @@ def _status_of_ours(path: Path) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else None
 
 
+def _begin(path: Path) -> int | None:
+    """Open a file to write from its beginning; None where it is being written elsewhere.
+
+    What is there and none of ours is unlinked, so that no link is ever written through.
+    """
+    try:
+        return open_claimed(path, _NEW)
+    except FileExistsError:
+        if _status_of_ours(path) is not None:
+            return open_claimed(path, os.O_WRONLY | os.O_CREAT)  # it may be moved to its place just now
+        path.unlink()
+        return open_claimed(path, _NEW)
+
+
 def _create(path: Path) -> int:
     """Open a new file; what is there is unlinked, so that no link is ever written through."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
     try:
-        return os.open(path, flags, 0o666)
+        return os.open(path, _NEW | _NO_LINK, 0o666)
     except FileExistsError:
         path.unlink()
-        return os.open(path, flags, 0o666)
+        return os.open(path, _NEW | _NO_LINK, 0o666)
 
 
 def _validator(headers: Headers) -> str | None:

@@ -260,7 +260,13 @@ class Runtime:
         logger.info("run ended: %s", batch.stats)
 
     def close(self) -> None:
-        """Stop what is under way, close every connection and end every thread; safe to call twice."""
+        """Stop what is under way, close every connection and end every thread; safe to call twice.
+
+        In a forked child nothing is: all that is the parent's, which goes on with it.
+        """
+        if self._engine.threads.is_in_child_process():
+            self.is_closed = True  # without the lock, which may have been held as the process forked
+            return
         with self._lock:
             if self.is_closed:
                 return

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.server.control import Server
-    from tests.server.faults import FaultServer
+    from tests.server.faults import FaultServer, Step
 
 QUICK = RetryPolicy(max_retries=2, backoff_factor=0.01)
 BODY = content(300_000)
@@ -288,6 +289,67 @@ def test_a_deadline_leaves_a_result_for_every_url(
     with pytest.raises(PartialFailureError) as caught:
         session.download(urls, tmp_path, deadline=0.2)
     assert [result.index for result in caught.value.results] == list(range(100))
+
+
+# -- the same file twice at once
+
+
+def in_two_halves(answer: bytes, at: int, then: threading.Event) -> list[Step]:
+    """The steps of an answer whose second half comes when the test says so."""
+    return [read_request(), send(answer[:-at]), wait(then), send(answer[-at:])]
+
+
+def begun(pool: ThreadPoolExecutor, session: ParallelSession, url: str, folder: Path) -> Future[Download]:
+    """Start a download, and return once it has written something."""
+    has_written = threading.Event()
+    file: Future[Download] = pool.submit(
+        session.download, url, folder, progress=lambda done, _: has_written.set() if done else None
+    )
+    assert has_written.wait(10)
+    return file
+
+
+def test_two_downloads_of_one_file_at_once_do_not_meet(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    first_goes_on, second_breaks_off = threading.Event(), threading.Event()
+    server = fault_server(
+        in_two_halves(whole(), 100_000, first_goes_on),
+        [read_request(), send(cut(200_000)), wait(second_breaks_off), close()],
+        [read_request(), send(whole())],
+    )
+    with ThreadPoolExecutor(2) as pool:
+        first = begun(pool, session, server.url("/file"), tmp_path)
+        second = begun(pool, session, server.url("/file"), tmp_path)
+        first_goes_on.set()
+        assert first.result(10).path.read_bytes() == BODY
+        second_breaks_off.set()
+        assert second.result(10).path.read_bytes() == BODY
+    assert [request.headers.get("range") for request in server.requests] == [None, None, None]
+    assert names(tmp_path) == ["file"]
+    assert descriptors() == 0
+
+
+def test_two_downloads_do_not_resume_one_beginning(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    first_goes_on = threading.Event()
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()],
+        in_two_halves(rest(100_000), 100_000, first_goes_on),
+        [read_request(), send(rest(100_000)), close()],
+        [read_request(), send(whole())],
+    )
+    with pytest.raises(TruncatedBody):
+        session.download(server.url("/file"), tmp_path, retry=RetryPolicy(max_retries=0))
+    with ThreadPoolExecutor(1) as pool:
+        first = begun(pool, session, server.url("/file"), tmp_path)
+        second = session.download(server.url("/file"), tmp_path, existing="replace")
+        assert (second.status, second.path.read_bytes()) == ("downloaded", BODY)
+        first_goes_on.set()
+        assert first.result(10).path.read_bytes() == BODY
+    assert names(tmp_path) == ["file"]
+    assert descriptors() == 0
 
 
 # -- resuming

@@ -100,8 +100,6 @@ class CurlMultiEngine:
 
         Called on the engine's own thread, from a hook, it does not wait for the end.
         """
-        if self.threads.is_in_child_process():
-            return
         with self._lock:
             self._closed = True
             thread = self._thread

@@ -64,7 +64,9 @@ class Run:
         self._holds_back = holds_back
         self._fed: deque[Request] = deque()
         self._results: list[Result[Any]] = []
-        self._lock = threading.Lock()  # guards what more than one thread writes below
+        # Guards what more than one thread writes below. Entered again where the garbage collector, in the
+        # midst of it, closes a coroutine of this batch whose loop is gone.
+        self._lock = threading.RLock()
         # Free where there is news. Unlike a Condition, it is not left locked by a Ctrl-C at the wrong moment.
         self._news = threading.Lock()
         self._turns = None if observe is None else Turns(partial(self._hand_over_after, observe))

@@ -95,8 +95,6 @@ class ThreadsEngine:
 
         Called on one of the engine's own threads, from a hook, it does not wait for the end.
         """
-        if self.threads.is_in_child_process():
-            return
         with self._lock:
             self._closed = True
             runs = self._scheduler.unfinished()

@@ -130,3 +130,41 @@ unused.close()
 def test_a_forked_child_never_uses_a_connection_of_its_parents(backend: str, server: Server) -> None:
     command = [sys.executable, "-c", FORK, backend, server.url("/id/1")]
     subprocess.run(command, check=True, timeout=15, cwd=ROOT)
+
+
+FORK_UNDER_WAY = """
+import json, os, signal, sys, urllib.request, warnings
+from parallel_requests import ParallelSession
+warnings.simplefilter("ignore", DeprecationWarning)
+backend, server = sys.argv[1:]
+session = ParallelSession(backend=backend, max_retries=0)
+others = f"{server}/together?count=3&key={os.getpid()}"
+results = session.iter_results([f"{server}/id/1", others, others])
+assert next(results).ok
+
+def in_flight():
+    with urllib.request.urlopen(f"{server}/_control/stats") as answer:
+        return json.load(answer)["in_flight"]
+
+while in_flight() < 2:
+    pass
+for how in ("close", "forget", "exit"):
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        if how == "close":
+            session.close()
+        elif how == "forget":
+            del results, session
+        os._exit(0) if how != "exit" or backend == "aiohttp" else sys.exit()  # uvloop crashes in sys.exit()
+    _, status = os.waitpid(child, 0)
+    assert status == 0, (how, status)
+assert session.request(others) == {}
+assert [result.value for result in results] == [{}, {}]
+session.close()
+"""
+
+
+def test_a_forked_child_leaves_alone_what_is_under_way(backend: str, server: Server) -> None:
+    command = [sys.executable, "-c", FORK_UNDER_WAY, backend, server.url("")]
+    subprocess.run(command, check=True, timeout=15, cwd=ROOT)

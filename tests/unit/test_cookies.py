@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from email.message import Message
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+from urllib.request import Request
 
 import pytest
 from hypothesis import given
@@ -10,6 +16,10 @@ from hypothesis import strategies as st
 
 from parallel_requests.cookies import CookieStore
 from parallel_requests.models import Headers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from http.client import HTTPResponse
 
 URL = "http://api.test/dir/page"
 
@@ -100,3 +110,78 @@ def test_whatever_attributes_a_server_sets_do_no_harm(name: str, value: str) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         store(f"a=1; {name}={value}").header_for(URL, None)
+
+
+# -- many sites
+
+
+HOSTS = (
+    *("a.test", "www.a.test", "x.www.a.test", "b.test", "a.b.test", "a.co.test", "b.co.test", "A.Test:8080"),
+    *("a.test.", "localhost", "other", "a.local", "b.local", "127.0.0.1", "10.0.0.1", "[::1]:80"),
+)
+DOMAINS = [f"; Domain={host}" for host in (*HOSTS, ".local")]
+
+
+def jar_of_all(answers: Iterable[tuple[str, str]]) -> CookieJar:
+    """One jar of the standard library for all sites, which has the say on who is sent what."""
+    jar = CookieJar(DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain))
+    for host, value in answers:
+        message = Message()
+        message["Set-Cookie"] = value
+        answer = cast("HTTPResponse", SimpleNamespace(info=lambda message=message: message))
+        jar.extract_cookies(answer, Request(f"http://{host}/"))
+    return jar
+
+
+@given(
+    answers=st.lists(
+        st.tuples(
+            st.sampled_from(HOSTS),
+            st.builds(
+                "{}={}{}".format,
+                st.sampled_from("abc"),
+                st.integers(0, 9),
+                st.sampled_from(
+                    ["", "; Max-Age=0", *(f"; Domain={host}" for host in HOSTS), "; Domain=.local"]
+                ),
+            ),
+        ),
+        max_size=8,
+    ),
+    host=st.sampled_from(HOSTS),
+)
+def test_a_jar_for_each_site_is_as_good_as_one_for_all(answers: list[tuple[str, str]], host: str) -> None:
+    cookies = CookieStore()
+    for answering, value in answers:
+        cookies.absorb(f"http://{answering}/", Headers([("Set-Cookie", value)]))
+    jar = jar_of_all(answers)
+    question = Request(f"http://{host}/")
+    jar.add_cookie_header(question)
+    assert cookies.header_for(f"http://{host}/", None) == question.get_header("Cookie")
+    assert cookies.is_empty == (len(jar) == 0)
+
+
+def test_the_cookies_of_other_sites_cost_a_request_nothing() -> None:
+    def calls_made(cookies: CookieStore) -> int:
+        events: list[str] = []
+        sys.setprofile(lambda _, event, __: events.append(event))
+        cookies.header_for(URL, None)
+        sys.setprofile(None)
+        return len(events)
+
+    alone, one_of_many = store("a=1; Path=/"), store("a=1; Path=/")
+    for number in range(100):
+        one_of_many.absorb(f"http://site-{number}.test/", Headers([("Set-Cookie", "a=1")]))
+    calls_made(alone)  # what is imported and compiled, once
+    assert calls_made(one_of_many) == calls_made(alone)
+
+
+def test_the_site_asked_for_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallel_requests.cookies._MOST_SITES", 2)
+    cookies = store("a=1; Path=/")
+    cookies.absorb("http://second.test/", Headers([("Set-Cookie", "a=2")]))
+    assert cookies.header_for(URL, None) == "a=1"
+    cookies.absorb("http://third.test/", Headers([("Set-Cookie", "a=3")]))
+    assert cookies.header_for(URL, None) == "a=1"
+    assert cookies.header_for("http://second.test/", None) is None
+    assert cookies.header_for("http://third.test/", None) == "a=3"
