@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from functools import partial
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from parallel_requests.parsing.in_place import Parse
 
 logger = logging.getLogger("parallel_requests")
+
+_LONGEST_SLEEP = 0.25
+"""Seconds. A Ctrl-C that comes just before its thread falls asleep is not heard until that wakes."""
 
 
 class Run:
@@ -122,12 +126,12 @@ class Run:
 
         One thread at a time may do so.
         """
-        end = None if timeout is None else monotonic() + timeout
+        end = math.inf if timeout is None else monotonic() + timeout
         while not until():
-            left = -1.0 if end is None else end - monotonic()
-            if end is not None and left <= 0:
+            left = end - monotonic()
+            if left <= 0:
                 return False
-            self._news.acquire(timeout=left)
+            self._news.acquire(timeout=min(left, _LONGEST_SLEEP))
         return True
 
     def listen(self, listener: Callable[[], None]) -> None:

@@ -153,6 +153,19 @@ def test_ctrl_c_ends_a_long_wait(
         session.get([server.url(path)] * 2)
 
 
+def test_ctrl_c_just_as_the_caller_goes_to_sleep(
+    open_session: OpenSession, server: Server, lateness: Lateness
+) -> None:
+    """It wakes nobody then, as here where another thread is told of it."""
+    session = open_session(timeout=None)
+
+    def interrupt_unheard() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    with Stopper(server, has_in_flight(2), interrupt_unheard)(lateness), pytest.raises(KeyboardInterrupt):
+        session.get([server.url("/hang")] * 2)
+
+
 def test_ctrl_c_while_connecting(
     open_session: OpenSession,
     server: Server,
