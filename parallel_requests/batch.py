@@ -253,5 +253,5 @@ class Outbox:
     def rest(self) -> list[Result[Any]]:
         """Return what has not been handed over, in input order."""
         # By index, as a Ctrl-C may have left one where it was and where it was going.
-        results = {result.request.index: result for result in (*self.arrived, *(self._early or {}).values())}
+        results = {result.index: result for result in (*self.arrived, *(self._early or {}).values())}
         return [results[index] for index in sorted(results)]

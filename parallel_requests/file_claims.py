@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 CAN_MOVE_OPEN_FILES: Final = sys.platform != "win32"
 """Whether a file may keep its claim until it is in its place."""
-_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""Flags for ``os.open`` under which a link is an error."""
 
 
 def open_claimed(path: Path, flags: int) -> int | None:
@@ -31,7 +32,7 @@ def open_claimed(path: Path, flags: int) -> int | None:
     Raises:
         OSError: It cannot be opened.
     """
-    descriptor = os.open(path, flags | _NO_LINK, 0o666)
+    descriptor = os.open(path, flags | NO_LINK, 0o666)
     if _claim(descriptor) and _is_at(path, descriptor):
         return descriptor
     os.close(descriptor)

@@ -22,7 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parallel_requests.exceptions import DownloadError, ProtocolError
-from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, is_claimed, open_claimed
+from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, NO_LINK, is_claimed, open_claimed
 from parallel_requests.models import Headers, Request, Response, Result
 from parallel_requests.redaction import redact
 
@@ -40,7 +40,6 @@ _RECORD_AFTER: Final = 0.25
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]+")
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +297,7 @@ class PartFile:
         if _status_of_ours(self._record_path) is None:
             return None
         try:
-            descriptor = os.open(self._record_path, os.O_RDONLY | _NO_LINK)
+            descriptor = os.open(self._record_path, os.O_RDONLY | NO_LINK)
         except OSError:
             return None
         with FileIO(descriptor, "r") as file:
@@ -356,10 +355,10 @@ def _begin(path: Path) -> int | None:
 def _create(path: Path) -> int:
     """Open a new file; what is there is unlinked, so that no link is ever written through."""
     try:
-        return os.open(path, _NEW | _NO_LINK, 0o666)
+        return os.open(path, _NEW | NO_LINK, 0o666)
     except FileExistsError:
         path.unlink()
-        return os.open(path, _NEW | _NO_LINK, 0o666)
+        return os.open(path, _NEW | NO_LINK, 0o666)
 
 
 def _validator(headers: Headers) -> str | None:

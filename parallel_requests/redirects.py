@@ -94,12 +94,10 @@ def _moved(
     if not is_same_origin(url, request.url):
         dropped |= _CREDENTIALS | rules.secret_headers
     headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
-    proxy = request.proxy
-    if rules.proxy_for is not None and proxy == rules.proxy_for(request.url):
-        try:
-            proxy = rules.proxy_for(url)
-        except ValidationError as error:
-            raise _refusal(request, f"{redact(url)}, but {error.message}", history) from None
+    try:
+        proxy = _proxy_to(url, request, rules)
+    except ValidationError as error:
+        raise _refusal(request, f"{redact(url)}, but {error.message}", history) from None
     return dataclasses.replace(
         request,
         url=url,
@@ -110,6 +108,21 @@ def _moved(
         proxy=proxy,
         proxy_authorization=request.proxy_authorization if proxy == request.proxy else None,
     )
+
+
+def _proxy_to(url: str, request: Request, rules: RedirectRules) -> str | None:
+    """Return the proxy on the way to where a request is redirected.
+
+    Raises:
+        ValidationError: The one the environment names cannot be used.
+    """
+    if rules.proxy_for is None:
+        return request.proxy
+    try:
+        is_of_environment = request.proxy == rules.proxy_for(request.url)
+    except ValidationError:  # so the caller has named the way
+        is_of_environment = False
+    return rules.proxy_for(url) if is_of_environment else request.proxy
 
 
 def is_same_origin(url: str, other: str) -> bool:

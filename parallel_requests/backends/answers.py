@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 _READ_SIZE = 1 << 16
+_MOST_AT_ONCE = 1 << 26
+"""Bytes of a body that are made room for as announced: a length without bounds may well be a lie."""
 _WORDS_FOR_A_CUT = (
     "without sending complete message body",
     "peer unexpectedly closed connection",
@@ -84,7 +86,7 @@ def _read_body(send: Send, raw: Any, body: Body) -> bytes:
     if policy.deliver is not None:
         while chunk := raw.read1(policy.chunk_size, decode_content=False):
             body.feed(chunk)
-    elif policy.max_response_size is not None or body.expected is None:
+    elif policy.max_response_size is not None or body.expected is None or body.expected > _MOST_AT_ONCE:
         while chunk := raw.read(_READ_SIZE, decode_content=False):
             body.feed(chunk)
     else:

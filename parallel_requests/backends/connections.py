@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 from parallel_requests.backends.reading import FinalResponse
-from parallel_requests.backends.sockets import WatchedSocket
+from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,8 +24,9 @@ class _Socket(WatchedSocket, socket.socket):
 
 
 class _Connecting:
-    """Mixed into a connection: connects as the library does, on a socket that is told of before."""
+    """Mixed into a connection: connects as the library does, but so that the watchdog can end it."""
 
+    sock: Any
     host: str
     port: int | None
     default_port: int
@@ -34,13 +35,15 @@ class _Connecting:
     socket_options: Iterable[tuple[Any, ...]] | None
     _dns_host: str
 
-    def new_socket(self, told: Callable[[socket.socket], object], errors: Any) -> socket.socket:
+    def new_socket(self, told: Callable[[socket.socket], object], errors: Any) -> Any:
         """Return a socket that is connected.
 
         Args:
             told: Called with each socket before it connects.
             errors: The exceptions of the library.
         """
+        if hasattr(self, "_socks_options"):  # in whatever module a library has such connections
+            return self._new_socket_through_socks(errors)
         address = self._dns_host, self.port or self.default_port
         try:
             return _connect(address, self.timeout, self.source_address, self.socket_options, told)
@@ -50,6 +53,19 @@ class _Connecting:
             raise errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
         except OSError as error:
             raise errors.NewConnectionError(self, str(error)) from error
+
+    def _new_socket_through_socks(self, errors: Any) -> Any:
+        """Have the library connect, to the proxy and through it."""
+        try:
+            return super()._new_conn()  # type: ignore[misc]
+        except errors.NewConnectionError as error:
+            raise errors.ProxyError("It makes no connection", error) from error
+
+    def peek_and_react(self, *args: Any, **kwargs: Any) -> Any:
+        """Look, as urllib3-future does before it uses an idle connection again, what has come."""
+        timed = self.sock.timed() if isinstance(self.sock, WatchedSocket) else contextlib.nullcontext()
+        with timed:
+            return super().peek_and_react(*args, **kwargs)  # type: ignore[misc]
 
 
 class Wire:
@@ -87,7 +103,7 @@ class Wire:
         """Note which socket this thread's attempt is on, or what else ends it."""
         flight = getattr(self._local, "flight", None)
         if flight is not None:
-            flight.uses(means)
+            flight.uses(socket_beneath(means))
 
     def takes_over(self, sock: Any, former: ReferenceType[Flight] | None) -> ReferenceType[Flight] | None:
         """Note that this thread's attempt is on a socket that another one may think it still has.
@@ -162,14 +178,13 @@ class Wire:
             errors: The exceptions of its library.
         """
         wire = self
-        is_tunnelled = connection_class.__module__.endswith("socks")  # the proxy is connected to by PySocks
 
         class WatchedConnection(_Connecting, connection_class):  # type: ignore[misc]
             response_class = FinalResponse
             _user: ReferenceType[Flight] | None = None
 
             def _new_conn(self) -> Any:
-                sock = super()._new_conn() if is_tunnelled else self.new_socket(wire.connects, errors)
+                sock = self.new_socket(wire.connects, errors)
                 wire.opened(sock)
                 return sock
 

@@ -37,7 +37,7 @@ class FinalResponse(http.client.HTTPResponse):
     tells a cut head or trailer from a whole one, and a bad chunk size (RFC 9112, 7.1) from a cut body;
     it takes no head with a line that is no header, all after which, Content-Length too, would be
     lost; and it waits for no chunk after a 204 or a 304. Heads do not go through the parser of
-    e-mails, which takes a third of the time of a whole call.
+    e-mails, which takes more than twice as long.
     """
 
     _method: str | None

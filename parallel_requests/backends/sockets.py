@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any
+import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SHUTDOWN_ENDS_READS = os.name == "posix"
 """Whether a thread that waits for a socket is known to wake where another one shuts the socket down."""
@@ -45,3 +50,19 @@ class WatchedSocket:
         if _SHUTDOWN_ENDS_READS:
             self.settimeout(None)
             self._blocks = True
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Obey timeouts for a while: the watchdog does not know of a socket that is idle."""
+        blocks, self._blocks = self._blocks, False
+        try:
+            yield
+        finally:
+            self._blocks = blocks
+
+
+def socket_beneath(means: Any) -> Any:
+    """Return the socket that TLS within TLS, to a proxy and through it, is laid over; all else as it is."""
+    while not isinstance(means, socket.socket) and hasattr(means, "socket"):
+        means = means.socket
+    return means

@@ -45,6 +45,14 @@ _ADDED_WITH_BODY = ("expect", "content-type")
 _ROOM_FOR_CODING = 1 << 10
 """Bytes by which even a short body may grow when it is compressed."""
 
+_TRUST = (pycurl.SSL_VERIFYPEER, pycurl.SSL_VERIFYHOST, pycurl.CAINFO, pycurl.CAPATH)
+_TRUST_IN_PROXY = (
+    pycurl.PROXY_SSL_VERIFYPEER,
+    pycurl.PROXY_SSL_VERIFYHOST,
+    pycurl.PROXY_CAINFO,
+    pycurl.PROXY_CAPATH,
+)
+
 SWITCHED = "it switches to another protocol, unasked"
 
 Head: TypeAlias = tuple[int, str, str, Headers]
@@ -188,15 +196,21 @@ class Transfer:
             # It goes by the coded bytes, which may be more; what it lets pass, Body looks at as it comes.
             coded_size = 2 * send.policy.max_response_size + _ROOM_FOR_CODING
             easy.setopt(pycurl.MAXFILESIZE_LARGE, min(coded_size, sys.maxsize))
-        if request.verify is False:
-            easy.setopt(pycurl.SSL_VERIFYPEER, 0)
-            easy.setopt(pycurl.SSL_VERIFYHOST, 0)
-        elif request.verify is True:
-            if self._is_https:
-                easy.setopt(pycurl.CAINFO, self._backend.ca_file)
+        if self._is_https:
+            self._choose_trust(request, *_TRUST)
+        if request.proxy and request.proxy.startswith("https:"):
+            self._choose_trust(request, *_TRUST_IN_PROXY)
+
+    def _choose_trust(self, request: Request, check: int, check_name: int, file: int, folder: int) -> None:
+        """Say by which options of libcurl whose certificates are good."""
+        easy, verify = self.easy, request.verify
+        if verify is False:
+            easy.setopt(check, 0)
+            easy.setopt(check_name, 0)
+        elif verify is True:
+            easy.setopt(file, self._backend.ca_file)
         else:
-            place = pycurl.CAPATH if Path(request.verify).is_dir() else pycurl.CAINFO
-            easy.setopt(place, os.fsencode(request.verify))
+            easy.setopt(folder if Path(verify).is_dir() else file, os.fsencode(verify))
 
     def _choose_proxy(self, request: Request) -> None:
         easy, proxy, told = self.easy, request.proxy or "", request.proxy_authorization
@@ -206,6 +220,8 @@ class Transfer:
             # Not sent beside that header, but part of what tells tunnels apart.
             easy.setopt(pycurl.PROXYUSERNAME, told.encode("latin-1"))
         easy.setopt(pycurl.PROXY, proxy.encode())
+        if proxy.startswith("http:"):
+            easy.setopt(pycurl.PROXYPORT, 80)  # where it names no other; libcurl's own default is 1080
 
     def _choose_method(self, request: Request) -> None:
         easy, method, content = self.easy, request.method, request.content

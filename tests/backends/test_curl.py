@@ -119,6 +119,14 @@ def test_it_takes_paths_and_proxies_in_any_script(tls_server: Server, tmp_path: 
             session.request(tls_server.url("/id/7"), proxy="http://ü:pä@127.0.0.1:1")
 
 
+def test_an_http_proxy_that_names_no_port_is_at_port_80() -> None:
+    with (
+        ParallelSession(backend="curl", max_retries=0) as session,
+        pytest.raises(exceptions.ProxyError, match=r"127\.80\.80\.80:80\b"),
+    ):
+        session.get("http://target.example/", proxy="http://127.80.80.80")
+
+
 def test_epoll_lets_go_of_what_a_child_process_holds_open() -> None:
     wake_reader, wake_writer = socket.socketpair()
     idle, server = socket.socketpair()

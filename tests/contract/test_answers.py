@@ -198,3 +198,15 @@ def test_a_body_that_lasts_until_the_end_of_the_connection(
 ) -> None:
     server = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n\r\nabc"), close()])
     assert session.get(server.url(), return_type="content") == b"abc"
+
+
+@pytest.mark.parametrize("length", [10**14, 10**18 - 1])
+def test_no_room_is_made_for_a_length_that_cannot_be(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], length: int
+) -> None:
+    server = fault_server(
+        [read_request(), send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nx" % length), close()]
+    )
+    with pytest.raises(exceptions.RetryExhaustedError) as failed:
+        session.get(server.url(), return_type="content")
+    assert isinstance(failed.value.last_error, exceptions.TruncatedBody)

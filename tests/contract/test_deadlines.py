@@ -10,13 +10,25 @@ import pytest
 
 from parallel_requests import ParallelSession, PartialFailureError, RequestTimeout, RetryPolicy
 from parallel_requests.exceptions import DeadlineExceededError
-from tests.server.faults import FaultServer, full_port, read_request, response, send, stall, trickle
+from tests.server.faults import (
+    FaultServer,
+    TLSConnection,
+    full_port,
+    read_request,
+    repeat,
+    response,
+    send,
+    stall,
+    trickle,
+    within_tls,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.lateness import Lateness
     from tests.server.control import Server
+    from tests.server.faults import Connection, Step
     from tests.server.tls import Certificates
 
     OpenSession = Callable[..., ParallelSession]
@@ -93,6 +105,47 @@ def test_an_upload_nobody_takes_is_in_the_timeout(
     assert isinstance(result.error, RequestTimeout), result.error
     assert time.monotonic() - began <= 0.4 + OVERSHOOT + lateness.worst
     assert server.connections == 1
+
+
+@pytest.mark.parametrize("step", [stall(), trickle(response(b"x" * 1_000), 0.02)], ids=["stall", "trickle"])
+def test_timeout_bounds_an_attempt_over_tls_within_tls(
+    open_session: OpenSession,
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    lateness: Lateness,
+    step: Step,
+) -> None:
+    target = within_tls(certificates.good.server_context(), read_request(), step)
+    tunnel = [read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), target]
+    proxy = fault_server(tunnel, tls=certificates.good.server_context())
+    session = open_session(
+        retry=NEVER_AGAIN, verify_ssl=str(certificates.ca_file), proxy=f"https://localhost:{proxy.port}"
+    )
+    [result] = session.iter_results(["https://localhost/"], timeout=0.5)
+    assert type(result.error) is RequestTimeout
+    assert len(proxy.requests) == 2
+    assert result.elapsed <= 0.5 + OVERSHOOT + lateness.worst
+
+
+def test_an_idle_connection_on_which_a_record_has_begun_holds_nobody_up(
+    open_session: OpenSession, fault_server: Callable[..., FaultServer], certificates: Certificates
+) -> None:
+    context = certificates.good.server_context()
+
+    def step(connection: Connection) -> None:
+        inner = TLSConnection(connection, context)
+        inner.read_request()
+        first, second = inner.encrypt(response(b"1")), inner.encrypt(response(b"2"))
+        connection.send(first + second[:5])
+        inner.read_request()
+        connection.send(second[5:])
+        stall()(connection)
+
+    anew = within_tls(context, repeat(read_request(), send(response(b"2"))))  # for who trusts it no more
+    server = fault_server([step], [anew])
+    session = open_session(retry=NEVER_AGAIN, verify_ssl=str(certificates.ca_file), timeout=5)
+    url = f"https://localhost:{server.port}/"
+    assert [session.get(url) for _ in range(2)] == [1, 2]
 
 
 def test_each_attempt_has_the_timeout_to_itself(

@@ -16,12 +16,14 @@ from tests.server.faults import (
     FaultServer,
     close,
     read_request,
+    receive,
     redirect,
     refusing_port,
     repeat,
     response,
     send,
     stall,
+    within_tls,
 )
 
 if TYPE_CHECKING:
@@ -311,6 +313,26 @@ def test_a_redirect_through_the_same_proxy_is_let_through_as_well(
     assert all("proxy-authorization" not in request.headers for request in here.requests + there.requests)
 
 
+def test_a_proxy_that_speaks_tls_is_trusted_as_its_target_is(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    context = certificates.good.server_context()
+    target = within_tls(context, read_request(), send(response(b"{}")))
+    proxy = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), target], tls=context)
+    forwarding = fault_server([read_request(), send(response(b"{}"))], tls=context)
+    for verify in (str(certificates.ca_file), False):
+        session = open_session(verify_ssl=verify)
+        assert session.get("https://localhost/", proxy=f"https://localhost:{proxy.port}") == {}
+        assert session.get("http://target.example/", proxy=f"https://localhost:{forwarding.port}") == {}
+    for url in ("https://localhost/", "http://target.example/"):
+        [result] = open_session().iter_results([url], proxy=f"https://localhost:{proxy.port}", max_retries=0)
+        assert isinstance(result.error, exceptions.TLSError | exceptions.ProxyError), result.error
+    assert len(proxy.requests) == 4
+    assert len(forwarding.requests) == 2
+
+
 def test_a_socks_proxy_that_does_not_answer_is_a_proxy_error(session: ParallelSession, backend: str) -> None:
     if backend_class(backend)().lacking_for_socks() is not None:
         pytest.skip("it speaks no SOCKS here")
@@ -319,6 +341,29 @@ def test_a_socks_proxy_that_does_not_answer_is_a_proxy_error(session: ParallelSe
         with pytest.raises(exceptions.ProxyError) as refused:
             session.request("http://target.example/", proxy=proxy, max_retries=0)
     assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_socks_proxy_is_never_gone_around(
+    open_session: Callable[..., ParallelSession],
+    backend: str,
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    scheme: str,
+) -> None:
+    if backend_class(backend)().lacking_for_socks() is not None:
+        pytest.skip("it speaks no SOCKS here")
+    talk: list[Step] = [read_request(), send(response(b"{}"))]
+    if scheme == "https":
+        talk = [within_tls(certificates.good.server_context(), *talk)]
+    # RFC 1928: how to prove oneself (not at all), then where to (it is there)
+    greeting = [receive(), send(b"\x05\x00"), receive(), send(b"\x05\x00\x00\x01" + bytes(6))]
+    proxy = fault_server([*greeting, *talk])
+    direct = fault_server([stall()])
+    session = open_session(verify_ssl=str(certificates.ca_file), timeout=5)
+    url = f"{scheme}://localhost:{direct.port}/"
+    assert session.get(url, proxy=f"socks5h://127.0.0.1:{proxy.port}") == {}
+    assert (len(proxy.requests), direct.connections) == (1, 0)
 
 
 def test_a_socks_proxy_that_cannot_be_used_is_told_of_before_anything_is_sent(

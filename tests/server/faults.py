@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import httptools
 
 if TYPE_CHECKING:
-    import ssl
     from types import TracebackType
+
+T = TypeVar("T")
 
 Step = Callable[["Connection"], None]
 Script = Sequence[Step]
@@ -148,6 +150,46 @@ class Connection:
         self.socket.close()
 
 
+class TLSConnection(Connection):
+    """A connection with TLS laid over it, be it TLS itself: as through a proxy, or to hold records back."""
+
+    def __init__(self, beneath: Connection, context: ssl.SSLContext) -> None:
+        super().__init__(beneath.server, beneath.socket, beneath.number)
+        self._beneath = beneath
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._advance(self._tls.do_handshake)
+
+    def receive(self) -> bytes:
+        """Some bytes from the client."""
+        return self._advance(lambda: self._tls.read(_RECEIVE_SIZE))
+
+    def send(self, data: bytes) -> None:
+        """Send all bytes at once."""
+        self._beneath.send(self.encrypt(data))
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return the records that the bytes make; they have to be sent in this order."""
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    def _advance(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._incoming.write(self._beneath.receive())
+            except ssl.SSLError as error:
+                raise ConnectionEnded from error
+            finally:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._beneath.send(self._outgoing.read())
+
+
 class FaultServer:
     """Listens on 127.0.0.1 and plays scripts; use it as a context manager.
 
@@ -264,6 +306,17 @@ def read_request() -> Step:
 
     def step(connection: Connection) -> None:
         connection.read_request()
+
+    return step
+
+
+def within_tls(context: ssl.SSLContext, *steps: Step) -> Step:
+    """Play these steps over TLS of their own."""
+
+    def step(connection: Connection) -> None:
+        inner = TLSConnection(connection, context)
+        for each in steps:
+            each(inner)
 
     return step
 

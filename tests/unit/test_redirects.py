@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel_requests.exceptions import RedirectError
+from parallel_requests.exceptions import RedirectError, ValidationError
 from parallel_requests.models import Headers, Request, Response
 from parallel_requests.redirects import RedirectRules, next_hop
 
@@ -157,3 +157,19 @@ def test_a_redirect_keeps_a_proxy_the_caller_has_named() -> None:
 
     assert target is not None
     assert target.proxy == "http://own.test:1"
+
+
+@pytest.mark.parametrize("proxy", [None, "http://own.test:1"])
+def test_a_redirect_asks_for_no_proxy_of_the_environment_where_the_caller_names_the_way(
+    proxy: str | None,
+) -> None:
+    def proxy_for(_url: str) -> str:
+        raise ValidationError("it cannot be used", "trust_env")
+
+    request = Request("http://a.test/", origin="a.test", proxy=proxy)
+    answer = Response(302, Headers([("location", "/b")]), b"", request)
+
+    target = next_hop(request, answer, (answer,), RedirectRules(proxy_for=proxy_for))
+
+    assert target is not None
+    assert target.proxy == proxy
