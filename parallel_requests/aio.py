@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from parallel_requests.batch import Batch, Outbox
 from parallel_requests.collecting import Call, collect, merge_retried
@@ -155,6 +155,7 @@ class ParallelRequests:
 
         Raises:
             ConfigurationError: An option is wrong, or the backend is not installed.
+            RunStoppedError: The interpreter is shutting down.
             TypeError: An option does not exist; the message names the closest one.
         """
         self._session = ParallelSession(**options)
@@ -312,6 +313,13 @@ class ParallelRequests:
     def __del__(self) -> None:
         if hasattr(self, "_session"):
             self._session.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse, as a `ParallelSession` does."""
+        raise TypeError(
+            f"A {type(self).__name__} cannot be copied or pickled, as its connections and threads cannot: "
+            "open another one with the same options."
+        )
 
     def _plan(
         self,

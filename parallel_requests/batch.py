@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,7 @@ class Batch:
                 self.run.wait(self.needs_attention)
             return self.finish()
         except BaseException as error:
-            finished = self.abandon()
-            error.results = finished  # type: ignore[attr-defined]
+            _attach(error, self.abandon())
             raise
 
     def finish(self) -> list[Result[Any]]:
@@ -100,7 +100,7 @@ class Batch:
         self.collect_news()
         results = self.outbox.rest()
         if self.run.input_error is not None:
-            self.run.input_error.results = results  # type: ignore[attr-defined]
+            _attach(self.run.input_error, results)
         self.raise_input_error()
         return results
 
@@ -224,6 +224,12 @@ class Batch:
         """Raise what the input raised, if it did."""
         if self.run.input_error is not None:
             raise self.run.input_error
+
+
+def _attach(error: BaseException, results: list[Result[Any]]) -> None:
+    """Put Results on an exception; one of the caller's may take none, and the figures have them, too."""
+    with contextlib.suppress(Exception):
+        error.results = results  # type: ignore[attr-defined]
 
 
 class Outbox:

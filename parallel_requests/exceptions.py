@@ -36,7 +36,7 @@ import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from parallel_requests.redaction import ShownUrl, redact
+from parallel_requests.redaction import ShownUrl, redact, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ def _picklable(error: BaseException | None) -> BaseException | None:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - made on this line
     except Exception:  # noqa: BLE001 - whatever its class may raise
-        return ParallelRequestsError(f"{type(error).__name__}: {error}")
+        return ParallelRequestsError(f"{type(error).__name__}: {text_of(error)}")
     return error
 
 

@@ -5,13 +5,14 @@ Everything here pickles, and nothing here holds an object of an HTTP library.
 
 from __future__ import annotations
 
+import copy
 import json as jsonlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from parallel_requests.exceptions import DecodeError, HTTPStatusError, ParallelRequestsError, ValidationError
 from parallel_requests.redaction import REDACTED, is_secret_header, redact, redact_headers
@@ -42,7 +43,26 @@ class ReturnType(StrEnum):
     STREAM = "stream"
 
 
-class Headers(Mapping[str, str]):
+class _CopiedWhole:
+    """Has copies keep everything; what a pickle is made of lacks the secrets, which are still to be sent."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __copy__(self) -> Self:
+        return self._with(lambda value: value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self)] = twin = self._with(lambda value: copy.deepcopy(value, memo))
+        return twin
+
+    def _with(self, duplicate: Callable[[Any], Any]) -> Self:
+        twin = object.__new__(type(self))
+        for name in self.__slots__:
+            setattr(twin, name, duplicate(getattr(self, name)))
+        return twin
+
+
+class Headers(_CopiedWhole, Mapping[str, str]):
     """Response headers: case-insensitive, lower-case keys, in the order the server sent them.
 
     A field that came more than once reads as one value joined by ``", "`` (RFC 9110, 5.3);
@@ -121,7 +141,7 @@ def _is_framing_plain(block: bytes) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class Request(_CopiedWhole):
     """One planned call.
 
     A Request may also be handed in as an item of ``urls``: method, URL with its query, and body are
@@ -177,11 +197,11 @@ class Request:
             setattr(self, name, value)
 
 
-_UNREAD: Any = object()
+_UNREAD: Any = ...  # which JSON has no word for, and copies leave as it is
 _BODILESS = frozenset({204, 205, 304})
 
 
-class Response:
+class Response(_CopiedWhole):
     """One answer, read to its end.
 
     Attributes:

@@ -109,6 +109,7 @@ class Planner:
         self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
         self._columns = {name: value for name, value in self._common.items() if is_per_url(name, value)}
         self._keys: Iterator[Any] = itertools.repeat(None)
+        self._names: _Names | None = None
         self._template = self._build_template()
         self.proxies = self._new_rotation()  # only now: the template takes no turn
 
@@ -158,11 +159,12 @@ class Planner:
         if not _are_names(keys):
             raise ConfigurationError(f"keys must be an iterable with one name per URL, not {keys!r}.", "keys")
         if keys is not None:
-            self._keys = _Keys(keys, differ=keys_differ)
+            self._keys = _Keys(keys)
+            self._names = _Names() if keys_differ else None
         return self._planned(urls)
 
     def _planned(self, urls: Iterable[Item]) -> Iterator[Request]:
-        keys, template = self._keys, self._template
+        keys, names, template = self._keys, self._names, self._template
         plain = template is not None and not self._columns and not self._varies
         for index, item in enumerate(urls):
             if not plain or template is None or type(item) is not str or "@" in item:
@@ -170,7 +172,7 @@ class Planner:
                 continue
             key = None
             try:
-                key = next(keys)
+                key = next(keys) if names is None else names.claim(next(keys))
                 url, origin = check_url(item)
             except ValidationError as error:
                 yield Request(item, key=key, index=index, problem=error)
@@ -208,7 +210,7 @@ class Planner:
         address: object = item.url if isinstance(item, Request) else item
         key = None
         try:
-            key = next(self._keys)
+            key = self._key_of(item)
             if isinstance(item, Request):
                 return self._complete(item, index, key)
             row = dict(self._common)
@@ -220,7 +222,7 @@ class Planner:
                 if unknown:
                     raise _unknown_keys(index, unknown)
                 row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
-                address, key, meta = item.get("url"), item.get("key", key), item.get("meta")
+                address, meta = item.get("url"), item.get("meta")
             url, origin = check_url(address)
             request = self._build(url, row, origin)
         except ValidationError as error:
@@ -246,9 +248,17 @@ class Planner:
             request.verify = item.verify
         if item.proxy_authorization is not None:
             request.proxy_authorization = item.proxy_authorization
-        request.index, request.meta = index, item.meta
-        request.key = item.key if item.key is not None else key
+        request.key, request.meta, request.index = key, item.meta, index
         return request
+
+    def _key_of(self, item: Item) -> Any:
+        """Return the name of the next item: its own, or the next of ``keys``."""
+        key = next(self._keys)
+        if isinstance(item, Request):
+            key = key if item.key is None else item.key
+        elif isinstance(item, Mapping):
+            key = item.get("key", key)
+        return key if self._names is None else self._names.claim(key)
 
     def _build(self, url: str, row: Mapping[str, Any], origin: str) -> Request:
         method = _check_method(row["method"])
@@ -350,27 +360,36 @@ def _remedy(name: str) -> str:
 
 
 class _Keys(Iterator[Any]):
-    """Draws a name per item; where there is none that will do, that is the problem of the one item."""
+    """Draws a name per item; where there is none left, that is the problem of the one item."""
 
-    def __init__(self, keys: Iterable[Any], *, differ: bool) -> None:
+    def __init__(self, keys: Iterable[Any]) -> None:
         self._keys = iter(keys)
-        self._drawn: set[Any] | None = set() if differ else None
 
     def __next__(self) -> Any:
+        for key in self._keys:
+            return key
+        raise ValidationError("keys ended before urls did; give one name per URL.", "keys")
+
+
+class _Names:
+    """The names that are taken; an item whose own will not do in a dict is not sent."""
+
+    def __init__(self) -> None:
+        self._taken: set[Any] = set()
+
+    def claim(self, key: Any) -> Any:
+        """Return a name that no other item has.
+
+        Raises:
+            ValidationError: Another one has it, or it cannot be in a dict.
+        """
         try:
-            key = next(self._keys)
-        except StopIteration:
-            problem = "keys ended before urls did; give one name per URL."
-        else:
-            if self._drawn is None:
+            if key not in self._taken:
+                self._taken.add(key)
                 return key
-            try:
-                if key not in self._drawn:
-                    self._drawn.add(key)
-                    return key
-                problem = f"another URL has the key {key!r}; keys must differ, or answers would be lost."
-            except TypeError:
-                problem = "keys must be hashable, as names in a dict are."
+            problem = f"another URL has the key {key!r}; keys must differ, or answers would be lost."
+        except TypeError:
+            problem = "keys must be hashable, as names in a dict are."
         raise ValidationError(problem, "keys")
 
 

@@ -137,17 +137,17 @@ class Runtime:
             holds_back=holds_back,
         )
 
-    def plan_retry(self, error: PartialFailureError) -> tuple[Batch, Call]:
+    def plan_retry(self, error: Exception) -> tuple[Batch, Call]:
         """Set up a batch of what failed, and say how it was asked for.
 
         Raises:
-            ConfigurationError: The error was unpickled, and so no longer knows its call; or it is that
-                of ``download``.
+            ConfigurationError: The error is none of a batch, or was unpickled and so no longer knows its
+                call; or it is that of ``download``.
         """
         self._check_open()
-        call = error.call
-        if call is None:
+        if not isinstance(error, PartialFailureError) or error.call is None:
             raise ConfigurationError("Only the PartialFailureError that request() raised can be retried.")
+        call = error.call
         if call.verb == "download":
             raise ConfigurationError(
                 "retry_failed() has no place for files: call download() again, which skips the files that "

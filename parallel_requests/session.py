@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.models import ReturnType
@@ -86,6 +86,7 @@ class ParallelSession:
 
         Raises:
             ConfigurationError: An option is wrong, or the backend is not installed.
+            RunStoppedError: The interpreter is shutting down.
             TypeError: An option does not exist; the message names the closest one.
         """
         self._runtime = Runtime(Settings.of(options, type(self).__name__))
@@ -269,7 +270,10 @@ class ParallelSession:
         self._runtime.reset_cookies()
 
     def close(self) -> None:
-        """Stop what is under way, close every connection and end every thread; safe to call twice."""
+        """Stop what is under way, close every connection and end every thread; safe to call twice.
+
+        A signal handler raises KeyboardInterrupt instead: it may have interrupted what this waits for.
+        """
         self._runtime.close()
 
     def __enter__(self) -> Self:
@@ -290,6 +294,13 @@ class ParallelSession:
                 stacklevel=2,
                 source=self,
             )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a copy would close, as it goes, what this one uses."""
+        raise TypeError(
+            f"A {type(self).__name__} cannot be copied or pickled, as its connections and threads cannot: "
+            "open another one with the same options."
+        )
 
     def __repr__(self) -> str:
         return (

@@ -13,18 +13,30 @@ import threading
 from typing import Protocol
 from weakref import WeakSet
 
+from parallel_requests.exceptions import RunStoppedError
+
 
 class _Closable(Protocol):
     def close(self) -> None: ...
 
 
 _open: WeakSet[_Closable] = WeakSet()
+_exit_begun = threading.Event()
 _register = getattr(threading, "_register_atexit", atexit.register)
 
 
 def close_at_exit(closable: _Closable) -> None:
-    """Close an object at interpreter exit, unless `forget` is called or it is gone by then."""
-    _watch_the_exit()
+    """Close an object at interpreter exit, unless `forget` is called or it is gone by then.
+
+    Raises:
+        RunStoppedError: The exit has begun: nothing could be started any more, nor closed.
+    """
+    try:
+        _register_once()
+    except RuntimeError:
+        _exit_begun.set()
+    if _exit_begun.is_set():
+        raise RunStoppedError("The interpreter is shutting down, and nothing more can be sent.")
     _open.add(closable)
 
 
@@ -34,11 +46,12 @@ def forget(closable: _Closable) -> None:
 
 
 @functools.cache
-def _watch_the_exit() -> None:
+def _register_once() -> None:
     _register(_close_all)
 
 
 def _close_all() -> None:
+    _exit_begun.set()
     with contextlib.ExitStack() as closing:  # one that raises must not keep the others open
         for closable in list(_open):
             closing.callback(closable.close)

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from parallel_requests import Response
@@ -46,8 +47,34 @@ class OneWay:
         return _refuse, ()
 
 
+class SilentOneWay:
+    """Likewise, and what it fails with cannot say so."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse_silently, ()
+
+
+class NoWay:
+    """Will not pickle, and what it fails with cannot say so."""
+
+    def __reduce__(self) -> NoReturn:
+        raise Textless
+
+
 def _refuse() -> NoReturn:
     raise ValueError("no way back")
+
+
+def _refuse_silently() -> NoReturn:
+    raise Textless
+
+
+RESULTS: dict[str, Callable[[], Any]] = {
+    "unpicklable result": threading.Lock,
+    "unpicklable result that says nothing": NoWay,
+    "one-way result": OneWay,
+    "one-way result that says nothing": SilentOneWay,
+}
 
 
 def with_pid(value: Any) -> tuple[Any, int]:
@@ -70,15 +97,13 @@ def trouble(kind: str, at: int, value: dict[str, int]) -> Any:
     """Make one item fail; `functools.partial` says which, and how."""
     if value["id"] != at:
         return value["id"]
+    if kind in RESULTS:
+        return RESULTS[kind]()
     match kind:
         case "death":
             os._exit(7)
         case "exit":
             sys.exit("enough")
-        case "unpicklable result":
-            return threading.Lock()
-        case "one-way result":
-            return OneWay()
         case "unpicklable exception":
             raise HoldsLock
         case "exception that does not round-trip":

@@ -325,6 +325,14 @@ def test_help_names_the_default_of_every_option(capsys: pytest.CaptureFixture[st
 # -- being stopped
 
 
+@pytest.mark.parametrize("command", ["fetch", "download"])
+def test_help_where_the_terminal_knows_ascii_alone(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = run(command, "--help")
+    assert (done.returncode, done.stderr) == (FINE, "")
+    assert "--concurrency" in done.stdout
+
+
 def test_ctrl_c_keeps_what_finished_and_begins_nothing_more(server: Server) -> None:
     urls = [server.url("/id/1"), server.url("/id/2"), *[server.url("/delay/60")] * 8]
     with start("fetch", "--concurrency", "4", *urls) as process:

@@ -6,6 +6,7 @@ A command is a module: one line of help, what configures its parser, and what ca
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 after Ctrl-C.
     """
     _open_missing_streams()
+    _escape_what_cannot_be_shown()
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
@@ -75,3 +77,9 @@ def _open_missing_streams() -> None:
         if getattr(sys, name) is None:
             nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the program ends
             setattr(sys, name, nowhere)
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Have characters that stdout has no bytes for written as escapes, as stderr does by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

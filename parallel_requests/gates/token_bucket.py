@@ -7,7 +7,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from parallel_requests.quantities import is_count, is_rate
 
@@ -174,6 +174,10 @@ class TokenBucket:
             return function(*args, **kwargs)
 
         return limited  # type: ignore[return-value]
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: two of them would let twice the rate pass."""
+        raise TypeError("A TokenBucket cannot be copied or pickled: share the one, or make another.")
 
     def __repr__(self) -> str:
         return f"TokenBucket(rate={self.rate:g}, burst={self.burst})"

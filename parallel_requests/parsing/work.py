@@ -21,7 +21,7 @@ from parallel_requests.decoding import decoder
 from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.models import Headers, Request, Response, ReturnType
 from parallel_requests.parsing.in_place import parse_failure
-from parallel_requests.redaction import redact
+from parallel_requests.redaction import redact, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,8 @@ def plan_work(return_type: ReturnType, parse_func: Callable[[Any], Any] | None) 
     try:
         return Work(return_type, _dump_by_reference(parse_func), by_value=False)
     except Exception as error:  # noqa: BLE001 - whatever its class may raise
-        problem = f"parse_func {parse_func!r} cannot be sent to a process ({type(error).__name__}: {error})"
+        reason = f"{type(error).__name__}: {text_of(error)}"
+        problem = f"parse_func {parse_func!r} cannot be sent to a process ({reason})"
     if importlib.util.find_spec("cloudpickle") is None:
         raise ConfigurationError(
             f"{problem}. Move it to the top level of a module, or install cloudpickle for lambdas and "
@@ -72,7 +73,7 @@ def plan_work(return_type: ReturnType, parse_func: Callable[[Any], Any] | None) 
     try:
         return Work(return_type, cloudpickle.dumps(parse_func), by_value=True)
     except Exception as error:  # noqa: BLE001 - whatever it closes over may raise
-        problem += f", nor by cloudpickle ({type(error).__name__}: {error})"
+        problem += f", nor by cloudpickle ({type(error).__name__}: {text_of(error)})"
     raise ConfigurationError(
         f"{problem}. Move it to the top level of a module, and open there what it needs.", "parse_func"
     )
@@ -131,7 +132,8 @@ def parse(work: Work, parcels: Sequence[Parcel]) -> Iterator[bytes]:
     try:
         function = None if work.function is None else _load(work.function)
     except Exception as error:  # noqa: BLE001 - importing the caller's module may raise anything
-        problem = f"parse_func cannot be loaded in a parse process ({type(error).__name__}: {error})."
+        reason = f"{type(error).__name__}: {text_of(error)}"
+        problem = f"parse_func cannot be loaded in a parse process ({reason})."
         yield from [_dump_failure(ParseError(problem))] * len(parcels)
         return
     for parcel in parcels:
@@ -168,7 +170,7 @@ def _parse_one(work: Work, function: Callable[[Any], Any] | None, response: Resp
         return _dump_failure(
             ParseError(
                 f"What parse_func returned for {response.url}, a {type(value).__name__}, cannot be pickled "
-                f"({type(error).__name__}: {error}); the answer is kept in .response."
+                f"({type(error).__name__}: {text_of(error)}); the answer is kept in .response."
             )
         )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.exchange import stop_error
 from parallel_requests.parsing.work import Work, pack, parse_all, serve
-from parallel_requests.redaction import redact
+from parallel_requests.redaction import redact, text_of
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -81,9 +81,9 @@ class Item:
         """Hand the Result on with what a child made of the answer."""
         try:
             value, error = pickle.loads(outcome)  # noqa: S301 - from our child
-        except Exception as failure:  # noqa: BLE001 - whatever the caller's classes may raise
+        except BaseException as failure:  # noqa: BLE001 - whatever the caller's classes may raise, SystemExit too
             problem = f"What parse_func returned for {redact(self.response.url)} cannot be unpickled"
-            self.fail(f"{problem} ({type(failure).__name__}: {failure}).")
+            self.fail(f"{problem} ({type(failure).__name__}: {text_of(failure)}).")
             return
         self._result.value = value
         self.end(error)
@@ -289,7 +289,7 @@ class Slot:
                 return 0.0, []
             self._problem = "its work was cancelled"
         except Exception as error:  # noqa: BLE001 - the pool is the caller's, and so are its errors
-            self._problem = f"{type(error).__name__}: {error}"
+            self._problem = f"{type(error).__name__}: {text_of(error)}"
         raise EOFError
 
     def abandon(self) -> bool:

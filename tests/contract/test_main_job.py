@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests import exceptions
+from parallel_requests import Request, exceptions
 from tests.server.content import content
 
 if TYPE_CHECKING:
@@ -85,6 +86,30 @@ def test_keys_that_repeat_or_run_out_cost_their_items_alone(session: ParallelSes
     assert sorted(server.ids()) == [0, 2]
 
 
+def test_keys_of_the_items_own_must_differ_too(session: ParallelSession, server: Server) -> None:
+    urls = [server.url(f"/id/{number}") for number in range(6)]
+    items: list[Any] = [
+        {"url": urls[0], "key": "own"},
+        {"url": urls[1], "key": "own"},
+        {"url": urls[2], "key": ["not hashable"]},
+        Request(urls[3], key="own"),
+        {"url": urls[4], "key": "f"},
+        urls[5],
+    ]
+    with pytest.raises(exceptions.PartialFailureError) as failed:
+        session.request(items, keys=list("abcdef"))
+    assert [(result.key, result.value) for result in failed.value.results] == [
+        ("own", {"id": 0}),
+        (None, None),
+        (None, None),
+        (None, None),
+        ("f", {"id": 4}),
+        (None, None),
+    ]
+    assert sorted(server.ids()) == [0, 4]
+    assert [result.key for result in session.iter_results(items[:2])] == ["own"] * 2  # labels may repeat
+
+
 def test_an_input_that_raises_hands_over_what_was_fetched(session: ParallelSession, server: Server) -> None:
     def urls() -> Iterator[str]:
         for number in range(30):
@@ -97,6 +122,25 @@ def test_an_input_that_raises_hands_over_what_was_fetched(session: ParallelSessi
     assert [result.value for result in fetched] == [{"id": number} for number in range(30)]
     assert session.last_run.results == tuple(fetched)
     assert session.last_run.total == 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no attributes."""
+
+    row: int
+
+
+def test_an_exception_that_takes_no_results_is_raised_as_it_is(
+    session: ParallelSession, server: Server
+) -> None:
+    def urls() -> Iterator[str]:
+        yield server.url("/id/1")
+        raise Frozen(2)
+
+    with pytest.raises(Frozen):
+        session.request(urls())
+    assert [result.value for result in session.last_run.results] == [{"id": 1}]
 
 
 def test_parse_func_takes_the_decoded_answer(session: ParallelSession, server: Server) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +103,18 @@ def test_a_session_that_was_left_open_is_told_of_and_closed(
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_type))
     del session
     assert raised == [ResourceWarning]
+
+
+def test_a_session_is_not_copied(backend: str, server: Server) -> None:
+    """A copy would close, as it goes, what the session still uses."""
+    client = ParallelRequests(backend=backend)
+    with client as session:
+        for own in (session, client):
+            for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match=f"{type(own).__name__} cannot be copied .* open another"):
+                    duplicate(own)
+        gc.collect()
+        assert session.request(server.url("/id/1")) == {"id": 1}
 
 
 FORK = """

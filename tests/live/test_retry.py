@@ -242,8 +242,10 @@ def test_what_cannot_be_retried_says_so(open_session: OpenSession, server: Serve
     with pytest.raises(ConfigurationError, match=r"call download\(\) again"):
         session.retry_failed(caught.value)
     unpickled = pickle.loads(pickle.dumps(failures_of(session, [server.url("/status/404")])))
-    with pytest.raises(ConfigurationError, match=r"request\(\) raised"):
-        session.retry_failed(unpickled)
+    not_of_a_batch: Any = ExceptionGroup("a group of the caller's", [caught.value])
+    for error in (unpickled, not_of_a_batch):
+        with pytest.raises(ConfigurationError, match=r"request\(\) raised"):
+            session.retry_failed(error)
 
 
 def test_what_fails_again_keeps_its_place(open_session: OpenSession, server: Server) -> None:

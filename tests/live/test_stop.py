@@ -264,6 +264,28 @@ with ParallelSession(backend=backend, concurrency=8, timeout=None) as session:
 print(json.dumps([*finished, threading.active_count()]))
 """
 
+TOO_LATE = """
+import asyncio, atexit, sys, threading
+from parallel_requests import RunStoppedError, parallel_requests, parallel_requests_async
+backend, url, place, used_before = sys.argv[1:]
+
+def late():
+    if threading.current_thread() is not threading.main_thread():
+        threading.main_thread().join()
+    for verb in (parallel_requests, lambda *a, **k: asyncio.run(parallel_requests_async(*a, **k))):
+        try:
+            verb([url], backend=backend)
+        except RunStoppedError as error:
+            print(error)
+
+if used_before:
+    parallel_requests([url], backend=backend)
+if place == "atexit.register":
+    atexit.register(late)
+else:
+    threading.Thread(target=late).start()
+"""
+
 UNFINISHED = """
 import sys
 from parallel_requests import ParallelSession
@@ -298,6 +320,18 @@ def test_an_unfinished_iterator_does_not_hold_up_the_exit(
         assert (process.stdout.read(), process.stderr.read()) == ("True\n", "")
     assert process.returncode == 0
     assert server.stats().requests <= 6
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+@pytest.mark.parametrize("place", ["atexit.register", "threading.Thread"])
+def test_what_comes_after_the_end_of_the_program_is_told_so(
+    backend: str, server: Server, place: str, used_before: bool
+) -> None:
+    with child("-c", TOO_LATE, backend, server.url("/id/1"), place, str(used_before or "")) as process:
+        output, errors = process.communicate()
+    assert (output, errors) == ("The interpreter is shutting down, and nothing more can be sent.\n" * 2, "")
+    assert process.returncode == 0
+    assert server.stats().requests == used_before
 
 
 def test_ctrl_c_at_the_command_line(server: Server, lateness: Lateness) -> None:

@@ -193,11 +193,21 @@ class Demanding(Exception):
         self.two = two
 
 
-def test_a_cause_that_cannot_be_rebuilt_is_told_in_words() -> None:
+class Textless(Demanding):
+    """Cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(Demanding, "Demanding: one"), (Textless, "Textless: (it has no readable text)")]
+)
+def test_a_cause_that_cannot_be_rebuilt_is_told_in_words(kind: type[Demanding], said: str) -> None:
     error = ParseError("raised", RESPONSE)
-    error.__cause__ = Demanding("one", "two")
+    error.__cause__ = kind("one", "two")
     again = pickle.loads(pickle.dumps(error))
-    assert str(again.__cause__) == "Demanding: one"
+    assert str(again.__cause__) == said
 
 
 # -- PartialFailureError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,9 @@ from parallel_requests.exceptions import (
 from parallel_requests.models import Attempt, Headers, Request, Response, Result, ReturnType
 from parallel_requests.redaction import is_secret_header, redact, redact_headers
 from tests.unit.driving import Answer, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECRET = "hunter2"
 SOMETHING_ELSE: Any = 5
@@ -205,6 +209,34 @@ def test_requests_are_told_apart_by_what_they_are_not_by_what_they_say() -> None
 
 def test_return_types_are_their_names() -> None:
     assert [str(kind) for kind in ReturnType] == ["json", "text", "content", "response", "stream"]
+
+
+# -- copies
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_keeps_what_a_pickle_hides(duplicate: Callable[[Any], Any]) -> None:
+    """It is sent, or read, like the original."""
+    request = Request("http://me:pw@api.test/?token=t", headers={"Authorization": "Bearer t"}, meta=[1])
+    response = Response(200, Headers([("Set-Cookie", "a=1")]), b"[1]", request)
+    for again in (duplicate(request), duplicate(Result(request, response=response)).request):
+        assert again.url == request.url
+        assert again.headers == request.headers
+        assert again.meta == [1]
+    for answer in (duplicate(response), duplicate(Result(request, response=response)).response):
+        assert answer.url == request.url
+        assert answer.headers["set-cookie"] == "a=1"
+        assert (answer.json_data, answer.size, answer.request.url) == ([1], 3, request.url)
+
+
+def test_a_deep_copy_shares_nothing_that_changes() -> None:
+    request = Request("http://api.test/", headers={"X": "1"}, meta=[1])
+    response = Response(200, Headers(), b"", request)
+    again: Any = copy.deepcopy(Result(request, response=response))
+    assert again.request is again.response.request  # as in the original
+    again.request.headers["X"] = "2"
+    again.request.meta.append(2)
+    assert (request.headers, request.meta) == ({"X": "1"}, [1])
 
 
 # -- pickles

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,9 @@ from hypothesis import strategies as st
 from parallel_requests import TokenBucket
 from tests.server.arrivals import worst_excess
 from tests.unit.clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RATES = st.floats(0.1, 1_000.0)
 BURSTS = st.integers(1, 20)
@@ -196,3 +201,10 @@ def test_a_wrong_burst_is_refused(burst: Any) -> None:
 def test_the_repr_shows_how_to_make_it_again() -> None:
     assert repr(TokenBucket(2.5, 4)) == "TokenBucket(rate=2.5, burst=4)"
     assert repr(TokenBucket(10)) == "TokenBucket(rate=10, burst=5)"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_bucket_is_not_copied(duplicate: Callable[[object], object]) -> None:
+    """Two of them would let twice the rate pass."""
+    with pytest.raises(TypeError, match=r"TokenBucket cannot be copied .* share the one"):
+        duplicate(TokenBucket(10))
