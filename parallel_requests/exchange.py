@@ -220,8 +220,8 @@ class _Life:
         self.sent_at = now = policy.pacer.clock()
         if self.attempts == 0:
             self.started_at = now
-            if target.origin in policy.pacer.budgets:
-                policy.pacer.budgets[target.origin].deposit_call()
+            if (budget := policy.pacer.budgets.get(target.origin)) is not None:
+                budget.deposit_call()
         self.attempts += 1
         if not policy.cookies.is_empty:
             target = _with_cookies(target, policy.cookies)
@@ -403,8 +403,8 @@ class _Life:
     def succeed(self, response: Response) -> Result[Any]:
         """Return the Result of an answer that is no failure."""
         policy = self.policy
-        if self.target.origin in policy.pacer.budgets:
-            policy.pacer.budgets[self.target.origin].deposit_success()
+        if (budget := policy.pacer.budgets.get(self.target.origin)) is not None:
+            budget.deposit_success()
         if policy.is_watched and len(self.earlier) < self.attempts:
             self.record(response)
         if self.redirects:

@@ -73,10 +73,21 @@ def says_what_to_install() -> None:
     for name in set(BACKEND_NAMES) - {"urllib3"}:
         assert f"pip install 'parallel-requests[{name}]'" in problem_with(name), name
 
+    assert "pip install 'parallel-requests[socks]'" in problem_with_socks()
+
 
 def problem_with(name: str) -> str:
     try:
         ParallelSession(backend=name).close()
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def problem_with_socks() -> str:
+    try:
+        with ParallelSession(proxies=["socks5h://proxy.test"]) as session:
+            session.get("http://target.test/")
     except ConfigurationError as error:
         return str(error)
     return ""

@@ -15,6 +15,7 @@ from tests.leaks import Census
 from tests.server.control import Server
 from tests.server.faults import FaultServer
 from tests.server.proxy import Proxy
+from tests.server.socks import SocksProxy
 from tests.server.tls import Certificates, issue_certificates
 
 if TYPE_CHECKING:
@@ -170,5 +171,16 @@ def proxy() -> Iterator[Callable[..., Proxy]]:
 
         def start(**options: Any) -> Proxy:
             return running.enter_context(Proxy(**options))
+
+        yield start
+
+
+@pytest.fixture
+def socks_proxy() -> Iterator[Callable[..., SocksProxy]]:
+    """``socks_proxy(credentials=..., resolve=..., refusal=...)`` starts a SOCKS proxy."""
+    with contextlib.ExitStack() as running:
+
+        def start(**options: Any) -> SocksProxy:
+            return running.enter_context(SocksProxy(**options))
 
         yield start

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 from parallel_requests.backends.reading import FinalResponse
-from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
+from parallel_requests.backends.sockets import PlainSocket, WatchedSocket, socket_beneath
+from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parallel_requests.backends.socks_proxies import SocksProxy
     from parallel_requests.engines.watchdog import Flight
     from parallel_requests.exchange import Send
-
-
-class _Socket(WatchedSocket, socket.socket):
-    """A socket without TLS."""
 
 
 class _Connecting:
@@ -34,19 +32,20 @@ class _Connecting:
     source_address: tuple[str, int] | None
     socket_options: Iterable[tuple[Any, ...]] | None
     _dns_host: str
+    socks_proxy: SocksProxy | None
 
-    def new_socket(self, told: Callable[[socket.socket], object], errors: Any) -> Any:
+    def new_socket(self, told: Callable[[socket.socket], object], errors: Any) -> socket.socket:
         """Return a socket that is connected.
 
         Args:
             told: Called with each socket before it connects.
             errors: The exceptions of the library.
         """
-        if hasattr(self, "_socks_options"):  # in whatever module a library has such connections
-            return self._new_socket_through_socks(errors)
-        address = self._dns_host, self.port or self.default_port
+        address = self._dns_host.strip("[]"), self.port or self.default_port
+        if self.socks_proxy is not None:
+            return self._new_socket_through(self.socks_proxy, address, told, errors)
         try:
-            return _connect(address, self.timeout, self.source_address, self.socket_options, told)
+            return _connect(self, address, told)
         except socket.gaierror as error:
             raise errors.NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
@@ -54,12 +53,21 @@ class _Connecting:
         except OSError as error:
             raise errors.NewConnectionError(self, str(error)) from error
 
-    def _new_socket_through_socks(self, errors: Any) -> Any:
-        """Have the library connect, to the proxy and through it."""
+    def _new_socket_through(
+        self,
+        proxy: SocksProxy,
+        address: tuple[str, int],
+        told: Callable[[socket.socket], object],
+        errors: Any,
+    ) -> socket.socket:
         try:
-            return super()._new_conn()  # type: ignore[misc]
-        except errors.NewConnectionError as error:
-            raise errors.ProxyError("It makes no connection", error) from error
+            return _connect(self, proxy.address, told, proxy.sockets_to(address))
+        except TargetNotFound as error:
+            raise errors.NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
+        except (SocksError, OSError) as error:
+            raise errors.ProxyError(str(error), error) from error
 
     def peek_and_react(self, *args: Any, **kwargs: Any) -> Any:
         """Look, as urllib3-future does before it uses an idle connection again, what has come."""
@@ -170,17 +178,19 @@ class Wire:
         """Note that the request goes out: at once, or where there is no connection, once there is."""
         self._local.is_ready = sock is not None
 
-    def watch(self, connection_class: Any, errors: Any) -> Any:
+    def watch(self, connection_class: Any, errors: Any, proxy: SocksProxy | None = None) -> Any:
         """Return a connection class that tells which socket it uses.
 
         Args:
             connection_class: What it derives from.
             errors: The exceptions of its library.
+            proxy: The SOCKS proxy it goes through.
         """
         wire = self
 
         class WatchedConnection(_Connecting, connection_class):  # type: ignore[misc]
             response_class = FinalResponse
+            socks_proxy = proxy
             _user: ReferenceType[Flight] | None = None
 
             def _new_conn(self) -> Any:
@@ -224,24 +234,25 @@ class Wire:
 
 
 def _connect(
+    connection: _Connecting,
     address: tuple[str, int],
-    timeout: Any,
-    source_address: tuple[str, int] | None,
-    options: Iterable[tuple[Any, ...]] | None,
     told: Callable[[socket.socket], object],
+    new: Callable[..., socket.socket] = PlainSocket,
 ) -> socket.socket:
-    """Do what ``socket.create_connection`` does, but tell of each socket before it connects.
+    """Do what ``socket.create_connection`` does, but tell of each ``new`` socket before it connects.
 
     A connect that hangs could not be ended from outside otherwise.
     """
+    timeout, source_address = connection.timeout, connection.source_address
     host, port = address
     failure = OSError("the name has no address")
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for family, kind, protocol, _, place in found:
         sock = None
         try:
-            sock = _Socket(family, kind, protocol)  # fails where this machine has no IPv6, say
-            for level, name, value, *_ in options or ():  # urllib3-future adds whom it is for: "tcp"
+            sock = new(family, kind, protocol)  # fails where this machine has no IPv6, say
+            # urllib3-future adds whom an option is for: "tcp".
+            for level, name, value, *_ in connection.socket_options or ():
                 sock.setsockopt(level, name, value)
             if timeout is None or isinstance(timeout, int | float):  # else it is left to the default
                 sock.settimeout(timeout)

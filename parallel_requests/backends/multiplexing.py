@@ -20,6 +20,7 @@ from parallel_requests.backends.pools import Pools
 
 if TYPE_CHECKING:
     from parallel_requests.backends.connections import Wire
+    from parallel_requests.backends.socks_proxies import SocksProxy
 
 _LOOK_EVERY = 0.05
 """Seconds after which the thread that watches the socket looks whether its own attempt was ended."""
@@ -222,12 +223,12 @@ class OriginPool:
 class SharingPools(Pools):
     """Pools whose https connections are shared where they speak HTTP/2."""
 
-    def _pool_class(self, base: Any) -> Any:
+    def _pool_class(self, base: Any, socks_proxy: SocksProxy | None) -> Any:
         if base.scheme != "https":
-            return super()._pool_class(base)
+            return super()._pool_class(base, socks_proxy)
         connection = type(base.ConnectionCls.__name__, (SharedConnection, base.ConnectionCls), {})
         attributes = {"ConnectionCls": connection, "wire": self._wire}
-        return super()._pool_class(type(base.__name__, (OriginPool, base), attributes))
+        return super()._pool_class(type(base.__name__, (OriginPool, base), attributes), socks_proxy)
 
 
 class StreamedAnswer:

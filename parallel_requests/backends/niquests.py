@@ -12,7 +12,8 @@ from parallel_requests.backends.answers import read_answer, timeouts_of, transla
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.multiplexing import SharingPools, StreamedAnswer
-from parallel_requests.backends.pools import headers_of, lacking_for_socks
+from parallel_requests.backends.pools import headers_of
+from parallel_requests.backends.socks_proxies import lacking_for_socks
 
 if TYPE_CHECKING:
     from parallel_requests.exceptions import ParallelRequestsError
@@ -74,7 +75,7 @@ class NiquestsBackend(BlockingBackend):
         self._pools = SharingPools(urllib3, self._wire, settings, disabled_svn=disabled)
 
     def lacking_for_socks(self) -> str | None:
-        return lacking_for_socks(urllib3)
+        return lacking_for_socks()
 
     def close(self) -> None:
         self._pools.close()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import threading
 from typing import TYPE_CHECKING, Any
 
 from urllib3.util import SKIP_HEADER
 
 from parallel_requests.backends.base import split_proxy
+from parallel_requests.backends.socks_proxies import SocksProxy
 from parallel_requests.backends.tls import ssl_context
-from parallel_requests.urls import split_user_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,52 +110,29 @@ class Pools:
         if verify is not None:
             options["ssl_context"] = ssl_context(verify, self._wire.uses)
             options["cert_reqs"] = "CERT_REQUIRED" if verify else "CERT_NONE"
+        socks_proxy = SocksProxy.from_url(proxy) if proxy is not None and proxy.startswith("socks") else None
         manager = (
             self._library.PoolManager(**options)
-            if proxy is None
+            if proxy is None or socks_proxy is not None
             else self._proxied(proxy, authorization, options)
         )
         manager.pool_classes_by_scheme = {
-            scheme: self._pool_class(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+            scheme: self._pool_class(pool, socks_proxy)
+            for scheme, pool in manager.pool_classes_by_scheme.items()
         }
         return manager
 
-    def _pool_class(self, base: Any) -> Any:
-        """Return a class of pools whose connections are watched."""
-        return type(
-            base.__name__,
-            (base,),
-            {"ConnectionCls": self._wire.watch(base.ConnectionCls, self._library.exceptions)},
-        )
+    def _pool_class(self, base: Any, socks_proxy: SocksProxy | None) -> Any:
+        """Return a class of pools whose connections are watched, and go through a SOCKS proxy."""
+        connection = self._wire.watch(base.ConnectionCls, self._library.exceptions, socks_proxy)
+        return type(base.__name__, (base,), {"ConnectionCls": connection})
 
     def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:
-        if proxy.startswith("socks"):
-            return self._socks(proxy, options)
         url, told = split_proxy(proxy, authorization)
         headers = None if told is None else {"Proxy-Authorization": told}
         return self._library.ProxyManager(
             url, proxy_headers=headers, proxy_ssl_context=options.get("ssl_context"), **options
         )
-
-    def _socks(self, proxy: str, options: dict[str, Any]) -> Any:
-        url, credentials = split_user_info(proxy)
-        user, password = credentials or (None, None)
-        socks = importlib.import_module(f"{self._library.__name__}.contrib.socks")
-        return socks.SOCKSProxyManager(url, username=user or None, password=password or None, **options)
-
-
-def lacking_for_socks(library: Any) -> str | None:
-    """Say which package a library lacks for SOCKS proxies; None where it is there.
-
-    Args:
-        library: ``urllib3`` or ``urllib3_future``.
-    """
-    is_future = hasattr(library, "HttpVersion")
-    packages = {"python_socks": "python-socks", "socks": "PySocks"} if is_future else {"socks": "PySocks"}
-    if any(importlib.util.find_spec(module) is not None for module in packages):
-        return None
-    wanted = next(iter(packages.values()))
-    return f"a SOCKS proxy needs the package {wanted}: pip install {wanted}."
 
 
 def headers_of(request: Request) -> Mapping[str, str]:

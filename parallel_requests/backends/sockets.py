@@ -61,6 +61,10 @@ class WatchedSocket:
             self._blocks = blocks
 
 
+class PlainSocket(WatchedSocket, socket.socket):
+    """A socket without TLS."""
+
+
 def socket_beneath(means: Any) -> Any:
     """Return the socket that TLS within TLS, to a proxy and through it, is laid over; all else as it is."""
     while not isinstance(means, socket.socket) and hasattr(means, "socket"):

@@ -10,7 +10,8 @@ from urllib3 import exceptions as errors
 from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
-from parallel_requests.backends.pools import Pools, headers_of, lacking_for_socks, target_of
+from parallel_requests.backends.pools import Pools, headers_of, target_of
+from parallel_requests.backends.socks_proxies import lacking_for_socks
 
 if TYPE_CHECKING:
     from parallel_requests.exceptions import ParallelRequestsError
@@ -40,7 +41,7 @@ class Urllib3Backend(BlockingBackend):
         self._pools = Pools(urllib3, self._wire, settings)
 
     def lacking_for_socks(self) -> str | None:
-        return lacking_for_socks(urllib3)
+        return lacking_for_socks()
 
     def close(self) -> None:
         self._pools.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,8 @@ ALL_HOSTS: Final = "*"
 LEAST_SETTLE, MOST_SETTLE = 0.05, 0.25
 """Seconds by which the refill of a full bucket starts late: as long as one token takes, within these
 bounds. The first burst pays for connections and handshakes, and so reaches the server late."""
+REMEMBERED_HOSTS: Final = 10_000
+"""Hosts that are kept in mind, where no more of them are busy."""
 
 _DIGITS = re.compile(r"\d{1,10}(?:\.\d{1,6})?")
 _REMAINING = re.compile(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*(\d{1,10})")
@@ -104,11 +107,20 @@ class _Host:
     in_flight: int = 0
     reduced_at: float = -1.0
 
+    def is_busy(self, now: float) -> bool:
+        """Whether it is held back, or may come to be, by what was sent to it before."""
+        return (
+            self.in_flight > 0
+            or self.paused_until > now
+            or (self.bucket is not None and not self.bucket.is_at_rest())
+        )
+
 
 class Pacer:
     """Decides when an attempt may start; all engines and all batches of a session share one.
 
-    Hosts are told apart by ``host:port``, without the port that a scheme stands for.
+    Hosts are told apart by ``host:port``, without the port that a scheme stands for. Those that are
+    not busy are forgotten as others come: all but the levels, and the budgets, that changed last.
     """
 
     def __init__(
@@ -120,6 +132,7 @@ class Pacer:
         concurrency_per_host: int | None = None,
         adaptive: bool = False,
         retry_budget: bool = True,
+        remembered: int = REMEMBERED_HOSTS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -133,11 +146,14 @@ class Pacer:
             adaptive: Let each host's limit grow by one a round and shrink on overload (AIMD,
                 Chiu and Jain 1989).
             retry_budget: Keep a RetryBudget for each host that fails.
+            remembered: Budgets kept at most, of the hosts that failed last; and hosts kept in mind, where
+                no more of them are busy. Half of these may be there for an adapted limit alone.
             clock: Monotonic seconds.
             wall_clock: Unix seconds, for the dates servers send.
 
         Attributes:
-            budgets: The retry budgets of the hosts that have failed before; to be read only.
+            budgets: The retry budgets of the hosts that have failed before, the last one last; to be
+                read only. A host may be gone from one look to the next.
         """
         rates = (
             {host if host == ALL_HOSTS else _origin_of(host): rate for host, rate in rate_limit.items()}
@@ -154,9 +170,10 @@ class Pacer:
         self._counts_in_flight = adaptive or concurrency_per_host is not None
         self._keeps_budget = retry_budget
         self._bucket = self._new_bucket(overall) if isinstance(overall, int | float) else None
+        self._remembered = self._room = remembered
         self._hosts: dict[str, _Host] = {}
-        self.budgets: dict[str, RetryBudget] = {}
-        self._lock = threading.Lock()  # guards _hosts, every _Host in it, and budgets
+        self.budgets: OrderedDict[str, RetryBudget] = OrderedDict()
+        self._lock = threading.Lock()  # guards _hosts, every _Host in it, _room, and budgets
         self._always_open = not (rates or self._counts_in_flight or self._bucket)
 
     def _new_bucket(self, rate: float) -> TokenBucket:
@@ -166,10 +183,27 @@ class Pacer:
     def _host(self, origin: str) -> _Host:
         host = self._hosts.get(origin)
         if host is None:
+            if len(self._hosts) >= self._room:
+                self._make_room()
             rate = self._rates.get(origin, self._rates.get(origin.rpartition(":")[0] or origin))
             bucket = self._new_bucket(rate) if rate is not None else None
             host = self._hosts[origin] = _Host(bucket, self._ceiling)
         return host
+
+    def _make_room(self) -> None:
+        """Forget the hosts of which nothing is known that a new one would not have.
+
+        An adapted limit is worth less the longer ago it was cut, so of those half as many as are remembered
+        stay. As there may then be as many again, a host costs the same on average, however many there are.
+        """
+        now = self.clock()
+        busy = {origin: host for origin, host in self._hosts.items() if host.is_busy(now)}
+        adapted = [
+            item for item in self._hosts.items() if item[1].limit < self._ceiling and item[0] not in busy
+        ]
+        adapted.sort(key=lambda item: item[1].reduced_at, reverse=True)
+        self._hosts = busy | dict(adapted[: self._remembered // 2])
+        self._room = max(self._remembered, 2 * len(self._hosts))
 
     def enter(self, origin: str) -> Wait | None:
         """Ask for one attempt to a host: None lets it pass and counts it, else wait and ask again."""
@@ -188,7 +222,8 @@ class Pacer:
                 return Wait(delay, ALL_HOSTS)
             if host.bucket is not None:
                 host.bucket.try_acquire()
-            host.in_flight += 1
+            if self._counts_in_flight:
+                host.in_flight += 1
             return None
 
     def has_free_slot(self, origin: str) -> bool:
@@ -221,8 +256,8 @@ class Pacer:
     def charge(self, origin: str) -> None:
         """Take the tokens of an attempt that was made without asking."""
         with self._lock:
-            host = self._hosts.get(origin)
-            if host is not None and host.bucket is not None:
+            host = self._host(origin)
+            if host.bucket is not None:
                 host.bucket.reserve()
             if self._bucket is not None:
                 self._bucket.reserve()
@@ -239,7 +274,14 @@ class Pacer:
         if not self._keeps_budget:
             return None
         with self._lock:
-            return self.budgets.setdefault(origin, RetryBudget())
+            budget = self.budgets.get(origin)
+            if budget is None:
+                budget = self.budgets[origin] = RetryBudget()
+                if len(self.budgets) > self._remembered:
+                    self.budgets.popitem(last=False)
+            else:
+                self.budgets.move_to_end(origin)
+            return budget
 
     def limits(self) -> dict[str, int]:
         """Return the level of concurrency each host is at; empty unless it is limited per host."""

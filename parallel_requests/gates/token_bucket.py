@@ -103,6 +103,12 @@ class TokenBucket:
             self._take()
             return delay
 
+    def is_at_rest(self) -> bool:
+        """Whether nothing tells it from a bucket made now."""
+        with self._lock:
+            self._refill()
+            return self._tokens >= self.burst and self._full_for >= _AT_REST
+
     def acquire(self) -> None:
         """Wait for a token and take it; first come, first served."""
         delay = self.reserve()

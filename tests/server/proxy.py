@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from socketserver import BaseRequestHandler
     from types import TracebackType
 
 _HOP_BY_HOP = {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade"}
 _RELAY_SIZE = 65_536
-_UPSTREAM_SECONDS = 30
+UPSTREAM_SECONDS = 30
 THREAD_NAME = "proxy"
 
 
@@ -33,31 +34,20 @@ class ProxiedRequest:
     authorized: bool
 
 
-class Proxy:
-    """A proxy on 127.0.0.1; use it as a context manager.
+class AnyProxy:
+    """What a proxy on 127.0.0.1 needs, whatever it speaks; use it as a context manager.
 
     Args:
-        credentials: ``(user, password)`` that Basic auth must carry; None asks for none.
+        handler: Serves one connection.
         resolve: Where the proxy really connects to, by "host:port" or host of the
             request; all other hosts are taken as they are.
-
-    Attributes:
-        requests: Everything it was asked for, refused requests included.
     """
 
     def __init__(
-        self,
-        *,
-        credentials: tuple[str, str] | None = None,
-        resolve: Mapping[str, tuple[str, int]] | None = None,
+        self, handler: type[BaseRequestHandler], resolve: Mapping[str, tuple[str, int]] | None
     ) -> None:
         self._resolve = dict(resolve or {})
-        self._expected = None
-        if credentials is not None:
-            token = base64.b64encode(":".join(credentials).encode()).decode()
-            self._expected = f"Basic {token}"
-        self.requests: list[ProxiedRequest] = []
-        self._server = _Server(self)
+        self._server = _Server(self, handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.02,), name=f"{THREAD_NAME}-accept"
         )
@@ -80,6 +70,47 @@ class Proxy:
         return int(self._server.server_address[1])
 
     @property
+    def connections(self) -> int:
+        """How many connections clients opened to it."""
+        return self._server.accepted
+
+    def close(self) -> None:
+        """End every connection and thread."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.end_connections()
+        self._server.server_close()
+
+    def upstream(self, host: str, port: int) -> tuple[str, int]:
+        """Where to connect for a host and port of a request."""
+        return self._resolve.get(f"{host}:{port}") or self._resolve.get(host) or (host, port)
+
+
+class Proxy(AnyProxy):
+    """An HTTP proxy.
+
+    Args:
+        credentials: ``(user, password)`` that Basic auth must carry; None asks for none.
+        resolve: As `AnyProxy` takes it.
+
+    Attributes:
+        requests: Everything it was asked for, refused requests included.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: tuple[str, str] | None = None,
+        resolve: Mapping[str, tuple[str, int]] | None = None,
+    ) -> None:
+        self._expected = None
+        if credentials is not None:
+            token = base64.b64encode(":".join(credentials).encode()).decode()
+            self._expected = f"Basic {token}"
+        self.requests: list[ProxiedRequest] = []
+        super().__init__(_Handler, resolve)
+
+    @property
     def url(self) -> str:
         """The proxy URL, without credentials."""
         return f"http://127.0.0.1:{self.port}"
@@ -89,21 +120,9 @@ class Proxy:
         return f"http://{user}:{password}@127.0.0.1:{self.port}"
 
     @property
-    def connections(self) -> int:
-        """How many connections clients opened to it."""
-        return self._server.accepted
-
-    @property
     def tunnels(self) -> int:
         """How many CONNECTs it was asked for."""
         return sum(request.method == "CONNECT" for request in self.requests)
-
-    def close(self) -> None:
-        """End every connection and thread."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.end_connections()
-        self._server.server_close()
 
     def admit(self, request: BaseHTTPRequestHandler) -> bool:
         """Record a request; whether its credentials are right."""
@@ -112,22 +131,18 @@ class Proxy:
         self.requests.append(ProxiedRequest(request.command, request.path, headers, authorized))
         return authorized
 
-    def upstream(self, host: str, port: int) -> tuple[str, int]:
-        """Where to connect for a host and port of a request."""
-        return self._resolve.get(f"{host}:{port}") or self._resolve.get(host) or (host, port)
-
 
 class _Server(ThreadingHTTPServer):
     # Non-daemon threads: server_close() then waits for them all.
     daemon_threads = False
     request_queue_size = 512
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: AnyProxy, handler: type[BaseRequestHandler]) -> None:
         self.proxy = proxy
         self.accepted = 0
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         accepted, address = super().get_request()
@@ -163,21 +178,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def _proxy(self) -> Proxy:
-        return cast("_Server", self.server).proxy
+        return cast("Proxy", cast("_Server", self.server).proxy)
 
     def do_CONNECT(self) -> None:
         if not self._admitted():
             return
         host, _, port = self.path.rpartition(":")
         try:
-            upstream = socket.create_connection(self._proxy.upstream(host, int(port)), _UPSTREAM_SECONDS)
+            upstream = socket.create_connection(self._proxy.upstream(host, int(port)), UPSTREAM_SECONDS)
         except OSError as error:
             self.send_error(502, str(error))
             return
         with upstream:
             self.send_response_only(200, "Connection established")
             self.end_headers()
-            _relay(self.connection, upstream)
+            relay(self.connection, upstream)
         self.close_connection = True
 
     def _forward(self) -> None:
@@ -189,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(400, "an absolute http URL is wanted")
             return
         address = self._proxy.upstream(target.hostname, target.port or 80)
-        upstream = http.client.HTTPConnection(*address, timeout=_UPSTREAM_SECONDS)
+        upstream = http.client.HTTPConnection(*address, timeout=UPSTREAM_SECONDS)
         try:
             self._exchange(upstream, target._replace(scheme="", netloc="").geturl() or "/", body)
         except OSError as error:
@@ -231,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing on stderr: ``Proxy.requests`` is the log."""
 
 
-def _relay(client: socket.socket, upstream: socket.socket) -> None:
+def relay(client: socket.socket, upstream: socket.socket) -> None:
     """Copy bytes both ways until either side is done."""
     other = {client: upstream, upstream: client}
     with selectors.DefaultSelector() as selector:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallel_requests.exceptions import ConnectError, RequestTimeout
@@ -304,3 +305,166 @@ def test_a_budget_is_opened_with_the_first_failure() -> None:
 def test_budgets_can_be_switched_off() -> None:
     pacer, _ = new_pacer(retry_budget=False)
     assert pacer.open_budget(HOST) is None
+
+
+# -- what is remembered of hosts
+
+HOSTS = ["0.test", "1.test", "2.test"]
+STEPS = [
+    *[(step, origin) for step in ("enter", "enter", "leave", "pause", "charge", "look") for origin in HOSTS],
+    *[("overload", origin) for origin in HOSTS[:2]],
+    *[("crowd", number) for number in range(6)],
+    *[("turn", seconds) for seconds in (0.05, 0.5, 3.0)],
+]
+
+
+class Pair:
+    """Asks a pacer that forgets hosts, and one that never does; they have to agree."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.forgetful = Pacer(clock=self.clock, remembered=4, **options)
+        self.mindful = Pacer(clock=self.clock, remembered=10**9, **options)
+        self.both = (self.forgetful, self.mindful)
+        self._entered: dict[str, list[float]] = {}
+
+    def enter(self, origin: str) -> None:
+        ours, theirs = (pacer.enter(origin) for pacer in self.both)
+        if ours is None or theirs is None:
+            assert ours is theirs
+            self._entered.setdefault(origin, []).append(self.clock())
+        else:
+            assert ours.lane == theirs.lane
+            assert ours.seconds == pytest.approx(theirs.seconds)
+
+    def leave(self, origin: str, status: int = 200) -> None:
+        if self._entered.get(origin):
+            began = self._entered[origin].pop(0)
+            for pacer in self.both:
+                pacer.leave(origin, outcome(status), self.clock() - began)  # type: ignore[arg-type]
+
+    def overload(self, origin: str) -> None:
+        self.leave(origin, 503)
+
+    def pause(self, origin: str) -> None:
+        for pacer in self.both:
+            pacer.pause(origin, 2.0)
+
+    def charge(self, origin: str) -> None:
+        for pacer in self.both:
+            pacer.charge(origin)
+
+    def look(self, origin: str) -> None:
+        ours, theirs = (pacer.has_free_slot(origin) for pacer in self.both)
+        assert ours is theirs
+
+    def crowd(self, first: int) -> None:
+        """Let so many others come that there has to be made room for them."""
+        for number in range(first, first + 8):
+            self.look(f"stranger-{number}.test")
+
+    def turn(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+@given(
+    options=st.sampled_from(
+        [
+            {},
+            {"rate_limit": {"0.test": 2, "1.test": 1, "*": 20}, "burst": 2},
+            {"rate_limit": dict.fromkeys(HOSTS, 4), "burst": 1, "concurrency_per_host": 2},
+            {"concurrency_per_host": 1},
+            {"adaptive": True, "concurrency": 4},
+        ]
+    ),
+    steps=st.lists(st.sampled_from(STEPS), min_size=20, max_size=80),
+)
+@settings(max_examples=400)
+def test_a_host_that_is_forgotten_is_decided_on_as_if_it_were_not(
+    options: dict[str, Any], steps: list[tuple[str, Any]]
+) -> None:
+    """Two hosts at most have an adapted limit here, as many as are remembered for that alone."""
+    pair = Pair(**options)
+    for step, value in steps:
+        getattr(pair, step)(value)
+    ours, theirs = (pacer.limits().items() for pacer in pair.both)
+    assert ours <= theirs
+    assert {item for item in theirs if item[1] < options.get("concurrency", 0)} <= ours
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rate_limit": 1e9},
+        {"rate_limit": {"*": 1e9}, "concurrency_per_host": 2},
+        {"adaptive": True, "concurrency": 8},
+    ],
+    ids=["rate_limit", "concurrency_per_host", "adaptive"],
+)
+def test_a_session_that_meets_ever_more_hosts_remembers_so_many(options: dict[str, Any]) -> None:
+    pacer, clock = new_pacer(remembered=100, burst=10**6, **options)
+    pacer.pause(HOST, 10**6)
+    for number in range(5_000):
+        origin = f"{number}.test"
+        let_pass(pacer, origin)
+        pacer.leave(origin, outcome(503 if number % 2 else 200), 0.01)  # type: ignore[arg-type]
+        if number % 3 == 0:
+            pacer.pause(origin, 1.0)
+        budget = pacer.open_budget(origin)
+        assert budget is not None
+        assert budget.withdraw()
+        clock.advance(0.1)
+        assert len(pacer._hosts) <= 120, "half as many and those that are paused, twice"
+        assert len(pacer.budgets) <= 100
+    assert held_back(pacer, HOST).lane == HOST, "a pause is never forgotten"
+
+
+def test_hosts_that_are_busy_are_remembered_however_many_they_are() -> None:
+    pacer, clock = new_pacer(remembered=10, concurrency_per_host=1)
+    for origin in (many := [f"{number}.test" for number in range(1_000)]):
+        let_pass(pacer, origin)
+    assert not any(pacer.has_free_slot(origin) for origin in many)
+    for origin in many:
+        pacer.leave(origin, ConnectError("refused"), 0.1)
+    clock.advance(1.0)
+    for number in range(1_000, 3_000):
+        assert pacer.has_free_slot(f"{number}.test")
+    assert len(pacer._hosts) <= 10
+
+
+def test_the_levels_that_were_cut_last_are_remembered() -> None:
+    pacer, clock = new_pacer(remembered=10, adaptive=True, concurrency=10)
+    for number in range(33):
+        let_pass(pacer, f"{number}.test")
+        clock.advance(1.0)
+        pacer.leave(f"{number}.test", outcome(503), 1.0)  # type: ignore[arg-type]
+    levels = pacer.limits()
+    assert set(levels.values()) == {7}
+    assert set(levels) == {f"{number}.test" for number in range(25, 33)}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([f"{number}.test" for number in range(9)]), st.booleans()), max_size=200
+    )
+)
+def test_the_budgets_of_the_hosts_that_failed_last_are_remembered(steps: list[tuple[str, bool]]) -> None:
+    """A host's is as if all were kept, until as many others have failed since as are remembered."""
+    pair = Pair()
+    order: list[str] = []
+    forgotten: set[str] = set()
+    for origin, fails in steps:
+        if fails:
+            for pacer in pair.both:
+                budget = pacer.open_budget(origin)
+                assert budget is not None
+                budget.withdraw()
+            order = [name for name in order if name != origin] + [origin]
+            forgotten.update(order[:-4])
+        else:
+            for pacer in pair.both:
+                if origin in pacer.budgets:
+                    pacer.budgets[origin].deposit_call()
+        for name in set(order) - forgotten:
+            assert pair.forgetful.budgets[name].balance == pair.mindful.budgets[name].balance
+    assert list(pair.forgetful.budgets) == order[-4:]

@@ -106,6 +106,18 @@ def test_settling_starts_the_refill_of_a_full_bucket_late() -> None:
     assert bucket.try_acquire() == pytest.approx(0.0)
 
 
+def test_a_bucket_is_at_rest_once_it_has_been_full_for_a_second() -> None:
+    bucket, clock = new_bucket(rate=2, burst=2, settle=0.25)
+    assert bucket.is_at_rest()
+    bucket.reserve()
+    assert not bucket.is_at_rest()
+    clock.advance(0.75)  # to settle, and for the token
+    assert bucket.peek() == 0.0
+    assert not bucket.is_at_rest()
+    clock.advance(1.0)
+    assert bucket.is_at_rest()
+
+
 def test_settling_is_for_a_start_and_a_rest_not_for_a_stall() -> None:
     bucket, clock = new_bucket(10.0, 1, settle=0.05)
     assert bucket.try_acquire() == 0.0

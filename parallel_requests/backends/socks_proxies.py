@@ -1,0 +1,104 @@
+"""SOCKS proxies for urllib3 and its kin: sockets of PySocks that connect through one.
+
+The connection classes that the libraries have for it are not used: nobody outside could tell which
+socket they are on, and so end them, while a proxy hangs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from parallel_requests.backends.sockets import WatchedSocket
+from parallel_requests.urls import split_user_info
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DEFAULT_PORT = 1080
+
+
+class SocksError(Exception):
+    """A SOCKS proxy did not connect to the target."""
+
+
+class TargetNotFound(Exception):
+    """The name of a target was to be resolved here, and has no address."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocksProxy:
+    """Where a SOCKS proxy is, and how to talk to it.
+
+    Attributes:
+        version: 4 or 5.
+        resolves_names: Whether it is told the names of targets, rather than their addresses.
+        address: Its host and port.
+        user: The user name, or None.
+        password: The password, or None.
+    """
+
+    version: int
+    resolves_names: bool
+    address: tuple[str, int]
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Read the URL of a proxy."""
+        bare, credentials = split_user_info(url)
+        parts = urlsplit(bare)
+        user, password = credentials or ("", "")
+        return cls(
+            version=int(parts.scheme[len("socks")]),
+            resolves_names=parts.scheme in ("socks4a", "socks5h"),
+            address=(parts.hostname or "", parts.port or _DEFAULT_PORT),
+            user=user or None,
+            password=password or None,
+        )
+
+    def sockets_to(self, target: tuple[str, int]) -> Callable[..., Any]:
+        """Return what makes a socket that, where it connects to the proxy, has it connect on to a target.
+
+        Raises:
+            TargetNotFound: From the socket's ``connect``: the name of the target has no address.
+            SocksError: Likewise: the proxy did not connect to it.
+        """
+        return functools.partial(_socket_class(), proxy=self, target=target)
+
+
+def lacking_for_socks() -> str | None:
+    """Say which package is lacking for SOCKS proxies; None where it is there."""
+    if importlib.util.find_spec("socks") is not None:
+        return None
+    return "a SOCKS proxy needs the package PySocks: pip install 'parallel-requests[socks]'."
+
+
+@functools.cache
+def _socket_class() -> Any:
+    import socks
+
+    class SocksSocket(WatchedSocket, socks.socksocket):  # type: ignore[misc]
+        def __init__(self, *args: Any, proxy: SocksProxy, target: tuple[str, int]) -> None:
+            super().__init__(*args)
+            self._through, self._target = proxy, target
+
+        def connect(self, place: Any) -> None:
+            proxy = self._through
+            version = socks.SOCKS4 if proxy.version == 4 else socks.SOCKS5
+            self.set_proxy(version, *place[:2], proxy.resolves_names, proxy.user, proxy.password)
+            try:
+                super().connect(self._target, catch_errors=True)  # those of the socket, then, are let through
+            except socket.gaierror as error:
+                self.close()
+                raise TargetNotFound(str(error)) from error
+            except socks.ProxyError as error:
+                self.close()
+                raise SocksError(str(error)) from error
+
+    return SocksSocket
