@@ -82,14 +82,29 @@ class Batch:
             KeyboardInterrupt: With ``.results``, those that were done.
         """
         try:
-            self.start()
-            while not self.run.is_done():
-                self.feed_what_fits()
-                self.run.wait(self.needs_attention)
+            self._run_to_its_end()
             return self.finish()
         except BaseException as error:
             _attach(error, self.abandon())
             raise
+
+    # The two loops stand outside of the `try` that looks after them: to CPython 3.13 a loop's jump back
+    # is not in it, and that is a place where it hears Ctrl-C.
+
+    def _run_to_its_end(self) -> None:
+        self.start()
+        while not self.run.is_done():
+            self.feed_what_fits()
+            self.run.wait(self.needs_attention)
+
+    def _run_as_results_come(self) -> Iterator[Result[Any]]:
+        self.start()
+        while not self.is_over:
+            self.feed_what_fits()
+            self.run.wait(self.needs_attention_or_has_results)
+            self.collect_news()
+            yield from self.hand_over()
+            self.engine.wake()
 
     def finish(self) -> list[Result[Any]]:
         """Return all Results of a run that is done, in input order.
@@ -118,13 +133,7 @@ class Batch:
         """Yield Results as they come, or in input order; leaving the loop stops the run."""
         self.outbox = Outbox(ordered=ordered)
         try:
-            self.start()
-            while not self.is_over:
-                self.feed_what_fits()
-                self.run.wait(self.needs_attention_or_has_results)
-                self.collect_news()
-                yield from self.hand_over()
-                self.engine.wake()
+            yield from self._run_as_results_come()
         except BaseException:
             self.abandon()
             raise

@@ -177,15 +177,15 @@ class Run:
         """Return the next Request, or None where there is none (now)."""
         if not self.wants_more():
             return None
+        self._pulled += 1  # before it is taken, or there would seem to be room for one more
         try:
             request = next(self._source, None) if self._source is not None else self._next_fed()
         except Exception as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
             self.input_error = error
             request = None
         if request is None:
+            self._pulled -= 1
             self.stop_pulling()
-        else:
-            self._pulled += 1
         return request
 
     def _next_fed(self) -> Request | None:

@@ -6,7 +6,7 @@ import gc
 import heapq
 import itertools
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -364,6 +364,23 @@ def test_no_more_is_open_than_the_window() -> None:
     run.release(3)
     play.play()
     assert len(pulled) == 7
+
+
+def test_what_is_just_being_pulled_leaves_no_room_for_one_more() -> None:
+    run = Simulation().new_run(None, window=2)
+    rooms: list[int] = []
+
+    class Watched(deque[Request]):
+        def popleft(self) -> Request:
+            request = super().popleft()
+            rooms.append(run.room())
+            return request
+
+    run._fed = Watched()
+    for request in requests_to("a.test", "a.test"):
+        run.feed(request)
+    assert run.pull() is not None
+    assert rooms == [0]
 
 
 def test_what_is_fed_is_pulled_as_room_allows() -> None:
