@@ -111,11 +111,10 @@ class Pools:
             options["ssl_context"] = ssl_context(verify, self._wire.uses)
             options["cert_reqs"] = "CERT_REQUIRED" if verify else "CERT_NONE"
         socks_proxy = SocksProxy.from_url(proxy) if proxy is not None and proxy.startswith("socks") else None
-        manager = (
-            self._library.PoolManager(**options)
-            if proxy is None or socks_proxy is not None
-            else self._proxied(proxy, authorization, options)
-        )
+        if proxy is None or socks_proxy is not None:  # its connections themselves go through that one
+            manager = self._library.PoolManager(**options)
+        else:
+            manager = self._proxied(proxy, authorization, options)
         manager.pool_classes_by_scheme = {
             scheme: self._pool_class(pool, socks_proxy)
             for scheme, pool in manager.pool_classes_by_scheme.items()

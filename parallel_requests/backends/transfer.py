@@ -53,7 +53,7 @@ _TRUST_IN_PROXY = (
     pycurl.PROXY_CAPATH,
 )
 
-SWITCHED = "it switches to another protocol, unasked"
+_SWITCHED = "it switches to another protocol, unasked"
 
 Head: TypeAlias = tuple[int, str, str, Headers]
 """Status, reason, version and headers."""
@@ -300,7 +300,7 @@ class Transfer:
         if self._error is not None:
             return self._backend.translate(self._error, request)
         if self.has_switched():
-            return self._backend.failure(ProtocolError, request, OSError(SWITCHED))
+            return self._backend.failure(ProtocolError, request, OSError(_SWITCHED))
         kind = MEANING.get(code, BackendError)
         if any(words in message for words in MALFORMED):
             kind = ProtocolError
@@ -391,5 +391,5 @@ def parse_head(block: bytes) -> Head | None:
         raise ValueError("a line of the head is no header")
     version, status, reason = (part.decode("latin-1") for part in parts.groups(b""))
     if status == "101":
-        raise ValueError(SWITCHED)
+        raise ValueError(_SWITCHED)
     return None if int(status) < 200 else (int(status), reason.strip(), version, Headers(head))
