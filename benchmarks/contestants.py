@@ -71,6 +71,7 @@ CONTENDERS: Final = {
             scenes=("json", "bodies", "latency-100", "latency"),
         ),
         Contender("curl-loop", "curl-loop", "curl_loop", scenes=("json", "bodies", "latency-100", "latency")),
+        Contender("curl-documented", "curl-loop", "curl_documented", scenes=("json",)),
         Contender("wreq-threads", "wreq-threads", "wreq_threads"),
         Contender("pyreqwest-threads", "pyreqwest-threads", "pyreqwest_threads"),
         # Its connection pool of 10 would take 10 s for each round of the latency scenes.
