@@ -1,8 +1,8 @@
-"""The whole life of one request, written once for every engine.
+"""The whole life of one request, written once for all engines.
 
-`exchange` is a generator without I/O or threads: it yields what is to be done (`Wait` or `Send`)
-and is sent what came of it. Blocking and event-driven engines drive the same one, so retry, rate
-limit, pacing, redirects and deadlines cannot differ between them; a test drives it with a list.
+`exchange` is a generator without I/O or threads: it yields what has to be done (`Wait` or `Send`) and
+is sent the outcome. Blocking and event-driven engines drive the same one, so retries, rate limits,
+pacing, redirects and deadlines cannot differ between them; a test drives it with a list of replies.
 """
 
 from __future__ import annotations
@@ -39,70 +39,71 @@ logger = logging.getLogger("parallel_requests")
 
 Reply: TypeAlias = Response | ParallelRequestsError
 Exchange: TypeAlias = Generator["Wait | Send", Any, Result[Any]]
-"""Yields effects; is sent a Reply for a Send, and None once a Wait is over."""
+"""Yields effects; is sent a Reply after a Send, and None after a Wait."""
 
 
 @dataclass(slots=True, eq=False)
 class Send:
-    """One attempt is to be made.
+    """One attempt has to be made.
 
     Attributes:
         request: What to send.
-        timeout: Seconds it may take, from connecting to the last byte; None for no bound.
-        policy: The terms of the batch: size limits, and where a streamed body goes.
+        timeout: Seconds it may take, from connecting to the last byte; None for no limit.
+        policy: The settings of the batch: size limits, and where a streamed body goes.
         delivered: Bytes of the body that have reached the caller.
-        replays: How often the library sent it again by itself, where it cannot be kept from that.
-        is_away: Whether a redirect has led to another origin, to which no credential may be added.
-        flight: Where a blocking engine learns which socket is used, so as to end the attempt.
+        replays: How often the library resent it on its own, if it cannot be kept from doing so.
+        is_cross_origin: Whether a redirect has led to another origin, so that no credentials may be added.
+        flight: Where the backend registers the socket in use, so that a blocking engine can abort the
+            attempt.
     """
 
     request: Request
     timeout: float | None
     policy: Policy
     delivered: int = 0
-    is_away: bool = False
+    is_cross_origin: bool = False
     replays: int = 0
     flight: Any = None
 
 
 class Resumption(Protocol):
-    """Lets an attempt go on where an earlier one broke off."""
+    """Lets an attempt continue where an earlier one broke off."""
 
     def prepare(self, request: Request) -> Request:
-        """Have the last word on what is sent, before each attempt: ask for the rest alone."""
+        """Return the request to send in the next attempt: one for the missing part only, if it can be."""
 
     def begin(self, request: Request, status_code: int, headers: Headers) -> int:
-        """Get ready for the body to be delivered, and return how many bytes of it are there.
+        """Get ready for the body to be delivered, and return how many bytes of it are there already.
 
         Raises:
-            ParallelRequestsError: What comes does not fit.
+            ParallelRequestsError: The response does not continue what is there.
         """
 
     def starts_over(self, request: Request, reply: Reply) -> bool:
-        """Whether the rest was not to be had, and the whole is to be asked for at once."""
+        """Whether the missing part cannot be had, so that the whole has to be requested at once."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Policy:
-    """The terms one batch is carried out on.
+    """The rules one batch is carried out by.
 
     Attributes:
         pacer: The session's gates.
-        retry: What is tried again, and when.
+        retry: What is retried, and when.
         cookies: The session's cookies.
-        redirects: How far redirects are followed; None for not at all.
+        redirects: The rules for redirects; None if none are followed.
         raise_for_status: Whether a final status >= 400 is a failure.
         deadline: When the batch ends, on the pacer's clock.
         max_response_size: Decoded bytes a body may have.
-        deliver: Takes the chunks of a streamed body, and the request.
-        chunk_size: Bytes of such a chunk at most.
-        restart: Says whether a stream that broke off may begin anew.
-        resume: Goes on with one that broke off, instead.
-        proxies: The proxies to fall back on.
+        deliver: Called with each chunk of a streamed body, and the request.
+        chunk_size: Bytes per chunk at most.
+        restart: Says whether a stream that broke off may start over.
+        resume: Continues a stream that broke off, instead.
+        proxies: The proxies to rotate to after a ProxyError.
         on_attempt: The caller's hook.
-        stop: Set to end the batch: why its unfinished items fail.
+        stop: Set to end the batch: the reason why its unfinished items fail.
         on_stop: Called by an engine when it ends the batch; must not block.
-        is_watched: Whether anybody looks at attempts that succeed.
+        is_watched: Whether attempts that succeed have to be recorded, too, for a hook or the log.
     """
 
     pacer: Pacer = field(default_factory=Pacer)
@@ -126,36 +127,36 @@ class Policy:
         self.is_watched = self.on_attempt is not None or logger.isEnabledFor(logging.DEBUG)
 
     def reason_to_stop(self) -> ParallelRequestsError | None:
-        """Return why an item that is not done fails, once the batch has to end."""
+        """Return why unfinished items fail, if the batch has to end; None if it goes on."""
         if self.stop is None and self.deadline is not None and self.pacer.clock() >= self.deadline:
             self.stop = DeadlineExceededError("The deadline of its batch has passed.")
         return self.stop
 
 
 def exchange(request: Request, policy: Policy) -> Exchange:
-    """Carry one request through every attempt, wait and verdict until its Result."""
-    life = _Life(request, policy)
+    """Take one request through every attempt, wait and verdict to its Result."""
+    state = _ExchangeState(request, policy)
     if request.problem is not None:
-        return life.end(request.problem)
+        return state.end(request.problem)
     while True:
         if (stop := policy.reason_to_stop()) is not None:
-            return life.end(stop)
+            return state.end(stop)
 
-        # The gates. Whatever the attempt is for, it passes them all.
-        wait = policy.pacer.enter(life.target.origin)
+        # The gates. Every attempt passes all of them: first tries, retries and redirects.
+        wait = policy.pacer.enter(state.target.origin)
         if wait is not None:
             yield wait
             continue
 
         # The wire.
-        reply = life.take((yield life.next_attempt()))
+        reply = state.receive((yield state.next_attempt()))
 
         # The verdict: the Result, or another attempt, at once (after a redirect, say) or after a wait.
-        if life.is_plain_success(reply):
-            return life.succeed(reply)
-        verdict = life.judge(reply)
+        if state.is_plain_success(reply):
+            return state.succeed(reply)
+        verdict = state.judge(reply)
         if verdict is Next.AFTER_WAIT:
-            verdict = yield from life.back_off(reply)
+            verdict = yield from state.back_off(reply)
         if isinstance(verdict, Result):
             return verdict
 
@@ -167,22 +168,23 @@ class Next(Enum):
     AFTER_WAIT = auto()
 
 
-class _Life:
-    """What one exchange has been through so far.
+class _ExchangeState:
+    """The state of one exchange, and its decisions.
 
     Attributes:
-        target: Where the next attempt goes: the request, or what a redirect made of it.
-        attempts: Times on the wire.
-        tries: Retries used up, those that the budget of the host refused included.
+        target: What the next attempt sends: the request, or what a redirect made of it.
+        attempts: Attempts made so far, redirects and replays included.
         retries: Retries made.
-        replayed: Whether an attempt was made again because its kept-alive connection was stale.
-        is_budget_spent: Whether the last try went to a spent budget.
-        pause: Seconds the last answer asks to wait.
-        earlier: The attempts so far; left empty where the first one succeeds.
-        redirects: The answers that led to the target.
+        retries_used: Retries counted against ``max_retries``: those made, and those that the retry
+            budget of the host refused.
+        replayed: Whether an attempt was replayed because its kept-alive connection was stale.
+        is_budget_spent: Whether the retry budget refused the last retry.
+        pause: Seconds the last response asks to wait.
+        earlier: The recorded attempts; stays empty if the first one succeeds and nobody watches.
+        redirects: The responses that led to the target.
         send: The attempt under way.
         started_at: When the first attempt began, by the pacer's clock.
-        sent_at: When the last one did.
+        sent_at: When the latest attempt began.
     """
 
     __slots__ = (
@@ -195,18 +197,18 @@ class _Life:
         "replayed",
         "request",
         "retries",
+        "retries_used",
         "send",
         "sent_at",
         "started_at",
         "target",
-        "tries",
     )
 
     def __init__(self, request: Request, policy: Policy) -> None:
         self.request = request
         self.policy = policy
         self.target = request
-        self.attempts = self.tries = self.retries = 0
+        self.attempts = self.retries = self.retries_used = 0
         self.replayed = self.is_budget_spent = False
         self.pause: float | None = None
         self.earlier: tuple[Attempt, ...] = ()
@@ -215,7 +217,7 @@ class _Life:
         self.started_at = self.sent_at = 0.0
 
     def next_attempt(self) -> Send:
-        """Plan one time on the wire."""
+        """Return the next attempt to make."""
         policy, target = self.policy, self.target
         self.sent_at = now = policy.pacer.clock()
         if self.attempts == 0:
@@ -233,11 +235,11 @@ class _Life:
             target = policy.resume.prepare(target)
         self.send = send = Send(target, timeout, policy)
         if self.redirects:
-            send.is_away = not is_same_origin(target.url, self.request.url)
+            send.is_cross_origin = not is_same_origin(target.url, self.request.url)
         return send
 
-    def take(self, reply: Reply) -> Reply:
-        """Give the slot of the host back, and learn what the answer says beside its body."""
+    def receive(self, reply: Reply) -> Reply:
+        """Return the host's slot, and note what the response says about cookies, pauses and limits."""
         pacer, target = self.policy.pacer, self.target
         now = pacer.clock()
         elapsed = now - self.sent_at
@@ -247,7 +249,7 @@ class _Life:
             if self.send is not None and self.send.delivered:
                 reply.size = self.send.delivered
             if reply.headers.steers:
-                self._learn(reply)
+                self._apply_headers(reply)
             if reply.status_code == 407 and target.proxy:
                 reply = _proxy_refusal(target)
         elif (stop := self.policy.reason_to_stop()) is not None:
@@ -258,7 +260,7 @@ class _Life:
         return reply
 
     def _count_replays(self, replays: int) -> None:
-        """Count, and pay for, what the library sent again by itself."""
+        """Count what the library resent on its own, and charge it to the rate limit."""
         for _ in range(replays):
             closed = BackendError(
                 "The server closed the kept-alive connection just as it was used.", stale=True
@@ -267,7 +269,7 @@ class _Life:
             self.attempts += 1
             self.policy.pacer.charge(self.target.origin)
 
-    def _learn(self, response: Response) -> None:
+    def _apply_headers(self, response: Response) -> None:
         headers = response.headers
         if headers.may_have(b"set-cookie"):
             self.policy.cookies.absorb(self.target.url, headers)
@@ -282,11 +284,11 @@ class _Life:
             pacer.pause(self.target.origin, min(seconds, retry.retry_after_max))
 
     def is_plain_success(self, reply: Reply) -> TypeGuard[Response]:
-        """Whether there is nothing to judge: no redirect, no failure, no predicate that may differ."""
+        """Whether nothing needs judging: no redirect, no failure, no predicate that might want a retry."""
         return type(reply) is Response and reply.status_code < 300 and self.policy.retry.retry_on is None
 
     def record(self, reply: Reply) -> None:
-        """Note the attempt in the history, and tell the caller's hook."""
+        """Add the attempt to the history, and call the caller's hook."""
         response = reply if isinstance(reply, Response) else None
         attempt = Attempt(
             self.attempts,
@@ -304,30 +306,31 @@ class _Life:
                 logger.exception("on_attempt raised; the request goes on")
 
     def judge(self, reply: Reply) -> Result[Any] | Next:
-        """Say what follows from a reply."""
+        """Decide what follows from a reply."""
         self.record(reply)
         retry, method = self.policy.retry, self.target.method
         try:
             if self.follow_up(reply):
                 return Next.AT_ONCE
-            if not retry.wants_retry(method, reply, self.tries):
+            if not retry.wants_retry(method, reply, self.retries_used):
                 return self.conclude(
-                    reply, is_exhausted=self.tries > 0 and retry.wants_retry(method, reply, 0)
+                    reply, is_exhausted=self.retries_used > 0 and retry.wants_retry(method, reply, 0)
                 )
-            if self._is_spoilt():
+            if self._is_partly_delivered():
                 return self.conclude(reply)
         except RedirectError as error:
             return self.end(error, reply)
-        except BaseException as error:  # noqa: BLE001 - a predicate of the caller's: no reason to lose the item
+        except BaseException as error:  # noqa: BLE001 - a bug in the caller's predicate must not lose the item
             return self.end(_callback_failure(error), reply)
         refusal = self.policy.reason_to_stop() or self.refuse_pause(reply)
         return Next.AFTER_WAIT if refusal is None else self.end(refusal, reply)
 
     def follow_up(self, reply: Reply) -> bool:
-        """Set the next target where an attempt has to follow at once; False where none has to.
+        """Set the next target if another attempt has to follow at once; return False if none has to.
 
-        That is so after a redirect, where what broke off cannot be resumed, and once where the server
-        closed a kept-alive connection just as it was used: the request is then replayed on another one.
+        One has to after a redirect, after a resumption that the server refused, and, once per exchange,
+        after the server closed a kept-alive connection just as it was reused: the request is then
+        replayed on another connection.
 
         Raises:
             RedirectError: The redirect must not be followed.
@@ -343,29 +346,37 @@ class _Life:
             if target is not None:
                 self.target = target
             return target is not None
-        if self.replayed or not isinstance(reply, BackendError) or not reply.stale or self._is_spoilt():
+        if (
+            self.replayed
+            or not isinstance(reply, BackendError)
+            or not reply.stale
+            or self._is_partly_delivered()
+        ):
             return False
         self.replayed = self.target.method in self.policy.retry.allowed_methods
         return self.replayed
 
     def back_off(self, reply: Reply) -> Generator[Wait, Any, Result[Any] | Next]:
-        """Wait for another try; return the Result where none is left, as a spent budget costs tries too."""
+        """Wait until the budget allows a retry; return the Result if none are left.
+
+        A retry that the budget refuses counts as used, and is followed by another wait.
+        """
         while True:
             yield self.next_wait()
             if self.spend_retry(reply):
                 return Next.AT_ONCE
-            if self.tries >= self.policy.retry.max_retries:
+            if self.retries_used >= self.policy.retry.max_retries:
                 self.is_budget_spent = True
                 return self.conclude(reply, is_exhausted=True)
 
-    def _is_spoilt(self) -> bool:
-        """Whether the caller has seen bytes of a stream that broke off, and cannot start anew."""
+    def _is_partly_delivered(self) -> bool:
+        """Whether the caller has received part of a stream that broke off, and cannot start over."""
         if self.send is None or not self.send.delivered or self.policy.resume is not None:
             return False
         return self.policy.restart is None or not self.policy.restart(self.request)
 
     def refuse_pause(self, reply: Reply) -> RateLimitExceededError | None:
-        """Return an error where the server asks for a longer wait than is allowed."""
+        """Return an error if the server asks for a longer wait than is allowed."""
         if self.pause is None or not isinstance(reply, Response):
             return None
         allowed = self.policy.retry.retry_after_max
@@ -381,16 +392,16 @@ class _Life:
         )
 
     def next_wait(self) -> Wait:
-        """Count a try and return the wait before it."""
-        self.tries += 1
+        """Count a retry as used, and return the wait before it."""
+        self.retries_used += 1
         if self.pause is not None:
             return Wait(self.pause)
-        return Wait(self.policy.retry.delay(self.tries))
+        return Wait(self.policy.retry.delay(self.retries_used))
 
     def spend_retry(self, reply: Reply) -> bool:
-        """Spend a retry of the host's budget and get ready for it; False where none is left."""
+        """Take a retry from the host's budget and prepare for it; return False if the budget is spent."""
         if self.policy.reason_to_stop() is not None:
-            return True  # the gates end it
+            return True  # the exchange ends before the gates
         budget = self.policy.pacer.open_budget(self.target.origin)
         if budget is not None and not budget.withdraw():
             return False
@@ -401,7 +412,7 @@ class _Life:
         return True
 
     def succeed(self, response: Response) -> Result[Any]:
-        """Return the Result of an answer that is no failure."""
+        """Return the Result of a response that is not a failure."""
         policy = self.policy
         if (budget := policy.pacer.budgets.get(self.target.origin)) is not None:
             budget.deposit_success()
@@ -413,11 +424,11 @@ class _Life:
         return Result(self.request, None, None, response, self.attempts, elapsed, self.retries, self.earlier)
 
     def conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
-        """Return the Result of a reply that nothing will follow.
+        """Return the Result of the final reply.
 
         Args:
-            reply: What came of the last attempt.
-            is_exhausted: Another try would have followed, were there any left.
+            reply: The outcome of the last attempt.
+            is_exhausted: Whether it would have been retried, had there been retries left.
         """
         if not isinstance(reply, Response):
             return self.end(reply, is_exhausted=is_exhausted)
@@ -448,7 +459,7 @@ class _Life:
 
 
 def stop_error(stop: ParallelRequestsError, request: Request, attempts: int = 0) -> ParallelRequestsError:
-    """Return the error of an item that is not done where its batch has to end."""
+    """Return the error of an item that is unfinished when its batch has to end."""
     message = f"{redact(str(request.url))} was not done after {_times(attempts)}. {stop.message}"
     if isinstance(stop, DeadlineExceededError):
         return DeadlineExceededError(message, url=request.url)

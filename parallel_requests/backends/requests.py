@@ -130,7 +130,7 @@ class RequestsBackend(BlockingBackend):
         if self._session is not None:
             prepared.prepare_cookies(None)  # an empty jar, which HTTPDigestAuth expects
             prepared.prepare_hooks(self._session.hooks)
-            if "Authorization" not in prepared.headers and not send.is_away:
+            if "Authorization" not in prepared.headers and not send.is_cross_origin:
                 prepared.prepare_auth(self._session.auth)
         return prepared
 

@@ -1,4 +1,4 @@
-"""What a session needs of an engine, and what all engines share beside the `Scheduler`."""
+"""The interface of an engine, and what all engines share apart from the `Scheduler`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ logger = logging.getLogger("parallel_requests")
 
 
 class Engine(Protocol):
-    """What a session needs of an engine.
+    """Carries out batches: what a session needs of an engine.
 
     Attributes:
-        threads: Those it works on.
+        threads: The threads it works on.
     """
 
     threads: EngineThreads
@@ -40,20 +40,20 @@ class Engine(Protocol):
         """
 
     def wake(self) -> None:
-        """Look at the runs again: one was fed, or has room."""
+        """Look at the runs again: one has been fed, or has room for more."""
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
-        """End a batch: nothing of it is sent any more, what is in flight is broken off."""
+        """End a batch: send no more of it, and abort what is in flight."""
 
     def close(self) -> None:
-        """End everything and give back threads and sockets."""
+        """End everything and release threads and sockets."""
 
 
 class EngineThreads:
     """The threads an engine works on, and the process they belong to.
 
-    A batch that is begun elsewhere could never end: threads do not survive a fork, and one that
-    waits for the engine must not be one the engine needs.
+    A batch started from the wrong place would never end: threads do not survive a fork, and a thread
+    that the engine needs must not wait for the engine.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class EngineThreads:
         self._threads: set[int] = set()
 
     def check_caller(self) -> None:
-        """Check that the caller may wait for the engine; the first one's process is the engine's.
+        """Check that the caller may wait for the engine, which belongs to the process of its first caller.
 
         Raises:
             RunStoppedError: The session was used before a fork, and this is the child.
@@ -80,11 +80,11 @@ class EngineThreads:
             )
 
     def enter(self) -> None:
-        """Note that the calling thread works for the engine."""
+        """Register the calling thread as one of the engine's."""
         self._threads.add(threading.get_ident())
 
     def leave(self) -> None:
-        """Note that it no longer does."""
+        """Unregister it."""
         self._threads.discard(threading.get_ident())
 
     def is_worker(self) -> bool:
@@ -92,12 +92,12 @@ class EngineThreads:
         return threading.get_ident() in self._threads
 
     def is_in_child_process(self) -> bool:
-        """Whether this is another process than the engine was started in."""
+        """Whether this process was forked from the one that started the engine."""
         return self._process not in (None, os.getpid())
 
 
 def translated(backend: Backend, error: BaseException, request: Request) -> ParallelRequestsError:
-    """Return what a backend says an error means; a bug in that costs this one item, not the run."""
+    """Return the backend's translation of an error; if that fails, only this one item does."""
     try:
         return backend.translate(error, request)
     except Exception as bug:

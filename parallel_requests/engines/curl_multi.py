@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("parallel_requests")
 
-_LONGEST_REST = 60.0
-"""Seconds between two looks at timers that nobody calls for."""
-_LOOK_EVERY = 1.0
-"""Seconds between two looks for answers that libcurl does not know to be over; they are rare."""
-_LONGEST_ROW = 256
-"""Exchanges started before sockets are looked at again, or ``concurrency`` where that is more."""
+_LONGEST_SLEEP = 60.0
+"""Seconds to sleep at most, even if nothing is due."""
+_SWITCH_CHECK_INTERVAL = 1.0
+"""Seconds between two checks for answers that libcurl does not know to be over; they are rare."""
+_MAX_STARTS = 256
+"""Exchanges started before sockets are served again, or ``concurrency`` if that is more."""
 _SELECT_MAX_CONCURRENCY = 256
-"""Up to here ``perform`` and ``select`` cost less a call than ``socket_action`` and ``epoll``
-(16 against 19 microseconds at 20 in flight); with more, and with file descriptors that ``select``
-cannot take, it is the other way round."""
+"""Up to here ``perform`` with ``select`` costs less per call than ``socket_action`` with ``epoll`` (16
+against 19 microseconds at 20 in flight). With more in flight it costs more, and ``select`` cannot take
+descriptors above its limit."""
 _SELECT_MAX_DESCRIPTOR = 1024
-"""``FD_SETSIZE``: ``select`` takes what is below."""
+"""``FD_SETSIZE``: ``select`` only takes descriptors below it."""
 
-Order: TypeAlias = Callable[[], None]
+Command: TypeAlias = Callable[[], None]
 
 
 class CurlMultiEngine:
-    """Everything happens on one thread; other threads leave orders and wake it."""
+    """Everything happens on one thread; other threads queue commands for it and wake it."""
 
     def __init__(
         self, backend: CurlBackend, concurrency: int, clock: Callable[[], float] = monotonic
@@ -60,12 +60,12 @@ class CurlMultiEngine:
         self._backend = backend
         self._clock = clock
         self._scheduler = Scheduler(concurrency)
-        self._orders: deque[Order] = deque()
+        self._commands: deque[Command] = deque()
         self._lock = threading.Lock()  # guards _thread and _closed
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._wanted = self._resting = False
-        self._next_look = 0.0
+        self._is_wake_due = self._is_sleeping = False
+        self._next_switch_check = 0.0
         self.threads = EngineThreads()
         self._transfers: list[Transfer] = []
         self._spare: list[Transfer] = []
@@ -78,27 +78,27 @@ class CurlMultiEngine:
                 raise RunStoppedError
             if self._thread is None:
                 self._start()
-            self._orders.append(lambda: self._scheduler.add(run))
+            self._commands.append(lambda: self._scheduler.add(run))
         self.wake()
 
     def wake(self) -> None:
-        """Look at the runs again: one was fed, or has room."""
-        self._wanted = True
-        if self._resting:
-            # Blocked: it has been called often enough. Any other error: it has been closed.
+        """Look at the runs again: one has been fed, or has room for more."""
+        self._is_wake_due = True
+        if self._is_sleeping:
+            # It would block if many wake-ups are unread already; any other error means that it is closed.
             with contextlib.suppress(OSError):
                 self._wake_writer.send(b"\0")
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
-        """End a batch: nothing of it is sent any more, what is in flight is broken off."""
+        """End a batch: send no more of it, and abort what is in flight."""
         run.policy.stop = reason
-        self._orders.append(lambda: self._break_off(run, reason))
+        self._commands.append(lambda: self._break_off(run, reason))
         self.wake()
 
     def close(self) -> None:
-        """End everything and give back the thread and the sockets.
+        """End everything and release threads and sockets.
 
-        Called on the engine's own thread, from a hook, it does not wait for the end.
+        Called on the engine's own thread, by a hook, it does not wait for the end.
         """
         with self._lock:
             self._closed = True
@@ -108,7 +108,7 @@ class CurlMultiEngine:
             thread.join()
 
     def _start(self) -> None:
-        """Open what belongs to the thread, not before it is needed: processes must not share it."""
+        """Open what the thread uses; only now, as a process forked before must not share it."""
         concurrency = self._scheduler.concurrency
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -127,37 +127,37 @@ class CurlMultiEngine:
         try:
             thread.start()
         except RuntimeError:  # no thread is left
-            self._give_back()
+            self._release_resources()
             raise
         self._thread = thread
 
     def _work(self) -> None:
         self.threads.enter()
-        self._thread = threading.current_thread()  # a Ctrl-C may have kept who started it from noting it
+        self._thread = threading.current_thread()  # a Ctrl-C may have interrupted `_start` before it could
         try:
             while True:
-                self._wanted = False
-                while self._orders:
-                    self._orders.popleft()()
+                self._is_wake_due = False
+                while self._commands:
+                    self._commands.popleft()()
                 if self._closed:
                     break
                 self._fill()
                 self._driver.perform()
                 if self._backend.has_connected:
-                    self._look_again()
-                if not self._harvest():
-                    self._rest()
-                    if (now := self._clock()) >= self._next_look:
-                        self._next_look = now + _LOOK_EVERY
+                    self._requeue_unconnected()
+                if not self._take_finished():
+                    self._sleep()
+                    if (now := self._clock()) >= self._next_switch_check:
+                        self._next_switch_check = now + _SWITCH_CHECK_INTERVAL
                         self._end_switched()
         finally:
             self._shut_down()
             self.threads.leave()
 
     def _fill(self) -> None:
-        """Start exchanges in the free slots; a long row of items that end at once in several goes."""
+        """Start exchanges in the free slots, but not so many in a row that sockets have to wait."""
         take, clock = self._scheduler.take, self._clock
-        for _ in range(max(_LONGEST_ROW, self._scheduler.concurrency)):
+        for _ in range(max(_MAX_STARTS, self._scheduler.concurrency)):
             task = take(clock())
             if task is None:
                 return
@@ -167,8 +167,8 @@ class CurlMultiEngine:
         """Drive an exchange until it is on the wire, parked or done."""
         effect = task.advance(reply)
         if type(effect) is Send:
-            if task.lane is not None:
-                self._scheduler.passed(task)
+            if task.gate is not None:
+                self._scheduler.passed_gate(task)
             self._begin(task, effect)
         elif type(effect) is Wait:
             self._scheduler.park(task, effect, self._clock())
@@ -182,7 +182,7 @@ class CurlMultiEngine:
         try:
             transfer.prepare(send)
             self._multi.add_handle(transfer.easy)
-        except Exception as error:  # noqa: BLE001 - what libcurl cannot be given costs this one item
+        except Exception as error:  # noqa: BLE001 - a request that libcurl does not take costs this one item
             self._discard(transfer)
             self._advance(task, translated(self._backend, error, send.request))
 
@@ -196,11 +196,11 @@ class CurlMultiEngine:
         transfer.clear()
         transfer.easy.close()
 
-    def _look_again(self) -> None:
-        """Add those again that wait for a connection to come up, now that one has.
+    def _requeue_unconnected(self) -> None:
+        """Add the transfers that wait for a connection once more, now that one has come up.
 
-        libcurl lets them wait until the first request on it is answered, where it turns out that it
-        cannot be shared.
+        If it turns out that it cannot be shared, libcurl would let them wait until the first request on
+        it is answered.
         """
         self._backend.has_connected = False
         for transfer in list(self._backend.unconnected):
@@ -208,8 +208,8 @@ class CurlMultiEngine:
             transfer.shorten()
             self._multi.add_handle(transfer.easy)
 
-    def _harvest(self) -> bool:
-        """Take the transfers that have ended; False where there was none."""
+    def _take_finished(self) -> bool:
+        """Reply to the exchanges whose transfers have ended; return False if none has."""
         has_any = False
         more = 1
         while more:
@@ -219,7 +219,7 @@ class CurlMultiEngine:
                 transfer: Transfer = easy.transfer
                 try:
                     reply: Reply = transfer.answer()
-                except Exception as error:  # noqa: BLE001 - what an answer is not costs this one item
+                except Exception as error:  # noqa: BLE001 - an answer that cannot be read costs this one item
                     reply = translated(self._backend, error, transfer.send.request)
                 self._end(transfer, reply)
             for easy, code, message in failed:
@@ -240,7 +240,7 @@ class CurlMultiEngine:
         transfer.clear()
         self._spare.append(transfer)
         self._advance(task, reply)
-        self._scheduler.left(send.request.origin)
+        self._scheduler.slot_freed(send.request.origin)
 
     def _break_off(self, run: Run, reason: ParallelRequestsError) -> None:
         self._scheduler.end_run(run)
@@ -248,46 +248,46 @@ class CurlMultiEngine:
             self._end(transfer, reason)
 
     def _end_switched(self) -> None:
-        """End the transfers whose server goes on in another protocol: libcurl would wait for more."""
+        """Fail the transfers whose server has switched protocols: libcurl would wait for more."""
         for transfer in [transfer for transfer in self._transfers if transfer.has_switched()]:
             self._end(transfer, transfer.failure(pycurl.E_OK, ""))
 
-    def _rest(self) -> None:
-        """Sleep until a socket, a timer or another thread calls."""
+    def _sleep(self) -> None:
+        """Sleep until there is news from a socket, a timer or another thread."""
         timer = self._scheduler.next_timer()
-        seconds = _LONGEST_REST if timer is None else max(0.0, timer - self._clock())
+        seconds = _LONGEST_SLEEP if timer is None else max(0.0, timer - self._clock())
         if self._scheduler.in_flight:
-            seconds = min(seconds, _LOOK_EVERY)
-        self._resting = True
-        if self._wanted or self._scheduler.has_work():
+            seconds = min(seconds, _SWITCH_CHECK_INTERVAL)
+        self._is_sleeping = True
+        if self._is_wake_due or self._scheduler.has_work():
             seconds = 0.0
-        self._driver.wait(min(seconds, _LONGEST_REST), self._scheduler.in_flight)
-        self._resting = False
+        self._driver.wait(min(seconds, _LONGEST_SLEEP), self._scheduler.in_flight)
+        self._is_sleeping = False
 
     def _shut_down(self) -> None:
         with self._lock:
-            self._closed = True  # also where it ends by a bug: who comes now must not wait for ever
-        while self._orders:
-            self._orders.popleft()()
+            self._closed = True  # even if a bug ended the thread: no later batch must wait for it
+        while self._commands:
+            self._commands.popleft()()
         for run in self._scheduler.unfinished():
             reason = RunStoppedError()
             run.policy.stop = reason
             self._break_off(run, reason)
         while self._scheduler.has_work():
             self._fill()
-        self._give_back()
+        self._release_resources()
 
-    def _give_back(self) -> None:
+    def _release_resources(self) -> None:
         for transfer in self._transfers:
             transfer.easy.close()
-        self._multi.close()  # which says good-bye on TLS connections, and has their sockets watched for that
+        self._multi.close()  # before the driver: to close TLS connections, it has their sockets watched
         self._driver.close()
         self._wake_reader.close()
         self._wake_writer.close()
 
 
 class _Driver(Protocol):
-    """Moves transfers on, and waits for their sockets and for the engine's wake_reader."""
+    """Advances transfers, and waits for their sockets and for the engine's wake_reader."""
 
     def perform(self) -> None: ...
     def wait(self, seconds: float, in_flight: int, /) -> None: ...
@@ -303,7 +303,7 @@ class _SelectDriver:
         self._wake_descriptors = [wake_reader.fileno()]
 
     def perform(self) -> None:
-        """Move every transfer on."""
+        """Advance every transfer."""
         self._multi.perform()
 
     def wait(self, seconds: float, in_flight: int) -> None:
@@ -313,17 +313,17 @@ class _SelectDriver:
         if hint >= 0:
             seconds = min(seconds, hint / 1000)
         if len(readable) + len(writable) < in_flight:
-            seconds = min(seconds, 0.01)  # a name being resolved, or a descriptor select cannot take
+            seconds = min(seconds, 0.01)  # polled: a name being resolved, or a descriptor too high for select
         ready, _, _ = select.select(readable + self._wake_descriptors, writable, broken, seconds)
         if self._wake_descriptors[0] in ready:
             _drain(self._wake_reader)
 
     def close(self) -> None:
-        """Nothing of its own to give back."""
+        """Do nothing: it owns no resources."""
 
 
 class _EpollDriver:
-    """``socket_action`` on the sockets that ``epoll`` names."""
+    """``socket_action`` on the sockets that ``epoll`` reports."""
 
     def __init__(self, multi: Any, wake_reader: socket.socket, clock: Callable[[], float]) -> None:
         self._multi = multi
@@ -331,20 +331,20 @@ class _EpollDriver:
         self._clock = clock
         self._used: dict[int, int] = {}  # descriptor → events libcurl waits for
         self._open()
-        self._alarm: float | None = None
+        self._timer_at: float | None = None  # when libcurl's own timer is due
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        multi.setopt(pycurl.M_TIMERFUNCTION, self._set_alarm)
+        multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
 
     def perform(self) -> None:
         """Start what was added, and serve libcurl's own timer."""
-        if self._alarm is not None and self._alarm <= self._clock():
-            self._alarm = None
+        if self._timer_at is not None and self._timer_at <= self._clock():
+            self._timer_at = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def wait(self, seconds: float, _in_flight: int) -> None:
-        """Sleep until something happens, and move on the transfers it happened to."""
-        if self._alarm is not None:
-            seconds = min(seconds, max(0.0, self._alarm - self._clock()))
+        """Sleep until something happens, and advance the transfers it concerns."""
+        if self._timer_at is not None:
+            seconds = min(seconds, max(0.0, self._timer_at - self._clock()))
         used, socket_action = self._used, self._multi.socket_action
         for descriptor, events in self._epoll.poll(seconds):
             if descriptor in used:
@@ -352,10 +352,10 @@ class _EpollDriver:
             elif descriptor == self._wake_reader.fileno():
                 _drain(self._wake_reader)
             else:
-                self._let_go(descriptor)
+                self._unregister(descriptor)
 
     def close(self) -> None:
-        """Give the epoll descriptor back."""
+        """Close the epoll descriptor."""
         self._epoll.close()
 
     def _open(self) -> None:
@@ -365,11 +365,11 @@ class _EpollDriver:
             self._epoll.register(descriptor, mask)
         self._registered = set(self._used)
 
-    def _let_go(self, descriptor: int) -> None:
-        """Follow an idle socket no longer: its server has closed it.
+    def _unregister(self, descriptor: int) -> None:
+        """Stop watching an idle socket, as its server has closed it.
 
-        One that libcurl has closed meanwhile cannot be unregistered; where a child process holds a copy
-        of it, epoll would tell of it without end.
+        If libcurl has closed it as well, it can no longer be unregistered; but while a child process
+        holds a copy, epoll goes on reporting it. Only a new epoll instance ends that.
         """
         try:
             self._epoll.unregister(descriptor)
@@ -379,14 +379,14 @@ class _EpollDriver:
         else:
             self._registered.discard(descriptor)
 
-    def _set_alarm(self, milliseconds: int) -> None:
-        self._alarm = None if milliseconds < 0 else self._clock() + milliseconds / 1000
+    def _set_timer(self, milliseconds: int) -> None:
+        self._timer_at = None if milliseconds < 0 else self._clock() + milliseconds / 1000
 
     def _watch(self, what: int, descriptor: int, *_context: object) -> None:
-        """Follow which sockets libcurl waits for.
+        """Keep track of which sockets libcurl waits for.
 
-        A socket it lets go of stays registered: most are used again at once. One that was closed has
-        left epoll by itself, and its number may be that of another by now.
+        A socket that it no longer waits for stays registered, as most are used again at once. A closed
+        one has left epoll by itself, and its number may belong to another socket by now.
         """
         if what == pycurl.POLL_REMOVE:
             self._used.pop(descriptor, None)
@@ -404,7 +404,7 @@ class _EpollDriver:
 
 @functools.cache
 def _action(events: int) -> int:
-    """Return what libcurl calls a set of epoll's events; errors are found by reading."""
+    """Translate epoll events for libcurl, which finds out about errors by reading."""
     readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
     writable = pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
     return int(readable | writable)

@@ -24,7 +24,7 @@ _NEVER = float("inf")
 
 
 class EventLoopEngine:
-    """Worker coroutines that take from the scheduler, one attempt at a time each.
+    """Worker coroutines that take exchanges from the scheduler and make one attempt at a time each.
 
     A worker lives for as long as it finds something to do, so a busy engine creates no task per
     call. Everything but the four public methods runs on the loop's thread, and so needs no lock.
@@ -45,9 +45,9 @@ class EventLoopEngine:
         self._scheduler = Scheduler(concurrency)
         self.threads = EngineThreads()
         self._workers: set[_Worker] = set()
-        self._scheduler_alarm = _Alarm(clock, self._look)
-        self._timeout_alarm = _Alarm(clock, self._cut_overdue)
-        self._is_called = False
+        self._scheduler_timer = _SharedTimer(clock, self._dispatch)
+        self._timeout_timer = _SharedTimer(clock, self._cut_overdue)
+        self._is_dispatch_due = False
         self._closing = asyncio.Event()
         self._lock = threading.Lock()  # guards all below
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,20 +64,20 @@ class EventLoopEngine:
             loop.call_soon_threadsafe(self._add, run)
 
     def wake(self) -> None:
-        """Look at the runs again: one was fed, or has room."""
-        if not self._is_called:  # the look that is due already will see it
-            self._is_called = True
-            self._call(self._look)
+        """Look at the runs again: one has been fed, or has room for more."""
+        if not self._is_dispatch_due:
+            self._is_dispatch_due = True
+            self._call(self._dispatch)
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
-        """End a batch: nothing of it is sent any more, what is in flight is broken off."""
+        """End a batch: send no more of it, and abort what is in flight."""
         run.policy.stop = reason
         self._call(self._stop, run)
 
     def close(self) -> None:
-        """End everything and give back thread and sockets.
+        """End everything and release threads and sockets.
 
-        Called on the engine's own thread, from a hook, it does not wait for the end.
+        Called on the engine's own thread, by a hook, it does not wait for the end.
         """
         with self._lock:
             self._closed = True
@@ -87,7 +87,7 @@ class EventLoopEngine:
             thread.join()
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
-        """Have something done on the loop's thread; nothing, where that is not there (any more)."""
+        """Schedule a call on the loop's thread; do nothing if the loop has not started, or has ended."""
         with self._lock:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function, *args)
@@ -108,7 +108,7 @@ class EventLoopEngine:
 
     def _serve(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
         self.threads.enter()
-        # Noted here: a Ctrl-C may keep who started the thread from doing so.
+        # Set here: a Ctrl-C may interrupt the thread that started this one before it could.
         self._loop, self._thread = loop, threading.current_thread()
         try:
             loop.run_until_complete(self._live(loop, bound))
@@ -123,7 +123,7 @@ class EventLoopEngine:
         try:
             self._backend.bind(loop)
         except BaseException as error:  # noqa: BLE001 - raised where the batch is submitted
-            self._loop = None  # before the next batch can come: who starts this one holds the lock
+            self._loop = None  # unlocked, as whoever started this thread holds the lock
             bound.set_exception(error)
             return
         bound.set_result(None)
@@ -134,14 +134,14 @@ class EventLoopEngine:
 
     def _add(self, run: Run) -> None:
         self._scheduler.add(run)
-        self._look()
+        self._dispatch()
 
     def _stop(self, run: Run) -> None:
         self._scheduler.end_run(run)
         for worker in self._workers:
             if worker.sends_for is run:
                 worker.cut()
-        self._look()
+        self._dispatch()
 
     def _end(self) -> None:
         for run in self._scheduler.unfinished():
@@ -149,18 +149,18 @@ class EventLoopEngine:
             self._stop(run)
         self._closing.set()
 
-    def _look(self) -> None:
-        """Start a worker for every free slot that has something to do, and set the alarm."""
-        self._is_called = False
+    def _dispatch(self) -> None:
+        """Start a worker for every exchange that may go on, and set the timer for those that may not yet."""
+        self._is_dispatch_due = False
         while (task := self._scheduler.take(self._clock())) is not None:
             worker = _Worker()
             self._workers.add(worker)
             worker.task = asyncio.create_task(self._work(worker, task))
-        self._set_alarm()
+        self._set_timer()
 
-    def _set_alarm(self) -> None:
+    def _set_timer(self) -> None:
         if (when := self._scheduler.next_timer()) is not None:
-            self._scheduler_alarm.set(when)
+            self._scheduler_timer.set(when)
 
     def _cut_overdue(self) -> None:
         now = self._clock()
@@ -168,21 +168,21 @@ class EventLoopEngine:
             if worker.deadline <= now:
                 worker.cut()
             else:
-                self._timeout_alarm.set(worker.deadline)
+                self._timeout_timer.set(worker.deadline)
 
     async def _work(self, worker: _Worker, task: Task | None) -> None:
         try:
             while task is not None:
                 was_sent = await self._advance(worker, task)
                 if not was_sent:
-                    await asyncio.sleep(0)  # a long row of items that end at once must not hold up the loop
-                # A cancelled task may have a second cancellation coming: it sends nothing more.
+                    await asyncio.sleep(0)  # a long run of items that fail unsent must not block the loop
+                # A second cancellation may be pending for a cancelled task, so it must not send again.
                 task = None if worker.is_cut else self._scheduler.take(self._clock())
                 if self._scheduler.has_work():
-                    self._look()
+                    self._dispatch()
         finally:
             self._workers.discard(worker)
-            self._look()
+            self._dispatch()
 
     async def _advance(self, worker: _Worker, task: Task) -> bool:
         """Drive an exchange until it is parked or done; True where it was on the wire."""
@@ -191,19 +191,19 @@ class EventLoopEngine:
         while True:
             effect = task.advance(reply)
             if origin:
-                self._scheduler.left(origin)
-                if isinstance(effect, Send):  # a redirect, say: whom it let through is another's to do
-                    self._look()
+                self._scheduler.slot_freed(origin)
+                if isinstance(effect, Send):  # this worker goes on, so what it unblocks is another's
+                    self._dispatch()
             if not isinstance(effect, Send):
                 break
-            if task.lane is not None:
-                self._scheduler.passed(task)
-                self._look()
+            if task.gate is not None:
+                self._scheduler.passed_gate(task)
+                self._dispatch()
             origin = effect.request.origin
             reply = await self._send(worker, effect, task.run)
         if isinstance(effect, Wait):
             self._scheduler.park(task, effect, self._clock())
-            self._set_alarm()
+            self._set_timer()
         else:
             self._scheduler.finish(task)
             task.run.complete(effect)
@@ -213,7 +213,7 @@ class EventLoopEngine:
         worker.sends_for = run
         if send.timeout is not None:
             worker.deadline = self._clock() + send.timeout
-            self._timeout_alarm.set(worker.deadline)
+            self._timeout_timer.set(worker.deadline)
         try:
             return await self._backend.send(send)
         except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
@@ -226,7 +226,7 @@ class EventLoopEngine:
 
 
 class _Worker:
-    """A coroutine under way, whose attempt it is making, and until when."""
+    """A running coroutine, the run it makes an attempt for, and the deadline of that attempt."""
 
     __slots__ = ("deadline", "is_cut", "sends_for", "task")
 
@@ -244,28 +244,28 @@ class _Worker:
         self.task.cancel()
 
 
-class _Alarm:
-    """One timer of the loop for many deadlines, as a timer for each attempt would cost a tenth of it."""
+class _SharedTimer:
+    """One timer of the loop for many deadlines: a timer per attempt would cost a tenth of the attempt."""
 
-    def __init__(self, clock: Callable[[], float], call: Callable[[], None]) -> None:
+    def __init__(self, clock: Callable[[], float], callback: Callable[[], None]) -> None:
         self._clock = clock
-        self._call = call
+        self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
-        self._rings_at = _NEVER
+        self._fires_at = _NEVER
 
     def set(self, when: float) -> None:
-        """Ring then, unless it rings earlier already; who is called sets it again."""
-        if when >= self._rings_at:
+        """Fire at a time, unless it will fire earlier already; the callback sets it for what is left."""
+        if when >= self._fires_at:
             return
         if self._handle is not None:
             self._handle.cancel()
-        self._rings_at = when
-        self._handle = asyncio.get_running_loop().call_later(max(0.0, when - self._clock()), self._ring)
+        self._fires_at = when
+        self._handle = asyncio.get_running_loop().call_later(max(0.0, when - self._clock()), self._fire)
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         self._handle = None
-        self._rings_at = _NEVER
-        self._call()
+        self._fires_at = _NEVER
+        self._callback()
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -1,4 +1,4 @@
-"""A batch on its way through an engine, and one exchange of it."""
+"""A batch under way in an engine, and one of its exchanges."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("parallel_requests")
 
 _LONGEST_SLEEP = 0.25
-"""Seconds. A Ctrl-C that comes just before its thread falls asleep is not heard until that wakes."""
+"""Seconds. A Ctrl-C that comes just before the thread falls asleep is not handled until it wakes."""
 
 
 class Run:
-    """One batch on its way through an engine.
+    """One batch under way in an engine.
 
     Its consumer feeds it, collects Results from it and sleeps in between; the engine pulls Requests
-    from it and delivers Results to it. Requests of a list are pulled straight from the plan; those
-    of an input that may block or never end are fed by the consumer, in the consumer's own thread.
+    from it and delivers Results to it. If the input is a list, the engine pulls straight from the
+    planner; an input that may block or never end is fed by the consumer, in the consumer's own thread.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class Run:
         """Set up a batch.
 
         Args:
-            policy: The terms it is carried out on.
-            parse: Decodes answers.
-            source: The planned Requests; None where the consumer feeds them.
-            window: Requests open at most.
-            holds_back: A Request stays open until its Result is released, not only until it is
-                done: a slow consumer then slows the engine down.
+            policy: The rules it is carried out by.
+            parse: Decodes responses.
+            source: The planned Requests; None if the consumer feeds them.
+            window: How many Requests may be open at once.
+            holds_back: Keep a Request open until its Result is released, not just until it is done, so
+                that a slow consumer slows the engine down.
             observe: Called with each Result before it is delivered, one at a time; must not raise.
 
         Attributes:
-            on_room: Called, from whatever thread, when there is room to pull again after there was none:
-                where parsing lags, the engine has gone to sleep over it.
+            on_room: Called, on any thread, when a full run has room again: the engine may have gone to
+                sleep while parsing lagged behind.
         """
         self.policy = policy
         self._parse = parse
@@ -68,10 +68,10 @@ class Run:
         self._holds_back = holds_back
         self._fed: deque[Request] = deque()
         self._results: list[Result[Any]] = []
-        # Guards what more than one thread writes below. Entered again where the garbage collector, in the
-        # midst of it, closes a coroutine of this batch whose loop is gone.
+        # Guards what more than one thread writes below. Reentrant, as the garbage collector may run while
+        # it is held, and close a coroutine of this batch whose loop is gone.
         self._lock = threading.RLock()
-        # Free where there is news. Unlike a Condition, it is not left locked by a Ctrl-C at the wrong moment.
+        # Unlocked when there is news. A Ctrl-C at the wrong moment would leave a Condition locked.
         self._news = threading.Lock()
         self._turns = None if observe is None else Turns(partial(self._hand_over_after, observe))
         self._pulled = self._finished = self._released = 0
@@ -86,16 +86,16 @@ class Run:
     # The consumer's side.
 
     def feed(self, request: Request) -> bool:
-        """Hand in a Request; True where the engine had found nothing, and has to be woken."""
+        """Add a Request; return True if the engine had run out of them and has to be woken."""
         with self._lock:
             self._fed.append(request)
             was_starved, self._is_starved = self._is_starved, False
             return was_starved
 
     def end_input(self, error: BaseException | None = None) -> None:
-        """Say that nothing more will be fed, and why, if the input raised; the engine has to be woken after.
+        """Note that nothing more will be fed, and the error if the input raised; then wake the engine.
 
-        It is the engine that finds the input exhausted: it may be about to count what it has pulled.
+        Only the engine marks the run as exhausted, as it may be about to count a Request it has pulled.
         """
         with self._lock:
             self.input_error = error
@@ -107,24 +107,24 @@ class Run:
             return 0 if self._exhausted else max(0, self._window - self._open() - len(self._fed))
 
     def results(self) -> list[Result[Any]]:
-        """Return the Results that are there, in the order they came; they stay until they are dropped."""
+        """Return the Results so far, in the order in which they came; they stay until they are dropped."""
         with self._lock:
             return self._results.copy()
 
     def drop(self, count: int) -> None:
-        """Let go of so many Results, the oldest first: the consumer holds them by now."""
+        """Drop the oldest Results, which the consumer has taken over."""
         with self._lock:
             del self._results[:count]
 
     def release(self, count: int) -> None:
-        """Say that Results have been used; where the run holds back, this makes room."""
+        """Note that the consumer is done with some Results; if the run holds back, this makes room."""
         with self._lock:
             self._released += count
 
     def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Block until a condition holds; it is looked at whenever something has changed.
+        """Block until a condition holds or the timeout is over; return whether it holds.
 
-        One thread at a time may do so.
+        The condition is checked whenever something has changed. Only one thread at a time may wait.
         """
         end = math.inf if timeout is None else monotonic() + timeout
         while not until():
@@ -135,7 +135,7 @@ class Run:
         return True
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call back, from whatever thread, when something has changed."""
+        """Have a function called, on any thread, whenever something has changed."""
         with self._lock:
             self._listener = listener
 
@@ -144,7 +144,7 @@ class Run:
         return bool(self._results)
 
     def has_half_its_room(self) -> bool:
-        """Whether it is time to feed again."""
+        """Whether at most half of the window is in use, so that feeding again is worth it."""
         return not self._exhausted and self._open() + len(self._fed) <= self._window // 2
 
     def is_done(self) -> bool:
@@ -152,7 +152,7 @@ class Run:
         return self._exhausted and self._finished == self._pulled
 
     def unstarted(self) -> Iterator[Request]:
-        """Return what the engine never pulled; only once it has let go of the run."""
+        """Yield what the engine never pulled; call only when the run is done."""
         yield from self._fed
         if self._source is not None:
             yield from self._source
@@ -164,7 +164,7 @@ class Run:
         if self._exhausted:
             return False
         if self._open() >= self._window:
-            self._is_full = True  # noted first, then looked at again: a parser may deliver in between
+            self._is_full = True  # set first, then checked again: a parser may deliver in between
             if self._open() >= self._window:
                 return False
         if self._source is not None:
@@ -174,10 +174,10 @@ class Run:
             return not self._is_starved
 
     def pull(self) -> Request | None:
-        """Return the next Request, or None where there is none (now)."""
+        """Return the next Request, or None if there is none, or none yet."""
         if not self.wants_more():
             return None
-        self._pulled += 1  # before it is taken, or there would seem to be room for one more
+        self._pulled += 1  # first, or another thread would see room for one more
         try:
             request = next(self._source, None) if self._source is not None else self._next_fed()
         except Exception as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
@@ -192,7 +192,7 @@ class Run:
         return self._fed.popleft() if self._fed else None
 
     def stop_pulling(self) -> None:
-        """Let what is left of the input be."""
+        """Mark the run as exhausted: what is left of the input is not pulled."""
         with self._lock:
             self._exhausted = True
             self._notify()
@@ -202,7 +202,7 @@ class Run:
         return self._exhausted
 
     def complete(self, result: Result[Any]) -> None:
-        """Take an exchange's Result: an answer goes on to be parsed, a failure is delivered."""
+        """Accept the Result of an exchange: a response is parsed first, a failure delivered at once."""
         if result.error is None:
             self._parse(result, self.deliver)
         else:
@@ -242,20 +242,20 @@ class Run:
 
 
 class Task:
-    """One exchange on its way, and the run it belongs to."""
+    """One exchange under way, and the run it belongs to."""
 
-    __slots__ = ("_exchange", "_request", "lane", "run")
+    __slots__ = ("_exchange", "_request", "gate", "run")
 
     def __init__(self, run: Run, request: Request) -> None:
         self.run = run
         self._request = request
         self._exchange: Exchange = exchange(request, run.policy)
-        self.lane: str | None = None
+        self.gate: str | None = None  # the closed gate it is queued at
 
     def advance(self, reply: Reply | None) -> Wait | Send | Result[Any]:
-        """Give the exchange what came of its last effect, and return its next one or its Result.
+        """Send the exchange the outcome of its last effect, and return its next effect or its Result.
 
-        A bug of ours costs this one item, not the run.
+        A bug in the library fails this one item, not the run.
         """
         try:
             return self._exchange.send(reply)

@@ -1,4 +1,4 @@
-"""The `Scheduler` that says which exchange of which run is next; all engines have one."""
+"""The `Scheduler`, which decides which exchange of which run goes next; every engine has one."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from parallel_requests.engines.run import Run, Task
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
 
 _LONGEST_WAIT = 1_000_000.0
-"""Seconds; who waits longer is asked again by then. Beyond some 292 years, clocks and locks overflow."""
+"""Seconds; longer waits are split, as clocks and locks overflow beyond some 292 years."""
 
 
-class _Lane:
-    """The queue before a gate that is shut.
+class _GateQueue:
+    """The tasks queued at a closed gate.
 
     Attributes:
-        waiting: The tasks that wait, the one that asks next first.
-        asker: The task that is out to ask whether the gate has opened, if one is.
-        rings_at: When the first is to ask; None where it waits for a slot of the host instead.
+        waiting: The queued tasks, in the order in which they will try the gate.
+        probe: The one task that is trying the gate now, if any; the others wait for its outcome.
+        probe_at: When the first in the queue may try; None where it waits for a slot of the host instead.
     """
 
-    __slots__ = ("asker", "rings_at", "waiting")
+    __slots__ = ("probe", "probe_at", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Task] = deque()
-        self.asker: Task | None = None
-        self.rings_at: float | None = None
+        self.probe: Task | None = None
+        self.probe_at: float | None = None
 
 
 class Scheduler:
-    """Says which exchange gets the next free slot.
+    """Decides which exchange gets the next free slot.
 
-    It is not thread-safe: an engine with many threads guards it with a lock. Exchanges that wait
-    hold no slot. Those that wait for a gate queue behind one another in its lane, so that one alone
-    asks when the gate may open, and they pass in the order they came.
+    It is not thread-safe: an engine with many threads guards it with a lock. Exchanges that wait hold
+    no slot. Those that wait for the same gate form a queue: when the gate may have opened, only the
+    first of them, the probe, tries it, and they pass in the order in which they came.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -45,24 +45,24 @@ class Scheduler:
         self._ready: deque[Task] = deque()
         self._timers: list[tuple[float, int, Task | str | ReferenceType[Run]]] = []
         self._order = itertools.count()
-        self._lanes: dict[str, _Lane] = {}
+        self._queues: dict[str, _GateQueue] = {}  # by gate
         self._parked = 0
         self._pullable: deque[Run] = deque()
         self._runs: WeakSet[Run] = WeakSet()
 
     def add(self, run: Run) -> None:
-        """Take a run in."""
+        """Add a run."""
         self._runs.add(run)
         self._pullable.append(run)
         if run.policy.deadline is not None:
-            self._set_timer(run.policy.deadline, ref(run))  # a far deadline must not keep a run that is done
-        if run.policy.stop is not None:  # before it came here
+            self._set_timer(run.policy.deadline, ref(run))  # weak: the timer must not keep a finished run
+        if run.policy.stop is not None:  # stopped before it was submitted
             run.stop_pulling()
 
     def take(self, now: float) -> Task | None:
         """Return a task to advance, with a slot of its own, or None."""
         if self._timers:
-            self._ring(now)
+            self._fire_timers(now)
         if self.in_flight >= self.concurrency:
             return None
         task = self._ready.popleft() if self._ready else self._pull()
@@ -76,10 +76,10 @@ class Scheduler:
             return False
         if self._ready:
             return True
-        return ALL_HOSTS not in self._lanes and any(run.wants_more() for run in self._pullable)
+        return ALL_HOSTS not in self._queues and any(run.wants_more() for run in self._pullable)
 
     def next_timer(self) -> float | None:
-        """Return when to look again, if nothing happens before."""
+        """Return when `take` has to be called again, even if nothing else happens."""
         return self._timers[0][0] if self._timers else None
 
     def is_idle(self) -> bool:
@@ -90,57 +90,57 @@ class Scheduler:
         """Return the runs that are not done."""
         return [run for run in self._runs if not run.is_done()]
 
-    def passed(self, task: Task) -> None:
-        """Note that a task came through its gate: the one behind it may ask."""
-        name, task.lane = task.lane, None
-        lane = self._lanes.get(name) if name is not None else None
-        if name is not None and lane is not None and lane.asker is task:
-            lane.asker = None
-            self._let_ask(name)
+    def passed_gate(self, task: Task) -> None:
+        """Note that a task passed its gate: the next in the queue may try."""
+        gate, task.gate = task.gate, None
+        queue = self._queues.get(gate) if gate is not None else None
+        if gate is not None and queue is not None and queue.probe is task:
+            queue.probe = None
+            self._send_probe(gate)
 
-    def left(self, origin: str) -> None:
-        """Note that a slot of a host came free."""
-        lane = self._lanes.get(origin)
-        if lane is not None and lane.rings_at is None:
-            self._let_ask(origin)
+    def slot_freed(self, host: str) -> None:
+        """Note that one of a host's slots came free."""
+        queue = self._queues.get(host)
+        if queue is not None and queue.probe_at is None:
+            self._send_probe(host)
 
     def park(self, task: Task, wait: Wait, now: float) -> None:
-        """Take the slot back until the wait is over."""
+        """Take the task's slot back until its wait is over."""
         self.in_flight -= 1
         self._parked += 1
-        if wait.lane != task.lane:
-            self.passed(task)
+        if wait.gate != task.gate:
+            self.passed_gate(task)
         seconds = None if wait.seconds is None else min(wait.seconds, _LONGEST_WAIT)
         if task.run.policy.reason_to_stop() is not None:
-            self._make_ready(task)  # its run was hurried while it was on its way here
-        elif wait.lane is None:
+            self._make_ready(task)  # its run was ended while the task was on its way here
+        elif wait.gate is None:
             self._set_timer(now + (seconds or 0.0), task)
         else:
-            self._queue(task, wait.lane, None if seconds is None else now + seconds)
+            self._enqueue(task, wait.gate, None if seconds is None else now + seconds)
 
-    def _queue(self, task: Task, name: str, rings_at: float | None) -> None:
-        """Put a task into its lane: in front where it has just asked, else behind the others."""
-        task.lane = name
-        lane = self._lanes.setdefault(name, _Lane())
-        if lane.asker is not task and (lane.asker is not None or lane.waiting):
-            lane.waiting.append(task)
+    def _enqueue(self, task: Task, gate: str, probe_at: float | None) -> None:
+        """Queue a task at a gate: a probe that was turned away goes back to the front, others to the end."""
+        task.gate = gate
+        queue = self._queues.setdefault(gate, _GateQueue())
+        if queue.probe is not task and (queue.probe is not None or queue.waiting):
+            queue.waiting.append(task)
             return
-        lane.waiting.appendleft(task)
-        lane.asker, lane.rings_at = None, rings_at
-        if rings_at is not None:
-            self._set_timer(rings_at, name)
-        elif task.run.policy.pacer.has_free_slot(name):
-            self._let_ask(name)  # the slot came free while this one was on its way here
+        queue.waiting.appendleft(task)
+        queue.probe, queue.probe_at = None, probe_at
+        if probe_at is not None:
+            self._set_timer(probe_at, gate)
+        elif task.run.policy.pacer.has_free_slot(gate):
+            self._send_probe(gate)  # the slot came free while the task was on its way here
 
     def finish(self, task: Task) -> None:
-        """Take the slot back for good."""
+        """Take the slot of a finished task back."""
         self.in_flight -= 1
-        if task.lane is not None:
-            self.passed(task)
+        if task.gate is not None:
+            self.passed_gate(task)
 
     def end_run(self, run: Run) -> None:
-        """Let every parked task of a run ask again now: its batch has to end."""
-        run.policy.reason_to_stop()  # noted, where it is the deadline: what was never pulled dies of it, too
+        """Resume every parked task of a run at once, so that each finds out that its batch has to end."""
+        run.policy.reason_to_stop()  # records an expired deadline, which also fails what was never pulled
         run.stop_pulling()
         if run.policy.on_stop is not None:
             run.policy.on_stop()
@@ -153,16 +153,16 @@ class Scheduler:
             else:
                 self._timers.append(entry)
         heapq.heapify(self._timers)
-        for name, lane in list(self._lanes.items()):
-            parked += [task for task in lane.waiting if task.run is run]
-            lane.waiting = deque(task for task in lane.waiting if task.run is not run)
-            if not lane.waiting and lane.asker is None:
-                del self._lanes[name]
+        for gate, queue in list(self._queues.items()):
+            parked += [task for task in queue.waiting if task.run is run]
+            queue.waiting = deque(task for task in queue.waiting if task.run is not run)
+            if not queue.waiting and queue.probe is None:
+                del self._queues[gate]
         for task in parked:
             self._make_ready(task)
 
     def _pull(self) -> Task | None:
-        if ALL_HOSTS in self._lanes:
+        if ALL_HOSTS in self._queues:
             return None
         for _ in range(len(self._pullable)):
             run = self._pullable[0]
@@ -177,7 +177,8 @@ class Scheduler:
                 self._pullable.rotate(-1)
         return None
 
-    def _ring(self, now: float) -> None:
+    def _fire_timers(self, now: float) -> None:
+        """Resume what has waited long enough."""
         while self._timers and self._timers[0][0] <= now:
             when, _, waiter = heapq.heappop(self._timers)
             if isinstance(waiter, Task):
@@ -186,20 +187,20 @@ class Scheduler:
                 run = waiter()
                 if run is not None and not run.is_done():
                     self.end_run(run)
-            elif (lane := self._lanes.get(waiter)) is not None and lane.rings_at == when:
-                self._let_ask(waiter)
+            elif (queue := self._queues.get(waiter)) is not None and queue.probe_at == when:
+                self._send_probe(waiter)
 
-    def _let_ask(self, name: str) -> None:
-        """Send the first of a lane to ask whether its gate has opened, unless one is out already."""
-        lane = self._lanes[name]
-        if lane.asker is not None:
+    def _send_probe(self, gate: str) -> None:
+        """Let the first in a gate's queue try the gate, unless another task is trying it already."""
+        queue = self._queues[gate]
+        if queue.probe is not None:
             return
-        lane.rings_at = None
-        if lane.waiting:
-            lane.asker = lane.waiting.popleft()
-            self._make_ready(lane.asker)
+        queue.probe_at = None
+        if queue.waiting:
+            queue.probe = queue.waiting.popleft()
+            self._make_ready(queue.probe)
         else:
-            del self._lanes[name]
+            del self._queues[gate]
 
     def _make_ready(self, task: Task) -> None:
         self._parked -= 1

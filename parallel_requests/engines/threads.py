@@ -1,4 +1,4 @@
-"""The engine for blocking backends: worker loops in a ``ThreadPoolExecutor``."""
+"""The engine for blocking backends: workers in a ``ThreadPoolExecutor``."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class ThreadsEngine:
-    """Worker loops that pull from the scheduler, one attempt at a time each.
+    """Workers that take exchanges from the scheduler and make one attempt at a time each.
 
-    A loop holds its slot for as long as its exchange is on the wire; an exchange that waits is
-    parked, and the loop goes on with another. Of the loops that find nothing to do one waits for
-    the next timer, the others for a call.
+    A worker holds a slot while its exchange is on the wire; an exchange that has to wait is parked,
+    and the worker goes on with another. Of the idle workers, one waits for the scheduler's next
+    timer, the others until they are notified.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ThreadsEngine:
         Args:
             backend: What sends.
             concurrency: Attempts in flight at most.
-            executor: A caller's executor; it is never shut down. Default: one of our own.
+            executor: A caller's executor, which is never shut down. Default: one of the engine's own.
             clock: The clock of the pacer.
         """
         self._backend = backend
@@ -60,12 +60,12 @@ class ThreadsEngine:
         self._scheduler = Scheduler(concurrency)
         self.threads = EngineThreads()
         self._lock = threading.RLock()  # guards the scheduler and all below
-        # Entered by loops alone: a Ctrl-C just as a Condition is entered would leave it locked.
+        # Entered by workers alone: a Ctrl-C just as a Condition is entered would leave it locked.
         self._changed = threading.Condition(self._lock)
-        self._loops = 0
-        self._is_one_coming = False  # a loop that was asked for has not looked for work yet
-        self._resting = 0
-        self._rings_at = float("inf")
+        self._workers = 0
+        self._idle_workers = 0
+        self._is_worker_starting = False  # one was submitted and has not begun yet
+        self._watched_timer = float("inf")  # the timer that an idle worker waits for
         self._closed = False
 
     def submit(self, run: Run) -> None:
@@ -78,22 +78,22 @@ class ThreadsEngine:
         self.wake()
 
     def wake(self) -> None:
-        """Look at the runs again: one was fed, or has room."""
+        """Look at the runs again: one has been fed, or has room for more."""
         with self._lock:
-            self._call_for_work()
+            self._call_worker()
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
-        """End a batch: nothing of it is sent any more, what is in flight is broken off."""
+        """End a batch: send no more of it, and abort what is in flight."""
         run.policy.stop = reason
         with self._lock:
             self._scheduler.end_run(run)
-            self._call_for_work()
+            self._call_worker()
         self._watchdog.cut(run)
 
     def close(self) -> None:
-        """End everything and give back threads and sockets.
+        """End everything and release threads and sockets.
 
-        Called on one of the engine's own threads, from a hook, it does not wait for the end.
+        Called on one of the engine's own threads, by a hook, it does not wait for the end.
         """
         with self._lock:
             self._closed = True
@@ -104,47 +104,47 @@ class ThreadsEngine:
         if self._owns_executor:
             self._executor.shutdown(wait=not self.threads.is_worker())
 
-    def _call_for_work(self) -> None:
-        """Get a loop to look at the scheduler: a resting one, or a new one."""
-        if self._resting:
+    def _call_worker(self) -> None:
+        """Have a worker look at the scheduler: notify an idle one, or start another."""
+        if self._idle_workers:
             self._changed.notify()
-        elif self._can_have_a_loop() and self._needs_a_loop():
-            self._is_one_coming = True
+        elif self._can_start_worker() and self._needs_worker():
+            self._is_worker_starting = True
             try:
-                self._executor.submit(self._work).add_done_callback(self._note_end)
+                self._executor.submit(self._work).add_done_callback(self._handle_cancelled)
             except BaseException:
-                self._is_one_coming = False
-                if not self._loops:
+                self._is_worker_starting = False
+                if not self._workers:
                     raise
-                # No thread is left, or the caller's executor is shut down: the loops there are do it all.
-                # A ThreadPoolExecutor may have taken it all the same, and so loops count themselves.
+                # No thread is left, or the caller's executor is shut down: the workers there are do it all.
+                # A ThreadPoolExecutor may have queued this one before it failed: workers count themselves.
 
-    def _note_end(self, loop: Future[None]) -> None:
-        """End the runs where the caller's executor has cancelled a loop, and there is no other."""
-        if not loop.cancelled():
+    def _handle_cancelled(self, worker: Future[None]) -> None:
+        """End all runs if the caller's executor has cancelled the only worker."""
+        if not worker.cancelled():
             return
         with self._lock:
-            self._is_one_coming = False
-            runs = [] if self._loops else self._scheduler.unfinished()
+            self._is_worker_starting = False
+            runs = [] if self._workers else self._scheduler.unfinished()
         for run in runs:
             self.stop(run, RunStoppedError("The executor was shut down."))
 
-    def _can_have_a_loop(self) -> bool:
-        """Whether one may be started: one after another, or there were more of them than of requests."""
-        return not self._is_one_coming and self._loops < self._scheduler.concurrency
+    def _can_start_worker(self) -> bool:
+        """Whether one may be started: one after another, lest there be more workers than requests."""
+        return not self._is_worker_starting and self._workers < self._scheduler.concurrency
 
-    def _needs_a_loop(self) -> bool:
-        """Whether there is something to do, or a timer that nobody waits for."""
+    def _needs_worker(self) -> bool:
+        """Whether there is something to do, or a timer that no idle worker waits for."""
         if self._scheduler.has_work():
             return True
         timer = None if self._scheduler.is_idle() else self._scheduler.next_timer()
-        return timer is not None and timer < self._rings_at
+        return timer is not None and timer < self._watched_timer
 
     def _work(self) -> None:
         self.threads.enter()
         with self._changed:
-            self._is_one_coming = False
-            self._loops += 1
+            self._is_worker_starting = False
+            self._workers += 1
         try:
             while (task := self._next_task()) is not None:
                 self._advance(task)
@@ -156,28 +156,28 @@ class ThreadsEngine:
             while True:
                 task = self._scheduler.take(self._clock())
                 if task is not None:
-                    if self._needs_a_loop():
-                        self._call_for_work()
+                    if self._needs_worker():
+                        self._call_worker()
                     return task
                 if self._scheduler.is_idle():
-                    self._loops -= 1
+                    self._workers -= 1
                     self._changed.notify_all()
                     return None
-                self._rest()
+                self._idle()
 
-    def _rest(self) -> None:
-        """Wait for a call or, where nobody does so yet, for the next timer."""
+    def _idle(self) -> None:
+        """Wait to be notified or, if no other worker does so, for the next timer."""
         timer = self._scheduler.next_timer()
-        keeps_time = timer is not None and timer < self._rings_at
-        if timer is not None and keeps_time:
-            self._rings_at = timer
-        self._resting += 1
+        watches = timer is not None and timer < self._watched_timer
+        if timer is not None and watches:
+            self._watched_timer = timer
+        self._idle_workers += 1
         try:
-            self._changed.wait(max(0.0, timer - self._clock()) if timer is not None and keeps_time else None)
+            self._changed.wait(max(0.0, timer - self._clock()) if timer is not None and watches else None)
         finally:
-            self._resting -= 1
-            if keeps_time and self._rings_at == timer:
-                self._rings_at = float("inf")
+            self._idle_workers -= 1
+            if watches and self._watched_timer == timer:
+                self._watched_timer = float("inf")
 
     def _advance(self, task: Task) -> None:
         """Drive an exchange until it is parked or done."""
@@ -187,20 +187,20 @@ class ThreadsEngine:
             effect = task.advance(reply)
             if not isinstance(effect, Send):
                 break
-            if origin or task.lane is not None:  # a redirect, say: whom it let through is another's to do
+            if origin or task.gate is not None:  # this worker goes on, so what it unblocks is another's
                 with self._changed:
-                    self._scheduler.left(origin)
-                    self._scheduler.passed(task)
-                    self._call_for_work()
+                    self._scheduler.slot_freed(origin)
+                    self._scheduler.passed_gate(task)
+                    self._call_worker()
             origin = effect.request.origin
             reply = self._send(effect, task.run)
         with self._changed:
-            self._scheduler.left(origin)
+            self._scheduler.slot_freed(origin)
             if isinstance(effect, Wait):
                 self._scheduler.park(task, effect, self._clock())
                 return
             self._scheduler.finish(task)
-            self._call_for_work()
+            self._call_worker()
         task.run.complete(effect)
 
     def _send(self, send: Send, run: Run) -> Reply:
@@ -210,13 +210,13 @@ class ThreadsEngine:
             return self._backend.failure(ResourceExhausted, send.request, error)
         reply: Reply
         try:
-            # Looked at only now: whoever stops the run from here on finds the flight, and cuts it.
+            # Checked only now: whoever stops the run after this finds the flight and cuts it.
             reply = run.policy.stop or self._backend.send(send)
         except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
             reply = translated(self._backend, error, send.request)
         finally:
             self._watchdog.release(flight)
-        # Also where an answer came: to the library the end of a cut connection may be that of the body.
+        # Even if an answer came: the library may have taken the cut for the end of the body.
         return self._broken_off(send) if flight.is_cut else reply
 
     def _broken_off(self, send: Send) -> RequestTimeout:

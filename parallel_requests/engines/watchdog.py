@@ -1,7 +1,7 @@
 """Ends blocking attempts from outside: at their deadline, or because the run has to stop.
 
-A blocking HTTP library bounds single socket operations, so a server that sends a byte now and then
-holds it for ever. The watchdog shuts the attempt's socket down; the library then fails at once.
+A blocking HTTP library bounds single socket operations only, so a server that sends a byte now and
+then can hold it forever. The watchdog shuts the attempt's socket down, and the library fails at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_LONGEST_REST = 1_000_000.0
+_LONGEST_WAIT = 1_000_000.0
 """Seconds; locks overflow beyond some 292 years."""
 
 
@@ -39,7 +39,7 @@ class Flight:
         self._lock = threading.Lock()  # guards _means and is_cut
 
     def uses(self, means: socket.socket | Callable[[], object] | None) -> None:
-        """Tell how to end the attempt: which socket it is on, or what to call where it shares one.
+        """Set how to end the attempt: the socket it is on, or a function to call if it shares one.
 
         Called by the backend whenever that changes.
         """
@@ -56,7 +56,7 @@ class Flight:
 
     def _end(self) -> None:
         if isinstance(self._means, socket.socket):
-            # The base class's method: that of SSLSocket would take the TLS layer from under a reader.
+            # The base class's method: that of SSLSocket would drop the TLS layer while a thread reads.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._means, socket.SHUT_RDWR)
         elif callable(self._means):
@@ -69,27 +69,27 @@ class Watchdog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._flights: set[Flight] = set()
-        # Guards all here but _flights, which is only touched in single steps: attempts come and go often.
+        # Guards all but _flights, which is only used in single atomic operations: attempts come and go often.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
-        self._looks_at = float("inf")
+        self._wakes_at = float("inf")
         self._closed = False
 
     def watch(self, owner: Any, timeout: float | None) -> Flight:
         """Begin to watch an attempt that may take ``timeout`` seconds.
 
         Raises:
-            RuntimeError: There is no thread left to do so.
+            RuntimeError: No thread can be started to do so.
         """
         deadline = None if timeout is None else self._clock() + timeout
         flight = Flight(owner, deadline)
         self._flights.add(flight)
-        if deadline is not None and deadline < self._looks_at:
-            self._look_sooner(flight)
+        if deadline is not None and deadline < self._wakes_at:
+            self._wake_sooner(flight)
         return flight
 
-    def _look_sooner(self, flight: Flight) -> None:
+    def _wake_sooner(self, flight: Flight) -> None:
         with self._changed:
             if self._thread is None and not self._closed:
                 thread = threading.Thread(target=self._work, name="parallel-requests-watchdog")
@@ -130,14 +130,14 @@ class Watchdog:
                 if self._closed:
                     return
                 now = self._clock()
-                # Said before it is looked: an attempt that begins in between then calls.
-                self._looks_at = float("inf")
+                # Set before the flights are read: an attempt that begins in between then notifies.
+                self._wakes_at = float("inf")
                 flights = [f for f in list(self._flights) if f.deadline is not None]
                 overdue = [f for f in flights if f.deadline is not None and f.deadline <= now]
                 if not overdue:
-                    self._looks_at = min([f.deadline or 0.0 for f in flights], default=float("inf"))
+                    self._wakes_at = min([f.deadline or 0.0 for f in flights], default=float("inf"))
                     self._changed.wait(
-                        None if not flights else min(_LONGEST_REST, max(0.0, self._looks_at - now))
+                        None if not flights else min(_LONGEST_WAIT, max(0.0, self._wakes_at - now))
                     )
                     continue
                 for flight in overdue:

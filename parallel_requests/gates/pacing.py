@@ -31,16 +31,16 @@ _OVERLOAD = frozenset({429, 503})
 
 @dataclass(slots=True, eq=False)
 class Wait:
-    """An exchange is to be parked.
+    """An exchange has to be parked.
 
     Attributes:
-        seconds: For how long; None until a slot of the host comes free.
-        lane: None where only this exchange waits. Otherwise the host (or `ALL_HOSTS`) whose gate
-            is shut: the others that want to pass it queue behind this one.
+        seconds: For how long; None for until a slot of the host comes free.
+        gate: The host (or `ALL_HOSTS`) whose gate is closed: other exchanges that want to pass it
+            queue behind this one. None where only this exchange waits.
     """
 
     seconds: float | None
-    lane: str | None = None
+    gate: str | None = None
 
 
 def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> float | None:

@@ -1,4 +1,4 @@
-"""Parsing in processes: hands out and collects.
+"""Parsing in processes: the pool that hands out the work and collects the outcomes.
 
 ::
 
@@ -7,12 +7,12 @@
                         └── of one that died ─┤
                   deliver ◄──── outcomes ─────┘
 
-One thread does it all. A lone item leaves at once while a worker is idle; chunks grow only while
-all are busy, so that the pipe does not dominate. What waits counts as open in its run, whose window
-thus bounds it.
+One thread does all of this. While a worker is idle, an item is sent to it at once, on its own; only
+while all are busy do items form larger chunks, so that the cost of the pipe does not dominate. Waiting
+items count as open in their run, so its window bounds them.
 
-A process that dies takes one chunk with it at most: its items are done again one by one, and the one
-that costs another process fails. Context variables do not travel to processes.
+A process that dies affects at most one chunk: its items are retried one by one, and the one that kills
+another process fails. Context variables do not travel to processes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ParsePool:
         """Start the pool's thread, which starts the processes.
 
         Args:
-            processes: How many, or a caller's pool, which is never shut down.
+            processes: How many to start, or a caller's pool, which is never shut down.
         """
         self._executor = None if isinstance(processes, int) else processes
         self._start: Callable[[], Worker]
@@ -60,12 +60,12 @@ class ParsePool:
             count = getattr(processes, "_max_workers", None) or os.cpu_count() or 1
             self._start, self._count = partial(Slot, processes), count
         self._workers: list[Worker] = []
-        self._problem: str | None = None  # why no worker is started
+        self._problem: str | None = None  # why no more workers are started
         self._lock = threading.Lock()  # guards all below
         self._waiting: deque[Item] = deque()
         self._jobs: set[Job] = set()
-        self._is_wanted = False  # a batch has begun: have the processes ready for it
-        self._is_starved = self._is_called = self._is_closed = self._is_over = False
+        self._is_wanted = False  # a batch has begun: start the processes for it
+        self._is_starved = self._is_wake_sent = self._is_closed = self._is_over = False
         self._wake_reader, self._wake_writer = multiprocessing.Pipe(duplex=False)
         self._thread = threading.Thread(target=self._work, name="parallel-requests-parse")
         self._thread.start()
@@ -74,8 +74,8 @@ class ParsePool:
         """Get ready for a batch.
 
         Raises:
-            ConfigurationError: The caller's pool is out of order, processes cannot be started from here, or
-                this is the pool's own thread, which would wait for itself.
+            ConfigurationError: The caller's pool is broken, processes cannot be started from here, or this
+                is the pool's own thread, which would wait for itself.
         """
         if threading.current_thread() is self._thread:
             raise ConfigurationError(
@@ -94,33 +94,33 @@ class ParsePool:
             check_can_start()
         self._problem = None
         self._is_wanted = True
-        self.look()
+        self.wake()
 
     def add(self, item: Item) -> None:
-        """Take an item in; it will be handed on, whatever happens."""
+        """Queue an item; its Result will be delivered, whatever happens."""
         with self._lock:
             is_over = self._is_over
             if not is_over:
                 job = item.job
-                is_news = not job.open or job.policy.stop is not None  # a deadline to keep, or an end to make
+                is_news = not job.open or job.policy.stop is not None  # a deadline, or a stop
                 self._waiting.append(item)
                 job.open += 1
                 self._jobs.add(job)
                 if self._is_starved or is_news:
-                    self._call()
+                    self._wake()
         if is_over:
             item.stop(RunStoppedError())
 
-    def look(self) -> None:
-        """Look around again: a batch begins, or has been stopped."""
+    def wake(self) -> None:
+        """Make the pool's thread look around: a batch begins, or has been stopped."""
         with self._lock:
-            self._call()
+            self._wake()
 
     def close(self) -> None:
-        """End every process of ours and fail what is not done; takes a second at most."""
+        """End the pool's own processes and fail unfinished items; takes at most a second."""
         with self._lock:
             self._is_closed = True
-            self._call()
+            self._wake()
         if self._thread is threading.current_thread():
             return  # called from a hook: the thread goes on to end itself
         self._thread.join(PATIENCE)
@@ -129,12 +129,12 @@ class ParsePool:
                 worker.kill()
             self._thread.join()
 
-    def _call(self) -> None:
+    def _wake(self) -> None:
         self._is_starved = False
-        if not (self._is_called or self._is_over):
-            # In this order: a Ctrl-C in between must not keep all others from calling.
+        if not (self._is_wake_sent or self._is_over):
+            # In this order: a Ctrl-C in between must not prevent all further wake-ups.
             self._wake_writer.send_bytes(b"")
-            self._is_called = True
+            self._is_wake_sent = True
 
     # On the pool's thread.
 
@@ -142,14 +142,14 @@ class ParsePool:
         try:
             while not self._is_closed:
                 self._end_stopped_jobs()
-                self._staff()
+                self._start_workers()
                 self._hand_out()
                 self._collect(wait(self._waitables(), self._seconds_to_sleep()))
         finally:
             self._shut_down()
 
-    def _staff(self) -> None:
-        """Have as many workers as were asked for, while there is something for them to do."""
+    def _start_workers(self) -> None:
+        """Start missing workers, if there is something for them to do."""
         if not (self._waiting or self._is_wanted):
             return
         self._is_wanted = False
@@ -166,14 +166,14 @@ class ParsePool:
         """Give every idle worker a chunk."""
         for worker in list(self._workers):
             if worker.is_idle and self._waiting:
-                chunk = self._cut()
+                chunk = self._next_chunk()
                 try:
                     worker.give(chunk[0].job, chunk)
                 except (OSError, MemoryError):
-                    self._part_with(worker, was_at_work=False)
+                    self._remove_dead(worker, was_at_work=False)
 
-    def _cut(self) -> list[Item]:
-        """Take a chunk from the front of what waits."""
+    def _next_chunk(self) -> list[Item]:
+        """Take a chunk from the front of the queue."""
         waiting = self._waiting
         share = -(-len(waiting) // self._count)
         chunk = [waiting.popleft()]
@@ -195,23 +195,23 @@ class ParsePool:
         ]
 
     def _seconds_to_sleep(self) -> float | None:
-        """Return how long nothing is due, unless somebody calls; None for ever."""
+        """Return the seconds until something is due; None if nothing is, until the thread is woken."""
         with self._lock:
-            can_have_more = len(self._workers) < self._count and self._problem is None
-            has_hands = can_have_more or not self._workers or any(worker.is_idle for worker in self._workers)
-            if has_hands and self._waiting:
+            can_start = len(self._workers) < self._count and self._problem is None
+            has_capacity = can_start or not self._workers or any(worker.is_idle for worker in self._workers)
+            if has_capacity and self._waiting:
                 return 0.0
-            self._is_starved = has_hands
+            self._is_starved = has_capacity
             policies = [job.policy for job in self._jobs]
         ends = [policy.deadline - policy.pacer.clock() for policy in policies if policy.deadline is not None]
         return max(0.0, min(ends)) if ends else None
 
     def _collect(self, ready: list[Any]) -> None:
-        """Take what the workers have done, keep them busy, and then hand it on."""
+        """Receive what the workers have done, give them more to do, and then deliver it."""
         if self._wake_reader in ready:
             with self._lock:
                 self._wake_reader.recv_bytes()
-                self._is_called = False
+                self._is_wake_sent = False
         done: list[tuple[Item, bytes]] = []
         for worker in list(self._workers):
             if not any(waitable in ready for waitable in worker.waitables()):
@@ -219,7 +219,7 @@ class ParsePool:
             try:
                 seconds, outcomes = worker.receive()
             except (EOFError, OSError, MemoryError):
-                self._part_with(worker, was_at_work=True)
+                self._remove_dead(worker, was_at_work=True)
                 continue
             if outcomes and worker.items:
                 worker.items[0].job.learn(seconds, len(outcomes))
@@ -228,18 +228,18 @@ class ParsePool:
         for item, outcome in done:
             self._finish(item, partial(item.settle, outcome))
 
-    def _part_with(self, worker: Worker, *, was_at_work: bool) -> None:
-        """Let a dead worker go, and see to the items it had."""
+    def _remove_dead(self, worker: Worker, *, was_at_work: bool) -> None:
+        """Remove a dead worker, and requeue or fail the items it had."""
         self._workers.remove(worker)
         items = list(worker.items)
-        can_be_tried_again = worker.is_replaceable
-        cause_of_end = worker.cause_of_end()
-        if not can_be_tried_again:
-            self._problem = cause_of_end
-        is_plain = (was_at_work and len(items) == 1) or any(item.is_suspect for item in items)
-        if is_plain or not can_be_tried_again:
+        is_replaceable = worker.is_replaceable
+        cause = worker.cause_of_end()
+        if not is_replaceable:
+            self._problem = cause
+        is_culprit_known = (was_at_work and len(items) == 1) or any(item.is_suspect for item in items)
+        if is_culprit_known or not is_replaceable:
             for item in items:
-                self._finish(item, partial(item.fail, cause_of_end))
+                self._finish(item, partial(item.fail, cause))
             return
         for item in items:
             item.is_suspect = True
@@ -247,7 +247,7 @@ class ParsePool:
             self._waiting.extendleft(reversed(items))
 
     def _end_stopped_jobs(self) -> None:
-        """Let go of the items of batches that have to end."""
+        """Fail the items of batches that have to end, and free the workers that are at them."""
         for job in list(self._jobs):
             reason = job.policy.reason_to_stop()
             if reason is None:
@@ -263,20 +263,20 @@ class ParsePool:
             for item in items:
                 self._finish(item, partial(item.stop, reason))
 
-    def _take_waiting(self, is_meant: Callable[[Item], bool]) -> list[Item]:
+    def _take_waiting(self, matches: Callable[[Item], bool]) -> list[Item]:
         with self._lock:
-            taken = [item for item in self._waiting if is_meant(item)]
-            kept = [item for item in self._waiting if not is_meant(item)]
+            taken = [item for item in self._waiting if matches(item)]
+            kept = [item for item in self._waiting if not matches(item)]
             self._waiting.clear()
             self._waiting.extend(kept)
         return taken
 
-    def _finish(self, item: Item, hand_on: Callable[[], None]) -> None:
+    def _finish(self, item: Item, deliver: Callable[[], None]) -> None:
         with self._lock:
             item.job.open -= 1
             if not item.job.open:
                 self._jobs.discard(item.job)
-        hand_on()
+        deliver()
 
     def _shut_down(self) -> None:
         with self._lock:
@@ -306,7 +306,7 @@ class ProcessParser:
         """
         self._pool = pool
         self._job = Job(work, policy)
-        policy.on_stop = pool.look
+        policy.on_stop = pool.wake
 
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
         """Hand a Result's answer over to the pool."""

@@ -356,7 +356,7 @@ def test_retry_after_holds_back_the_whole_host() -> None:
     stage.run(get(), [Answer(429, {"Retry-After": "7"})])
     assert stage.run(get(), [Answer(200)]).ok
     assert stage.waited == [pytest.approx(7.0)]
-    assert stage.waits[0].lane == "api.test"
+    assert stage.waits[0].gate == "api.test"
     assert stage.run(get("http://other.test/"), [Answer(200)]).ok
     assert len(stage.waits) == 1
 

@@ -162,7 +162,7 @@ def test_a_pause_holds_back_its_host_alone() -> None:
     pacer, clock = new_pacer()
     pacer.pause(HOST, 10.0)
     wait = held_back(pacer, HOST)
-    assert (wait.seconds, wait.lane) == (10.0, HOST)
+    assert (wait.seconds, wait.gate) == (10.0, HOST)
     let_pass(pacer, OTHER)
     clock.advance(9.0)
     assert held_back(pacer, HOST).seconds == pytest.approx(1.0)
@@ -182,7 +182,7 @@ def test_one_rate_for_all_hosts() -> None:
     let_pass(pacer, HOST)
     let_pass(pacer, OTHER)
     wait = held_back(pacer, HOST)
-    assert wait.lane == ALL_HOSTS
+    assert wait.gate == ALL_HOSTS
     assert wait.seconds == pytest.approx(0.1 + 0.1)  # a token, and the settling of a full bucket
     clock.advance(wait.seconds or 0.0)
     let_pass(pacer, HOST)
@@ -195,11 +195,11 @@ def test_rates_by_host_beside_one_for_all() -> None:
     let_pass(pacer, OTHER)
     clock.advance(0.1)
     slow, fast = held_back(pacer, HOST), held_back(pacer, OTHER)
-    assert (slow.lane, fast.lane) == (HOST, OTHER)
+    assert (slow.gate, fast.gate) == (HOST, OTHER)
     assert slow.seconds == pytest.approx(0.8 + MOST_SETTLE)
     assert fast.seconds == pytest.approx(0.4 + MOST_SETTLE)
     let_pass(pacer, "c.test")
-    assert held_back(pacer, "c.test").lane == ALL_HOSTS
+    assert held_back(pacer, "c.test").gate == ALL_HOSTS
 
 
 @pytest.mark.parametrize("name", ["a.test", "a.test:443", "A.test:80"])
@@ -233,11 +233,11 @@ def test_an_attempt_made_without_asking_costs_its_tokens() -> None:
     pacer, clock = new_pacer(rate_limit={HOST: 10, "*": 10}, burst=2)
     pacer.charge(OTHER)
     let_pass(pacer, HOST)
-    assert held_back(pacer, HOST).lane == ALL_HOSTS
+    assert held_back(pacer, HOST).gate == ALL_HOSTS
     clock.advance(10.0)
     let_pass(pacer, HOST)
     pacer.charge(HOST)
-    assert held_back(pacer, HOST).lane == HOST
+    assert held_back(pacer, HOST).gate == HOST
     clock.advance(10.0)
     for _ in range(2):
         let_pass(pacer, HOST)
@@ -248,7 +248,7 @@ def test_places_in_flight_to_one_host() -> None:
     let_pass(pacer, HOST)
     let_pass(pacer, HOST)
     wait = held_back(pacer, HOST)
-    assert (wait.seconds, wait.lane) == (None, HOST)
+    assert (wait.seconds, wait.gate) == (None, HOST)
     assert not pacer.has_free_slot(HOST)
     let_pass(pacer, OTHER)
     pacer.leave(HOST, ConnectError("refused"), 0.1)
@@ -334,7 +334,7 @@ class Pair:
             assert ours is theirs
             self._entered.setdefault(origin, []).append(self.clock())
         else:
-            assert ours.lane == theirs.lane
+            assert ours.gate == theirs.gate
             assert ours.seconds == pytest.approx(theirs.seconds)
 
     def leave(self, origin: str, status: int = 200) -> None:
@@ -416,7 +416,7 @@ def test_a_session_that_meets_ever_more_hosts_remembers_so_many(options: dict[st
         clock.advance(0.1)
         assert len(pacer._hosts) <= 120, "half as many and those that are paused, twice"
         assert len(pacer.budgets) <= 100
-    assert held_back(pacer, HOST).lane == HOST, "a pause is never forgotten"
+    assert held_back(pacer, HOST).gate == HOST, "a pause is never forgotten"
 
 
 def test_hosts_that_are_busy_are_remembered_however_many_they_are() -> None:

@@ -92,12 +92,12 @@ class Simulation:
     def _advance(self, task: Task, reply: Response | None, origin: str) -> None:
         effect = task.advance(reply)
         if origin:
-            self.scheduler.left(origin)
+            self.scheduler.slot_freed(origin)
         if isinstance(effect, Wait):
             self.asks += 1
             self.scheduler.park(task, effect, self.clock())
         elif isinstance(effect, Send):
-            self.scheduler.passed(task)
+            self.scheduler.passed_gate(task)
             self._send(task, effect)
         else:
             self.scheduler.finish(task)
@@ -178,7 +178,7 @@ def test_a_bug_costs_one_item_not_the_run(caplog: pytest.LogCaptureFixture) -> N
     assert play.scheduler.is_idle()
 
 
-# -- lanes
+# -- queues at closed gates
 
 
 def test_those_behind_a_shut_gate_pass_in_the_order_they_came() -> None:
@@ -258,7 +258,7 @@ def test_a_place_that_came_free_while_somebody_was_on_the_way_to_wait_is_not_los
     assert isinstance(wait, Wait)
     result = first.advance(Answer(200).to(sent.request))  # before the other thread has parked the second
     assert isinstance(result, Result)
-    play.scheduler.left("a.test")
+    play.scheduler.slot_freed("a.test")
     play.scheduler.finish(first)
     run.complete(result)
     play.scheduler.park(second, wait, 0.0)

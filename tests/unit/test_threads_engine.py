@@ -198,7 +198,7 @@ class Counting(ThreadPoolExecutor):
         return super().submit(*args, **kwargs)
 
 
-def test_no_more_loops_than_requests(start: Callable[..., ThreadsEngine]) -> None:
+def test_no_more_workers_than_requests(start: Callable[..., ThreadsEngine]) -> None:
     with Counting(1_000) as executor:
         run = new_run(50)
         start(lambda request: Answer(200).to(request), 1_000, executor=executor).submit(run)
@@ -219,7 +219,7 @@ class TakesAndFails(ThreadPoolExecutor):
         return future
 
 
-def test_loops_are_counted_where_the_executor_takes_one_and_fails(
+def test_workers_are_counted_where_the_executor_takes_one_and_fails(
     start: Callable[..., ThreadsEngine],
 ) -> None:
     with TakesAndFails(2) as executor:
@@ -228,7 +228,7 @@ def test_loops_are_counted_where_the_executor_takes_one_and_fails(
         engine.submit(run)
         assert run.wait(run.is_done, PATIENCE)
         executor.shutdown()
-        assert engine._loops == 0
+        assert engine._workers == 0
 
 
 def test_a_closed_engine_takes_nothing() -> None:
