@@ -143,7 +143,7 @@ def exchange(request: Request, policy: Policy) -> Exchange:
             return state.end(stop)
 
         # The gates. Every attempt passes all of them: first tries, retries and redirects.
-        wait = policy.pacer.enter(state.target.origin)
+        wait = policy.pacer.enter(state.target.authority)
         if wait is not None:
             yield wait
             continue
@@ -222,7 +222,7 @@ class _ExchangeState:
         self.sent_at = now = policy.pacer.clock()
         if self.attempts == 0:
             self.started_at = now
-            if (budget := policy.pacer.budgets.get(target.origin)) is not None:
+            if (budget := policy.pacer.budgets.get(target.authority)) is not None:
                 budget.deposit_call()
         self.attempts += 1
         if not policy.cookies.is_empty:
@@ -254,7 +254,7 @@ class _ExchangeState:
                 reply = _proxy_refusal(target)
         elif (stop := self.policy.reason_to_stop()) is not None:
             reply = stop
-        pacer.leave(target.origin, reply, elapsed)
+        pacer.leave(target.authority, reply, elapsed)
         if self.send is not None and self.send.replays:
             self._count_replays(self.send.replays)
         return reply
@@ -267,7 +267,7 @@ class _ExchangeState:
             )
             self.earlier = (*self.earlier, Attempt(self.attempts, None, closed, 0.0, self.target.url))
             self.attempts += 1
-            self.policy.pacer.charge(self.target.origin)
+            self.policy.pacer.charge(self.target.authority)
 
     def _apply_headers(self, response: Response) -> None:
         headers = response.headers
@@ -281,7 +281,7 @@ class _ExchangeState:
         quota = parse_quota(headers, pacer.wall_clock) if headers.may_have(b"limit") else None
         if self.pause is not None or quota is not None:
             seconds = max(self.pause or 0.0, quota or 0.0)
-            pacer.pause(self.target.origin, min(seconds, retry.retry_after_max))
+            pacer.pause(self.target.authority, min(seconds, retry.retry_after_max))
 
     def is_plain_success(self, reply: Reply) -> TypeGuard[Response]:
         """Whether nothing needs judging: no redirect, no failure, no predicate that might want a retry."""
@@ -402,7 +402,7 @@ class _ExchangeState:
         """Take a retry from the host's budget and prepare for it; return False if the budget is spent."""
         if self.policy.reason_to_stop() is not None:
             return True  # the exchange ends before the gates
-        budget = self.policy.pacer.open_budget(self.target.origin)
+        budget = self.policy.pacer.open_budget(self.target.authority)
         if budget is not None and not budget.withdraw():
             return False
         self.retries += 1
@@ -414,7 +414,7 @@ class _ExchangeState:
     def succeed(self, response: Response) -> Result[Any]:
         """Return the Result of a response that is not a failure."""
         policy = self.policy
-        if (budget := policy.pacer.budgets.get(self.target.origin)) is not None:
+        if (budget := policy.pacer.budgets.get(self.target.authority)) is not None:
             budget.deposit_success()
         if policy.is_watched and len(self.earlier) < self.attempts:
             self.record(response)

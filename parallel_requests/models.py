@@ -160,7 +160,8 @@ class Request(_CopiedWhole):
         key: The name this call's result gets in a dict, where ``keys`` were given.
         meta: Anything of the caller's; it comes back on the Result untouched.
         index: The place in the input, from 0.
-        origin: ``host:port`` part of the URL, which the per-host gates go by.
+        authority: ``host`` or ``host:port`` of the URL, without the default port of its scheme; limits
+            per host go by it.
         problem: Why the item cannot be sent, where it cannot.
         proxy_authorization: What the proxy alone is told as ``Proxy-Authorization``; None for the
             credentials in its URL, if any.
@@ -177,7 +178,7 @@ class Request(_CopiedWhole):
     key: Any = None
     meta: Any = None
     index: int = 0
-    origin: str = ""
+    authority: str = ""
     problem: ValidationError | None = None
     proxy_authorization: str | None = None
 

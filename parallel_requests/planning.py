@@ -173,7 +173,7 @@ class Planner:
             key = None
             try:
                 key = next(keys) if names is None else names.claim(next(keys))
-                url, origin = check_url(item)
+                url, authority = check_url(item)
             except ValidationError as error:
                 yield Request(item, key=key, index=index, problem=error)
                 continue
@@ -189,7 +189,7 @@ class Planner:
                 key,
                 None,
                 index,
-                origin,
+                authority,
                 None,
                 template.proxy_authorization,
             )
@@ -223,8 +223,8 @@ class Planner:
                     raise _unknown_keys(index, unknown)
                 row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
                 address, meta = item.get("url"), item.get("meta")
-            url, origin = check_url(address)
-            request = self._build(url, row, origin)
+            url, authority = check_url(address)
+            request = self._build(url, row, authority)
         except ValidationError as error:
             return Request(
                 address if isinstance(address, str) else repr(address), key=key, index=index, problem=error
@@ -236,14 +236,14 @@ class Planner:
         """Fill in what a caller's own Request leaves open."""
         if item.problem is not None:
             raise item.problem
-        url, origin = check_url(item.url)
+        url, authority = check_url(item.url)
         row = {**self._row_of_all(), "method": item.method, "headers": item.headers}
         row.update(json=None, data=item.content, params=None)
         if item.proxy is not None:
             row["proxy"] = item.proxy
         if item.timeout is not None:
             row["timeout"] = (item.connect_timeout, item.timeout)
-        request = self._build(url, row, origin)
+        request = self._build(url, row, authority)
         if item.verify is not True:
             request.verify = item.verify
         if item.proxy_authorization is not None:
@@ -260,7 +260,7 @@ class Planner:
             key = item.get("key", key)
         return key if self._names is None else self._names.claim(key)
 
-    def _build(self, url: str, row: Mapping[str, Any], origin: str) -> Request:
+    def _build(self, url: str, row: Mapping[str, Any], authority: str) -> Request:
         method = _check_method(row["method"])
         headers = dict(self._base_headers)
         unwanted: set[str] = set()
@@ -290,7 +290,7 @@ class Planner:
             connect_timeout=connect,
             proxy=self._proxy_for(url, row["proxy"]),
             verify=self._verify,
-            origin=origin,
+            authority=authority,
             proxy_authorization=proxy_authorization,
         )
 

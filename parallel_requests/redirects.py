@@ -59,12 +59,12 @@ def next_hop(
         raise _refusal(request, f"more than {rules.limit} redirects", history)
     target = location[0].encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
     try:
-        url, origin = check_url(urljoin(request.url, target))
+        url, authority = check_url(urljoin(request.url, target))
     except ValueError as error:  # ours, or that of a target that cannot even be joined
         reason = str(error) if isinstance(error, ValidationError) else "its Location is not a URL"
     else:
         url, _ = split_user_info(url)
-        return _moved(request, response, (url, origin), history, rules)
+        return _moved(request, response, (url, authority), history, rules)
     raise _refusal(request, f"a redirect that cannot be followed: {reason}", history)
 
 
@@ -75,7 +75,7 @@ def _moved(
     history: tuple[Response, ...],
     rules: RedirectRules,
 ) -> Request:
-    url, origin = target
+    url, authority = target
     method, content = request.method, request.content
     if (response.status_code == 303 and method != "HEAD") or (
         response.status_code in (301, 302) and method == "POST"
@@ -101,7 +101,7 @@ def _moved(
     return dataclasses.replace(
         request,
         url=url,
-        origin=origin,
+        authority=authority,
         method=method,
         content=content,
         headers=headers,

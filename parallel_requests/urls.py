@@ -1,4 +1,4 @@
-"""What may be sent to: checking a URL, and telling its origin."""
+"""Checking and normalising URLs, and what can be told from them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PERCENT = re.compile("%([0-9A-Fa-f]{2})?")
 
 
 def check_url(url: object) -> tuple[str, str]:
-    """Return the URL as it can be sent, and its ``host:port`` origin part, without a default port.
+    """Return the URL in the form in which it is sent, and its authority: host and non-default port.
 
     Names beyond ASCII become IDNA, other characters that RFC 3986 does not allow are percent-encoded,
     escapes get capital letters, a fragment and an empty query are dropped. User information stays in

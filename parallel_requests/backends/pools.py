@@ -144,7 +144,7 @@ def headers_of(request: Request) -> Mapping[str, str]:
     given = {name.lower() for name in headers}
     added = {name: SKIP_HEADER for name in _ADDED if name.lower() not in given}
     if names_host and "host" not in given:
-        added["Host"] = request.origin
+        added["Host"] = request.authority
     return {**headers, **added}
 
 

@@ -28,7 +28,7 @@ class QuicReach:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._answered: dict[str, float] = {}  # by origin, when
+        self._answered: dict[str, float] = {}  # by authority, when
         self._silent: dict[str, float] = {}
 
     def version_for(self, request: Request) -> int:
@@ -36,19 +36,19 @@ class QuicReach:
 
         Proxies carry TCP: libcurl might ask one to carry QUIC, and few know how.
         """
-        since = self._silent.get(request.origin)
+        since = self._silent.get(request.authority)
         if request.proxy or (since is not None and self._clock() - since < _IDLE):
             return int(pycurl.CURL_HTTP_VERSION_2TLS)
         return int(pycurl.CURL_HTTP_VERSION_3)
 
-    def note_answer(self, origin: str) -> None:
+    def note_answer(self, authority: str) -> None:
         """Note that a host has answered over QUIC."""
-        self._answered[origin] = self._clock()
+        self._answered[authority] = self._clock()
 
-    def note_silence(self, origin: str, began: float) -> None:
+    def note_silence(self, authority: str, began: float) -> None:
         """Note that an attempt has timed out unanswered; where others were answered meanwhile, it is slow."""
-        if self._answered.get(origin, -math.inf) < began:
-            self._silent[origin] = self._clock()
+        if self._answered.get(authority, -math.inf) < began:
+            self._silent[authority] = self._clock()
 
 
 def udp_port(descriptor: int) -> int | None:

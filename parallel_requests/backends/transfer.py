@@ -275,7 +275,7 @@ class Transfer:
         else:
             content = b"".join(self._content)
         if version == "HTTP/3" and self._backend.quic is not None:
-            self._backend.quic.note_answer(send.request.origin)
+            self._backend.quic.note_answer(send.request.authority)
         return Response(status, headers, content, send.request, reason=reason, http_version=version)
 
     def _count_replays(self) -> int:
@@ -308,7 +308,7 @@ class Transfer:
             kind = TLSError  # TCP has met a certificate that is no good, and QUIC silence
         quic = self._backend.quic
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
-            quic.note_silence(request.origin, self._began)
+            quic.note_silence(request.authority, self._began)
         if request.proxy and (
             self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 300
             or kind is ProxyError
@@ -370,7 +370,7 @@ def _bytes_on_the_wire(request: Request) -> int:
     _, _, rest = request.url.partition("://")
     address = re.split("[/?]", rest, maxsplit=1)[0]
     target = rest[len(address) :] or "/"
-    start_line = len(f"{request.method} {target} HTTP/1.1\r\nHost: {request.origin}\r\n")
+    start_line = len(f"{request.method} {target} HTTP/1.1\r\nHost: {request.authority}\r\n")
     lines = [line for line in _header_lines(request) if not line.endswith(b":")]
     return start_line + sum(len(line) + 2 for line in lines) + 2 + len(request.content or b"")
 

@@ -240,7 +240,7 @@ class CurlMultiEngine:
         transfer.clear()
         self._spare.append(transfer)
         self._advance(task, reply)
-        self._scheduler.slot_freed(send.request.origin)
+        self._scheduler.slot_freed(send.request.authority)
 
     def _break_off(self, run: Run, reason: ParallelRequestsError) -> None:
         self._scheduler.end_run(run)

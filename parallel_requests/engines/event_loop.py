@@ -187,11 +187,11 @@ class EventLoopEngine:
     async def _advance(self, worker: _Worker, task: Task) -> bool:
         """Drive an exchange until it is parked or done; True where it was on the wire."""
         reply: Reply | None = None
-        origin = ""
+        authority = ""
         while True:
             effect = task.advance(reply)
-            if origin:
-                self._scheduler.slot_freed(origin)
+            if authority:
+                self._scheduler.slot_freed(authority)
                 if isinstance(effect, Send):  # this worker goes on, so what it unblocks is another's
                     self._dispatch()
             if not isinstance(effect, Send):
@@ -199,7 +199,7 @@ class EventLoopEngine:
             if task.gate is not None:
                 self._scheduler.passed_gate(task)
                 self._dispatch()
-            origin = effect.request.origin
+            authority = effect.request.authority
             reply = await self._send(worker, effect, task.run)
         if isinstance(effect, Wait):
             self._scheduler.park(task, effect, self._clock())
@@ -207,7 +207,7 @@ class EventLoopEngine:
         else:
             self._scheduler.finish(task)
             task.run.complete(effect)
-        return bool(origin)
+        return bool(authority)
 
     async def _send(self, worker: _Worker, send: Send, run: Run) -> Reply:
         worker.sends_for = run

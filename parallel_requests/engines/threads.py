@@ -182,20 +182,20 @@ class ThreadsEngine:
     def _advance(self, task: Task) -> None:
         """Drive an exchange until it is parked or done."""
         reply: Reply | None = None
-        origin = ""
+        authority = ""
         while True:
             effect = task.advance(reply)
             if not isinstance(effect, Send):
                 break
-            if origin or task.gate is not None:  # this worker goes on, so what it unblocks is another's
+            if authority or task.gate is not None:  # this worker goes on, so what it unblocks is another's
                 with self._changed:
-                    self._scheduler.slot_freed(origin)
+                    self._scheduler.slot_freed(authority)
                     self._scheduler.passed_gate(task)
                     self._call_worker()
-            origin = effect.request.origin
+            authority = effect.request.authority
             reply = self._send(effect, task.run)
         with self._changed:
-            self._scheduler.slot_freed(origin)
+            self._scheduler.slot_freed(authority)
             if isinstance(effect, Wait):
                 self._scheduler.park(task, effect, self._clock())
                 return

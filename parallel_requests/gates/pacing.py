@@ -91,10 +91,10 @@ def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -
     return None
 
 
-def _origin_of(host: str) -> str:
-    """Return a host as the origin of a URL has it: lower-case, in IDNA, without a default port."""
-    _, origin = check_url(f"http://{host}")
-    return origin.removesuffix(":443")
+def _authority_of(host: str) -> str:
+    """Return a host as the authority of a URL has it: lower-case, in IDNA, without a default port."""
+    _, authority = check_url(f"http://{host}")
+    return authority.removesuffix(":443")
 
 
 @dataclass(slots=True)
@@ -156,7 +156,7 @@ class Pacer:
                 read only. A host may be gone from one look to the next.
         """
         rates = (
-            {host if host == ALL_HOSTS else _origin_of(host): rate for host, rate in rate_limit.items()}
+            {host if host == ALL_HOSTS else _authority_of(host): rate for host, rate in rate_limit.items()}
             if isinstance(rate_limit, Mapping)
             else {}
         )
@@ -180,14 +180,14 @@ class Pacer:
         settle = min(MOST_SETTLE, max(LEAST_SETTLE, 1.0 / rate))
         return TokenBucket(rate, self._burst, settle=settle, clock=self.clock)
 
-    def _host(self, origin: str) -> _Host:
-        host = self._hosts.get(origin)
+    def _host(self, authority: str) -> _Host:
+        host = self._hosts.get(authority)
         if host is None:
             if len(self._hosts) >= self._room:
                 self._make_room()
-            rate = self._rates.get(origin, self._rates.get(origin.rpartition(":")[0] or origin))
+            rate = self._rates.get(authority, self._rates.get(authority.rpartition(":")[0] or authority))
             bucket = self._new_bucket(rate) if rate is not None else None
-            host = self._hosts[origin] = _Host(bucket, self._ceiling)
+            host = self._hosts[authority] = _Host(bucket, self._ceiling)
         return host
 
     def _make_room(self) -> None:
@@ -197,7 +197,7 @@ class Pacer:
         stay. As there may then be as many again, a host costs the same on average, however many there are.
         """
         now = self.clock()
-        busy = {origin: host for origin, host in self._hosts.items() if host.is_busy(now)}
+        busy = {authority: host for authority, host in self._hosts.items() if host.is_busy(now)}
         adapted = [
             item for item in self._hosts.items() if item[1].limit < self._ceiling and item[0] not in busy
         ]
@@ -205,19 +205,19 @@ class Pacer:
         self._hosts = busy | dict(adapted[: self._remembered // 2])
         self._room = max(self._remembered, 2 * len(self._hosts))
 
-    def enter(self, origin: str) -> Wait | None:
+    def enter(self, authority: str) -> Wait | None:
         """Ask for one attempt to a host: None lets it pass and counts it, else wait and ask again."""
         if self._always_open:
             return None
         with self._lock:
-            host = self._host(origin)
+            host = self._host(authority)
             pause = host.paused_until - self.clock()
             if pause > 0:
-                return Wait(pause, origin)
+                return Wait(pause, authority)
             if self._counts_in_flight and host.in_flight >= max(1, int(host.limit)):
-                return Wait(None, origin)
+                return Wait(None, authority)
             if host.bucket is not None and (delay := host.bucket.peek()) > 0:
-                return Wait(delay, origin)
+                return Wait(delay, authority)
             if self._bucket is not None and (delay := self._bucket.try_acquire()) > 0:
                 return Wait(delay, ALL_HOSTS)
             if host.bucket is not None:
@@ -226,18 +226,18 @@ class Pacer:
                 host.in_flight += 1
             return None
 
-    def has_free_slot(self, origin: str) -> bool:
+    def has_free_slot(self, authority: str) -> bool:
         """Whether one more attempt to a host may be in flight."""
         with self._lock:
-            host = self._host(origin)
+            host = self._host(authority)
             return host.in_flight < max(1, int(host.limit))
 
-    def leave(self, origin: str, reply: Response | Exception, elapsed: float) -> None:
+    def leave(self, authority: str, reply: Response | Exception, elapsed: float) -> None:
         """Give the attempt's slot back and learn from what came."""
         if not self._counts_in_flight:
             return
         with self._lock:
-            host = self._host(origin)
+            host = self._host(authority)
             host.in_flight -= 1
             if self._adaptive:
                 self._adapt(host, reply, elapsed)
@@ -253,34 +253,34 @@ class Pacer:
         elif isinstance(reply, Response):
             host.limit = min(self._ceiling, host.limit + 1.0 / host.limit)
 
-    def charge(self, origin: str) -> None:
+    def charge(self, authority: str) -> None:
         """Take the tokens of an attempt that was made without asking."""
         with self._lock:
-            host = self._host(origin)
+            host = self._host(authority)
             if host.bucket is not None:
                 host.bucket.reserve()
             if self._bucket is not None:
                 self._bucket.reserve()
 
-    def pause(self, origin: str, seconds: float) -> None:
+    def pause(self, authority: str, seconds: float) -> None:
         """Let nothing more start to a host for some seconds."""
         with self._lock:
-            host = self._host(origin)
+            host = self._host(authority)
             host.paused_until = max(host.paused_until, self.clock() + seconds)
             self._always_open = False
 
-    def open_budget(self, origin: str) -> RetryBudget | None:
+    def open_budget(self, authority: str) -> RetryBudget | None:
         """Return the retry budget of a host that just failed, or None where none is kept."""
         if not self._keeps_budget:
             return None
         with self._lock:
-            budget = self.budgets.get(origin)
+            budget = self.budgets.get(authority)
             if budget is None:
-                budget = self.budgets[origin] = RetryBudget()
+                budget = self.budgets[authority] = RetryBudget()
                 if len(self.budgets) > self._remembered:
                     self.budgets.popitem(last=False)
             else:
-                self.budgets.move_to_end(origin)
+                self.budgets.move_to_end(authority)
             return budget
 
     def limits(self) -> dict[str, int]:
@@ -288,4 +288,4 @@ class Pacer:
         if not self._counts_in_flight:
             return {}
         with self._lock:
-            return {origin: max(1, int(host.limit)) for origin, host in self._hosts.items()}
+            return {authority: max(1, int(host.limit)) for authority, host in self._hosts.items()}

@@ -215,17 +215,17 @@ def test_a_host_gone_without_a_word_is_asked_over_tcp(
 def test_a_silent_host_is_left_alone_for_two_minutes() -> None:
     now = 0.0
     reach = QuicReach(clock=lambda: now)
-    request = Request("https://a.test/", origin="a.test:443")
-    proxied = Request("https://a.test/", origin="a.test:443", proxy="http://p.test:3128")
+    request = Request("https://a.test/", authority="a.test:443")
+    proxied = Request("https://a.test/", authority="a.test:443", proxy="http://p.test:3128")
     quic, tcp = pycurl.CURL_HTTP_VERSION_3, pycurl.CURL_HTTP_VERSION_2TLS
     assert (reach.version_for(request), reach.version_for(proxied)) == (quic, tcp)
     now = 10.0
-    reach.note_answer(request.origin)
-    reach.note_silence(request.origin, began=9.0)
+    reach.note_answer(request.authority)
+    reach.note_silence(request.authority, began=9.0)
     assert reach.version_for(request) == quic, "one was slow, another has been answered"
-    reach.note_silence(request.origin, began=11.0)
+    reach.note_silence(request.authority, began=11.0)
     assert reach.version_for(request) == tcp
-    assert reach.version_for(Request("https://b.test/", origin="b.test:443")) == quic
+    assert reach.version_for(Request("https://b.test/", authority="b.test:443")) == quic
     now = 130.0
     assert reach.version_for(request) == quic
 

@@ -21,7 +21,7 @@ MOST_STEPS = 1_000
 
 def get(url: str = "http://api.test/item", **options: Any) -> Request:
     """A Request as the planner would make it."""
-    return Request(url, origin=url.split("/")[2], **options)
+    return Request(url, authority=url.split("/")[2], **options)
 
 
 class Answer:

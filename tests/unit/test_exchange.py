@@ -467,7 +467,7 @@ def test_a_spent_budget_is_told_also_after_a_redirect() -> None:
 
 def test_where_the_budget_ends_the_tries_the_error_says_so() -> None:
     stage = Stage()
-    budget = stage.pacer.open_budget(get().origin)
+    budget = stage.pacer.open_budget(get().authority)
     assert budget is not None
     while budget.balance >= 3.0:
         budget.withdraw()

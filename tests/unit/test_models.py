@@ -251,7 +251,7 @@ def through_a_pickle(value: Any) -> Any:
 def test_everything_pickles() -> None:
     stage = Stage()
     result = stage.run(
-        Request("http://api.test/", origin="api.test", key="k", meta={"row": 5}, index=3, content=b"body"),
+        Request("http://api.test/", authority="api.test", key="k", meta={"row": 5}, index=3, content=b"body"),
         [TruncatedBody("cut"), Answer(302, {"Location": "/b"}), Answer(503), Answer(200, {"X": "1"}, b"[1]")],
     )
     again = through_a_pickle(result)
@@ -267,7 +267,7 @@ def test_everything_pickles() -> None:
 
 
 def test_a_failed_result_pickles_with_its_causes() -> None:
-    again = through_a_pickle(Stage().run(Request("http://api.test/", origin="api.test"), [Answer(503)]))
+    again = through_a_pickle(Stage().run(Request("http://api.test/", authority="api.test"), [Answer(503)]))
     assert isinstance(again.error, RetryExhaustedError)
     assert isinstance(again.error.__cause__, HTTPStatusError)
     assert again.error.__cause__.status_code == 503
@@ -279,7 +279,7 @@ def test_a_failed_result_pickles_with_its_causes() -> None:
 def secretive_result(*replies: Any) -> Result[Any]:
     request = Request(
         FULL_OF_SECRETS,
-        origin="api.test",
+        authority="api.test",
         headers={
             "Authorization": f"Bearer {SECRET}",
             "Cookie": f"sid={SECRET}",

@@ -141,12 +141,12 @@ def outcome(status: int) -> object:
     return Answer(status).to(get())
 
 
-def let_pass(pacer: Pacer, origin: str) -> None:
-    assert pacer.enter(origin) is None
+def let_pass(pacer: Pacer, authority: str) -> None:
+    assert pacer.enter(authority) is None
 
 
-def held_back(pacer: Pacer, origin: str) -> Wait:
-    wait = pacer.enter(origin)
+def held_back(pacer: Pacer, authority: str) -> Wait:
+    wait = pacer.enter(authority)
     assert wait is not None
     return wait
 
@@ -205,17 +205,17 @@ def test_rates_by_host_beside_one_for_all() -> None:
 @pytest.mark.parametrize("name", ["a.test", "a.test:443", "A.test:80"])
 def test_the_port_that_a_scheme_stands_for_makes_no_other_host(name: str) -> None:
     pacer, _ = new_pacer(rate_limit={name: 1}, burst=1)
-    _, origin = check_url("https://a.test:443/")
+    _, authority = check_url("https://a.test:443/")
     assert pacer.enter(HOST) is None
-    assert pacer.enter(origin) is not None
+    assert pacer.enter(authority) is not None
 
 
 @pytest.mark.parametrize("name", ["bücher.test", "xn--bcher-kva.test", "[0:0::1]", "[::1]:80"])
 def test_a_rate_holds_however_its_host_is_written(name: str) -> None:
     pacer, _ = new_pacer(rate_limit={name: 1}, burst=1)
-    _, origin = check_url(f"http://{name}/")
-    assert pacer.enter(origin) is None
-    assert pacer.enter(origin) is not None
+    _, authority = check_url(f"http://{name}/")
+    assert pacer.enter(authority) is None
+    assert pacer.enter(authority) is not None
 
 
 def test_a_token_of_the_whole_is_not_spent_where_the_hosts_gate_is_shut() -> None:
@@ -311,8 +311,12 @@ def test_budgets_can_be_switched_off() -> None:
 
 HOSTS = ["0.test", "1.test", "2.test"]
 STEPS = [
-    *[(step, origin) for step in ("enter", "enter", "leave", "pause", "charge", "look") for origin in HOSTS],
-    *[("overload", origin) for origin in HOSTS[:2]],
+    *[
+        (step, authority)
+        for step in ("enter", "enter", "leave", "pause", "charge", "look")
+        for authority in HOSTS
+    ],
+    *[("overload", authority) for authority in HOSTS[:2]],
     *[("crowd", number) for number in range(6)],
     *[("turn", seconds) for seconds in (0.05, 0.5, 3.0)],
 ]
@@ -328,34 +332,34 @@ class Pair:
         self.both = (self.forgetful, self.mindful)
         self._entered: dict[str, list[float]] = {}
 
-    def enter(self, origin: str) -> None:
-        ours, theirs = (pacer.enter(origin) for pacer in self.both)
+    def enter(self, authority: str) -> None:
+        ours, theirs = (pacer.enter(authority) for pacer in self.both)
         if ours is None or theirs is None:
             assert ours is theirs
-            self._entered.setdefault(origin, []).append(self.clock())
+            self._entered.setdefault(authority, []).append(self.clock())
         else:
             assert ours.gate == theirs.gate
             assert ours.seconds == pytest.approx(theirs.seconds)
 
-    def leave(self, origin: str, status: int = 200) -> None:
-        if self._entered.get(origin):
-            began = self._entered[origin].pop(0)
+    def leave(self, authority: str, status: int = 200) -> None:
+        if self._entered.get(authority):
+            began = self._entered[authority].pop(0)
             for pacer in self.both:
-                pacer.leave(origin, outcome(status), self.clock() - began)  # type: ignore[arg-type]
+                pacer.leave(authority, outcome(status), self.clock() - began)  # type: ignore[arg-type]
 
-    def overload(self, origin: str) -> None:
-        self.leave(origin, 503)
+    def overload(self, authority: str) -> None:
+        self.leave(authority, 503)
 
-    def pause(self, origin: str) -> None:
+    def pause(self, authority: str) -> None:
         for pacer in self.both:
-            pacer.pause(origin, 2.0)
+            pacer.pause(authority, 2.0)
 
-    def charge(self, origin: str) -> None:
+    def charge(self, authority: str) -> None:
         for pacer in self.both:
-            pacer.charge(origin)
+            pacer.charge(authority)
 
-    def look(self, origin: str) -> None:
-        ours, theirs = (pacer.has_free_slot(origin) for pacer in self.both)
+    def look(self, authority: str) -> None:
+        ours, theirs = (pacer.has_free_slot(authority) for pacer in self.both)
         assert ours is theirs
 
     def crowd(self, first: int) -> None:
@@ -405,12 +409,12 @@ def test_a_session_that_meets_ever_more_hosts_remembers_so_many(options: dict[st
     pacer, clock = new_pacer(remembered=100, burst=10**6, **options)
     pacer.pause(HOST, 10**6)
     for number in range(5_000):
-        origin = f"{number}.test"
-        let_pass(pacer, origin)
-        pacer.leave(origin, outcome(503 if number % 2 else 200), 0.01)  # type: ignore[arg-type]
+        authority = f"{number}.test"
+        let_pass(pacer, authority)
+        pacer.leave(authority, outcome(503 if number % 2 else 200), 0.01)  # type: ignore[arg-type]
         if number % 3 == 0:
-            pacer.pause(origin, 1.0)
-        budget = pacer.open_budget(origin)
+            pacer.pause(authority, 1.0)
+        budget = pacer.open_budget(authority)
         assert budget is not None
         assert budget.withdraw()
         clock.advance(0.1)
@@ -421,11 +425,11 @@ def test_a_session_that_meets_ever_more_hosts_remembers_so_many(options: dict[st
 
 def test_hosts_that_are_busy_are_remembered_however_many_they_are() -> None:
     pacer, clock = new_pacer(remembered=10, concurrency_per_host=1)
-    for origin in (many := [f"{number}.test" for number in range(1_000)]):
-        let_pass(pacer, origin)
-    assert not any(pacer.has_free_slot(origin) for origin in many)
-    for origin in many:
-        pacer.leave(origin, ConnectError("refused"), 0.1)
+    for authority in (many := [f"{number}.test" for number in range(1_000)]):
+        let_pass(pacer, authority)
+    assert not any(pacer.has_free_slot(authority) for authority in many)
+    for authority in many:
+        pacer.leave(authority, ConnectError("refused"), 0.1)
     clock.advance(1.0)
     for number in range(1_000, 3_000):
         assert pacer.has_free_slot(f"{number}.test")
@@ -453,18 +457,18 @@ def test_the_budgets_of_the_hosts_that_failed_last_are_remembered(steps: list[tu
     pair = Pair()
     order: list[str] = []
     forgotten: set[str] = set()
-    for origin, fails in steps:
+    for authority, fails in steps:
         if fails:
             for pacer in pair.both:
-                budget = pacer.open_budget(origin)
+                budget = pacer.open_budget(authority)
                 assert budget is not None
                 budget.withdraw()
-            order = [name for name in order if name != origin] + [origin]
+            order = [name for name in order if name != authority] + [authority]
             forgotten.update(order[:-4])
         else:
             for pacer in pair.both:
-                if origin in pacer.budgets:
-                    pacer.budgets[origin].deposit_call()
+                if authority in pacer.budgets:
+                    pacer.budgets[authority].deposit_call()
         for name in set(order) - forgotten:
             assert pair.forgetful.budgets[name].balance == pair.mindful.budgets[name].balance
     assert list(pair.forgetful.budgets) == order[-4:]

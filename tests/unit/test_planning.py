@@ -64,7 +64,7 @@ def header(request: Request, name: str) -> str | None:
 
 def test_a_url_alone_becomes_a_get_with_the_defaults() -> None:
     request = plan_one()
-    assert (request.url, request.method, request.content, request.origin) == (URL, "GET", None, "api.test")
+    assert (request.url, request.method, request.content, request.authority) == (URL, "GET", None, "api.test")
     assert (request.timeout, request.connect_timeout) == (30.0, 10.0)
     assert header(request, "user-agent") == USER_AGENT
     assert (request.proxy, request.verify, request.index) == (None, True, 0)
@@ -265,7 +265,7 @@ def test_request_items_take_what_they_leave_open_from_the_call() -> None:
     )
     assert (request.method, request.content, request.key, request.meta) == ("POST", b"body", "k", 5)
     assert (header(request, "x-a"), header(request, "x-b")) == ("1", "2")
-    assert (request.timeout, request.proxy, request.origin) == (7.0, "http://proxy.test", "api.test")
+    assert (request.timeout, request.proxy, request.authority) == (7.0, "http://proxy.test", "api.test")
 
 
 def test_planning_a_planned_request_again_changes_nothing() -> None:
@@ -279,7 +279,7 @@ def test_planning_a_planned_request_again_changes_nothing() -> None:
     }
     once = plan_one(**options)
     again = plan_one(once, **options)
-    for name in ("url", "method", "headers", "content", "timeout", "connect_timeout", "origin"):
+    for name in ("url", "method", "headers", "content", "timeout", "connect_timeout", "authority"):
         assert getattr(again, name) == getattr(once, name), name
 
 
@@ -494,7 +494,7 @@ def test_user_info_moves_out_of_the_url() -> None:
     request = plan_one(f"http://joe:p%40ss@api.test:81/a?b=1#{SECRET}")
     assert request.url == "http://api.test:81/a?b=1"
     assert header(request, "authorization") == basic("joe", "p@ss")
-    assert request.origin == "api.test:81"
+    assert request.authority == "api.test:81"
 
 
 def test_auth_becomes_basic_authentication() -> None:

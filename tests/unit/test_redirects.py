@@ -27,7 +27,9 @@ def hop(
     url: str = "http://api.test/dir/a?q=1",
     rules: RedirectRules | None = None,
 ) -> Request | None:
-    request = Request(url, method, HEADERS, b"body" if method in ("POST", "PUT") else None, origin="api.test")
+    request = Request(
+        url, method, HEADERS, b"body" if method in ("POST", "PUT") else None, authority="api.test"
+    )
     redirect = Response(status, Headers({"Location": location}), b"", request)
     return next_hop(request, redirect, (redirect,), rules or RedirectRules())
 
@@ -39,7 +41,7 @@ def followed(location: str, **options: object) -> Request:
 
 
 @pytest.mark.parametrize(
-    ("location", "url", "origin"),
+    ("location", "url", "authority"),
     [
         ("/b", "http://api.test/b", "api.test"),
         ("b", "http://api.test/dir/b", "api.test"),
@@ -53,9 +55,9 @@ def followed(location: str, **options: object) -> Request:
         ("http://joe:pw@other.test/b", "http://other.test/b", "other.test"),
     ],
 )
-def test_a_location_is_resolved_against_its_url(location: str, url: str, origin: str) -> None:
+def test_a_location_is_resolved_against_its_url(location: str, url: str, authority: str) -> None:
     target = followed(location)
-    assert (target.url, target.origin) == (url, origin)
+    assert (target.url, target.authority) == (url, authority)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_whatever_place_a_server_names(location: str) -> None:
 def test_a_redirect_to_another_scheme_takes_the_proxy_the_environment_names_for_it() -> None:
     proxies = {"http": "http://plain.test:1", "https": "http://secure.test:2"}
     rules = RedirectRules(proxy_for=lambda url: proxies[url.partition(":")[0]])
-    request = Request("http://a.test/", origin="a.test", proxy="http://plain.test:1")
+    request = Request("http://a.test/", authority="a.test", proxy="http://plain.test:1")
     answer = Response(302, Headers([("location", "https://a.test/")]), b"", request)
 
     target = next_hop(request, answer, (answer,), rules)
@@ -150,7 +152,7 @@ def test_a_redirect_to_another_scheme_takes_the_proxy_the_environment_names_for_
 
 def test_a_redirect_keeps_a_proxy_the_caller_has_named() -> None:
     rules = RedirectRules(proxy_for=lambda url: None)
-    request = Request("http://a.test/", origin="a.test", proxy="http://own.test:1")
+    request = Request("http://a.test/", authority="a.test", proxy="http://own.test:1")
     answer = Response(302, Headers([("location", "http://b.test/")]), b"", request)
 
     target = next_hop(request, answer, (answer,), rules)
@@ -166,7 +168,7 @@ def test_a_redirect_asks_for_no_proxy_of_the_environment_where_the_caller_names_
     def proxy_for(_url: str) -> str:
         raise ValidationError("it cannot be used", "trust_env")
 
-    request = Request("http://a.test/", origin="a.test", proxy=proxy)
+    request = Request("http://a.test/", authority="a.test", proxy=proxy)
     answer = Response(302, Headers([("location", "/b")]), b"", request)
 
     target = next_hop(request, answer, (answer,), RedirectRules(proxy_for=proxy_for))

@@ -30,7 +30,9 @@ Server = Callable[[Request, int], tuple[float, Answer]]
 
 
 def requests_to(*hosts: str) -> list[Request]:
-    return [Request(f"http://{host}/{index}", index=index, origin=host) for index, host in enumerate(hosts)]
+    return [
+        Request(f"http://{host}/{index}", index=index, authority=host) for index, host in enumerate(hosts)
+    ]
 
 
 def at_once(request: Request, attempt: int) -> tuple[float, Answer]:
@@ -84,15 +86,15 @@ class Simulation:
                 self._land(landed, reply)
 
     def _land(self, task: Task, reply: Response) -> None:
-        origin = reply.request.origin
+        authority = reply.request.authority
         self._in_flight[""] -= 1
-        self._in_flight[origin] -= 1
-        self._advance(task, reply, origin)
+        self._in_flight[authority] -= 1
+        self._advance(task, reply, authority)
 
-    def _advance(self, task: Task, reply: Response | None, origin: str) -> None:
+    def _advance(self, task: Task, reply: Response | None, authority: str) -> None:
         effect = task.advance(reply)
-        if origin:
-            self.scheduler.slot_freed(origin)
+        if authority:
+            self.scheduler.slot_freed(authority)
         if isinstance(effect, Wait):
             self.asks += 1
             self.scheduler.park(task, effect, self.clock())
@@ -105,8 +107,8 @@ class Simulation:
 
     def _send(self, task: Task, send: Send) -> None:
         request = send.request
-        self.sent.append((self.clock(), request.origin, request.index))
-        for name in ("", request.origin):
+        self.sent.append((self.clock(), request.authority, request.index))
+        for name in ("", request.authority):
             self._in_flight[name] += 1
             self.most_in_flight[name] = max(self.most_in_flight[name], self._in_flight[name])
         self._attempts[request.index] += 1
@@ -120,7 +122,7 @@ class Simulation:
 
     def stamps(self, host: str | None = None) -> list[float]:
         """When attempts were sent (to one host)."""
-        return [stamp for stamp, origin, _ in self.sent if host in (None, origin)]
+        return [stamp for stamp, authority, _ in self.sent if host in (None, authority)]
 
 
 def indices(results: Iterable[Result[Any]]) -> list[int]:
@@ -159,7 +161,7 @@ def test_runs_take_turns() -> None:
     first = play.new_run(requests_to(*["a.test"] * 3))
     second = play.new_run(requests_to(*["b.test"] * 3))
     play.play()
-    assert [origin[0] for _, origin, _ in play.sent] == ["a", "b", "a", "b", "a", "b"]
+    assert [authority[0] for _, authority, _ in play.sent] == ["a", "b", "a", "b", "a", "b"]
     assert first.is_done()
     assert second.is_done()
 
@@ -167,7 +169,7 @@ def test_runs_take_turns() -> None:
 def test_a_bug_costs_one_item_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
     impossible = cast("int", "no status")
     play = Simulation(server=lambda request, _: (0.1, Answer(impossible if request.index == 1 else 200)))
-    requests = [Request(f"http://a.test/{n}?token=secret", index=n, origin="a.test") for n in range(3)]
+    requests = [Request(f"http://a.test/{n}?token=secret", index=n, authority="a.test") for n in range(3)]
     run = play.new_run(requests)
     play.play()
     results = sorted(run.results(), key=lambda result: result.index)
@@ -352,7 +354,7 @@ def test_no_more_is_open_than_the_window() -> None:
     def endless() -> Iterator[Request]:
         for index in itertools.count():
             pulled.append(index)
-            yield Request(f"http://a.test/{index}", index=index, origin="a.test")
+            yield Request(f"http://a.test/{index}", index=index, authority="a.test")
 
     play = Simulation(concurrency=2)
     run = play.new_run(endless(), window=4, holds_back=True)

@@ -53,7 +53,7 @@ def start() -> Iterator[Callable[..., ThreadsEngine]]:
 
 
 def new_run(count: int, pacer: Pacer | None = None, **options: Any) -> Run:
-    source = [Request(f"http://a.test/{index}", index=index, origin="a.test") for index in range(count)]
+    source = [Request(f"http://a.test/{index}", index=index, authority="a.test") for index in range(count)]
     parse = options.pop("parse", lambda result, deliver: deliver(result))
     options.setdefault("retry", RetryPolicy(backoff_factor=0.01))
     return Run(Policy(pacer=pacer or Pacer(), **options), parse, source=iter(source), window=100)
@@ -61,7 +61,7 @@ def new_run(count: int, pacer: Pacer | None = None, **options: Any) -> Run:
 
 def test_a_timer_rings_while_the_one_who_set_it_is_on_the_wire(start: Callable[..., ThreadsEngine]) -> None:
     quick, retried = threading.Event(), threading.Event()
-    requests = [Request(f"http://a.test/{index}", index=index, origin="a.test") for index in range(3)]
+    requests = [Request(f"http://a.test/{index}", index=index, authority="a.test") for index in range(3)]
     run = Run(
         Policy(retry=RetryPolicy(backoff_factor=0.05)), lambda result, deliver: deliver(result), window=9
     )

@@ -11,7 +11,7 @@ from parallel_requests.urls import check_proxy, check_url, is_private, split_use
 
 
 @pytest.mark.parametrize(
-    ("url", "sent", "origin"),
+    ("url", "sent", "authority"),
     [
         ("http://api.test", "http://api.test", "api.test"),
         ("http://api.test/", "http://api.test/", "api.test"),
@@ -38,8 +38,8 @@ from parallel_requests.urls import check_proxy, check_url, is_private, split_use
         ("http://api.test?q=1", "http://api.test?q=1", "api.test"),
     ],
 )
-def test_what_is_sent(url: str, sent: str, origin: str) -> None:
-    assert check_url(url) == (sent, origin)
+def test_what_is_sent(url: str, sent: str, authority: str) -> None:
+    assert check_url(url) == (sent, authority)
 
 
 @given(
@@ -49,13 +49,13 @@ def test_what_is_sent(url: str, sent: str, origin: str) -> None:
 )
 def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> None:
     try:
-        url, origin = check_url(text)
+        url, authority = check_url(text)
     except ValidationError:
         return
     assert url.isascii()
     assert url.startswith(("http://", "https://"))
-    assert origin == origin.lower() != ""
-    assert check_url(url) == (url, origin), "checked once is checked for good"
+    assert authority == authority.lower() != ""
+    assert check_url(url) == (url, authority), "checked once is checked for good"
 
 
 @pytest.mark.parametrize(
