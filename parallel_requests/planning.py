@@ -7,18 +7,25 @@ that cannot be sent becomes a Request with a ``problem`` instead of stopping the
 from __future__ import annotations
 
 import itertools
-import json as jsonlib
 import os
-import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Literal, TypeAlias, TypedDict
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from parallel_requests._version import __version__
+from parallel_requests.encoding import add_params, encode_body, to_utf8
 from parallel_requests.environment import Environment, Netrc
 from parallel_requests.exceptions import ConfigurationError, ValidationError
 from parallel_requests.gates.rotation import Rotation
+from parallel_requests.header_fields import (
+    TOKEN,
+    add_cookies,
+    check_cookies,
+    find_field,
+    merge_headers,
+    take_framing,
+)
 from parallel_requests.models import Request
 from parallel_requests.options import (
     PER_URL_NAMES,
@@ -30,12 +37,9 @@ from parallel_requests.options import (
     is_per_url,
     is_timeout,
 )
-from parallel_requests.urls import check_proxy, check_url, percent_encode, split_user_info
+from parallel_requests.urls import check_proxy, check_url, split_user_info
 
 USER_AGENT = f"parallel-requests/{__version__}"
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_COOKIE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]*")
 _CONNECT_TIMEOUT = 10.0
 
 
@@ -266,23 +270,23 @@ class Planner:
         unwanted: set[str] = set()
         common_headers = self._common["headers"]
         if isinstance(common_headers, Mapping):
-            _merge(headers, common_headers, unwanted)
-        if self._user_agents is not None and not _has(headers, "user-agent", common_headers):
+            merge_headers(headers, common_headers, unwanted)
+        if self._user_agents is not None and not _has_own(headers, "user-agent", common_headers):
             headers["User-Agent"] = self._user_agents.next()
         if row["headers"] is not common_headers:
-            _merge(headers, row["headers"], unwanted)
+            merge_headers(headers, row["headers"], unwanted)
         url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
-        content = _encode_body(row["json"], row["data"], headers)
-        _take_framing(headers, content)
-        _add_cookies(headers, {**self._session_cookies, **check_cookies(row["cookies"] or {})})
+        content = encode_body(row["json"], row["data"], headers)
+        take_framing(headers, content)
+        add_cookies(headers, {**self._session_cookies, **check_cookies(row["cookies"] or {})})
         connect, total = _timeouts(row["timeout"])
-        told_to_proxy = _find(headers, "proxy-authorization")
+        told_to_proxy = find_field(headers, "proxy-authorization")
         proxy_authorization = headers.pop(told_to_proxy) if told_to_proxy is not None else None
         if unwanted:
             headers = {name: value for name, value in headers.items() if name.lower() not in unwanted}
         return Request(
-            url=_add_params(url, row["params"]),
+            url=add_params(url, row["params"]),
             method=method,
             headers=headers,
             content=content,
@@ -295,14 +299,14 @@ class Planner:
         )
 
     def _authorize(self, headers: dict[str, str], url: str, credentials: tuple[str, str] | None) -> None:
-        if _find(headers, "authorization") is not None:
+        if find_field(headers, "authorization") is not None:
             return
         if credentials is None and isinstance(self._settings.auth, tuple):
             credentials = self._settings.auth
         if credentials is None and self._netrc is not None:
             credentials = self._netrc.credentials_for(urlsplit(url).hostname or "")
         if credentials is not None:
-            pair = _to_utf8(":".join(credentials), "auth")
+            pair = to_utf8(":".join(credentials), "auth")
             headers["Authorization"] = f"Basic {b64encode(pair).decode('ascii')}"
 
     def _proxy_for(self, url: str, proxy: object) -> str | None:
@@ -406,168 +410,18 @@ def _are_names(keys: object) -> bool:
 
 
 def _check_method(method: object) -> str:
-    if not isinstance(method, str) or not _TOKEN.fullmatch(method):
+    if not isinstance(method, str) or not TOKEN.fullmatch(method):
         raise ValidationError(f"method must be an HTTP method such as 'GET', not {method!r}.", "method")
     if method.upper() == "CONNECT":
         raise ValidationError("CONNECT opens a tunnel, which is no call; give proxy=.", "method")
     return method.upper()
 
 
-def _find(headers: Mapping[str, str], name: str) -> str | None:
-    return next((own for own in headers if own.lower() == name), None)
-
-
-def _has(headers: Mapping[str, str], name: str, given: object) -> bool:
-    return isinstance(given, Mapping) and _find(given, name) is not None and _find(headers, name) is not None
-
-
-def _merge(headers: dict[str, str], given: object, unwanted: set[str]) -> None:
-    """Lay the caller's headers over ours; one whose value is None is taken away, and unwanted."""
-    if given is None:
-        return
-    if not isinstance(given, Mapping):
-        raise ValidationError(
-            f"headers must be a mapping of names to values, not a {type(given).__name__}.", "headers"
-        )
-    for given_name, value in given.items():
-        name = given_name.decode("latin-1") if isinstance(given_name, bytes) else given_name
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ValidationError(f"header name {name!r} is not valid in HTTP.", "headers")
-        standing = _find(headers, name.lower())
-        if standing is not None:
-            del headers[standing]
-        if value is None:
-            unwanted.add(name.lower())
-        else:
-            unwanted.discard(name.lower())
-            headers[name] = _check_field_value(name, value)
-
-
-def _check_field_value(name: str, value: object) -> str:
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        text = str(text)
-    if not isinstance(text, str):
-        raise ValidationError(f"the value of header {name} must be a str.", "headers")
-    if not _FIELD_VALUE.fullmatch(text):
-        raise ValidationError(
-            f"the value of header {name} has a line break, a control character or text beyond Latin-1.",
-            "headers",
-        )
-    return text.strip(" \t")
-
-
-def _add_params(url: str, params: object) -> str:
-    if not params:
-        return url
-    if isinstance(params, str):
-        query = percent_encode(_to_utf8(params.lstrip("?"), "params").decode())
-    elif isinstance(params, Mapping | tuple | list):
-        query = _encode_pairs(params, "params")
-    else:
-        raise ValidationError(
-            f"params must be a mapping, pairs or text, not a {type(params).__name__}.", "params"
-        )
-    separator = "&" if "?" in url else "?"
-    return f"{url}{separator}{query}" if query else url
-
-
-def _encode_body(json: object, data: object, headers: dict[str, str]) -> bytes | None:
-    if json is not None and data is not None:
-        raise ValidationError("json and data cannot both be the body; give one of them.", "json")
-    if json is not None:
-        content, content_type = _encode_json(json), "application/json"
-    elif data is None:
-        return None
-    elif isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    elif isinstance(data, str):
-        content, content_type = _to_utf8(data, "data"), "text/plain; charset=utf-8"
-    elif isinstance(data, Mapping | tuple | list):
-        content, content_type = (
-            _encode_pairs(data, "data").encode("ascii"),
-            "application/x-www-form-urlencoded",
-        )
-    else:
-        raise ValidationError(
-            f"data must be bytes, text, a mapping or pairs, not {type(data).__name__}.", "data"
-        )
-    if _find(headers, "content-type") is None:
-        headers["Content-Type"] = content_type
-    return content
-
-
-def _take_framing(headers: dict[str, str], content: bytes | None) -> None:
-    """Take the headers away that say where the body ends: backends add them.
-
-    Raises:
-        ValidationError: They say it wrong, so that the rest would be taken for another request.
-    """
-    if _find(headers, "transfer-encoding") is not None:
-        raise ValidationError("Transfer-Encoding cannot be set: a body is sent as a whole.", "headers")
-    name = _find(headers, "content-length")
-    if name is not None and headers.pop(name) != str(len(content or b"")):
-        raise ValidationError("Content-Length is not the length of the body; leave it out.", "headers")
-
-
-def _encode_json(json: object) -> bytes:
-    try:
-        return jsonlib.dumps(json, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        reason = str(error)
-    raise ValidationError(f"json cannot be encoded: {reason}.", "json")
-
-
-def _encode_pairs(given: Mapping[str, Any] | Iterable[Any], field_name: str) -> str:
-    """Return names and values as in a query or a form; a value of None leaves its name out."""
-    pairs = list(given.items() if isinstance(given, Mapping) else given)
-    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
-        raise ValidationError(
-            f"{field_name} must be a mapping or a tuple of (name, value) pairs; a list has an entry per URL.",
-            field_name,
-        )
-    try:
-        return urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
-    except (TypeError, ValueError):
-        wrong = ValidationError(f"{field_name} cannot be encoded as pairs of names and values.", field_name)
-    raise wrong
-
-
-def _to_utf8(text: str, field_name: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:
-        wrong = ValidationError(
-            f"{field_name} has half of a surrogate pair, which UTF-8 cannot express.", field_name
-        )
-    raise wrong
-
-
-def check_cookies(cookies: object) -> dict[str, str]:
-    """Return cookies as they can be sent; one whose value is None is left out.
-
-    Raises:
-        ValidationError: They are no mapping of names to values, or not valid in HTTP.
-    """
-    if not isinstance(cookies, Mapping):
-        raise ValidationError(
-            f"cookies must be a mapping of names to values, not a {type(cookies).__name__}.", "cookies"
-        )
-    checked = {str(name): str(value) for name, value in cookies.items() if value is not None}
-    for name, value in checked.items():
-        if not _TOKEN.fullmatch(name) or not _COOKIE_VALUE.fullmatch(value):
-            raise ValidationError(f"cookie {name!r} is not valid in HTTP.", "cookies")
-    return checked
-
-
-def _add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
-    """Put cookies beside those of the caller's own header, which win."""
-    standing = _find(headers, "cookie")
-    pairs = headers.pop(standing).split("; ") if standing is not None else []
-    names = {pair.partition("=")[0] for pair in pairs}
-    pairs += [f"{name}={value}" for name, value in cookies.items() if name not in names]
-    if pairs:
-        headers["Cookie"] = "; ".join(pairs)
+def _has_own(headers: Mapping[str, str], name: str, given: object) -> bool:
+    """Whether a header is among those to be sent, and the caller has given it."""
+    if not isinstance(given, Mapping) or find_field(given, name) is None:
+        return False
+    return find_field(headers, name) is not None
 
 
 def _timeouts(timeout: object) -> tuple[float | None, float | None]:

@@ -1,4 +1,4 @@
-"""Where a redirect leads, and what must not go there."""
+"""Where a redirect leads, and what must not be sent there."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OF_THE_BODY = frozenset({"content-length", "content-type", "content-encoding", 
 
 @dataclass(frozen=True, slots=True)
 class RedirectRules:
-    """How far redirects are followed.
+    """Which redirects are followed.
 
     Attributes:
-        limit: Redirects at most.
+        limit: How many are followed at most.
         allow_private_hosts: Whether one may lead to a private address.
         secret_headers: Lower-case names of headers that stay within their origin.
-        proxy_for: Tells the environment's proxy for a URL; None where none is named there.
+        proxy_for: Returns the environment's proxy for a URL; None if the environment names no proxy.
     """
 
     limit: int = 20
@@ -41,13 +41,13 @@ class RedirectRules:
 def next_hop(
     request: Request, response: Response, history: tuple[Response, ...], rules: RedirectRules
 ) -> Request | None:
-    """Return the request a redirect asks for (RFC 9110, 15.4); None where it names no place.
+    """Return the request a redirect asks for (RFC 9110, 15.4); None if it names no location.
 
     Args:
         request: What was redirected.
         response: The redirect.
         history: All redirects so far, this one included.
-        rules: How far to follow.
+        rules: Which redirects to follow.
 
     Raises:
         RedirectError: It must not be followed.
@@ -60,7 +60,7 @@ def next_hop(
     target = location[0].encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
     try:
         url, authority = check_url(urljoin(request.url, target))
-    except ValueError as error:  # ours, or that of a target that cannot even be joined
+    except ValueError as error:  # from check_url, or from urljoin, which cannot join every Location
         reason = str(error) if isinstance(error, ValidationError) else "its Location is not a URL"
     else:
         url, _ = split_user_info(url)
@@ -75,25 +75,21 @@ def _moved(
     history: tuple[Response, ...],
     rules: RedirectRules,
 ) -> Request:
+    """Return the request to send to a redirect's target.
+
+    Raises:
+        RedirectError: The target is a loop or a private address, or cannot be reached.
+    """
     url, authority = target
     method, content = request.method, request.content
-    if (response.status_code == 303 and method != "HEAD") or (
-        response.status_code in (301, 302) and method == "POST"
-    ):
+    if _becomes_get(method, response.status_code):
         method, content = "GET", None
-    if any(past.url == url and past.request.method == method for past in history) and not _sets_cookie(
-        history
-    ):
+    if _is_loop(url, method, history):
         raise _refusal(request, f"a redirect loop at {redact(url)}", history)
     host = urlsplit(url).hostname or ""
     if not rules.allow_private_hosts and is_private(host):
         raise _refusal(request, f"a redirect to the private address {host}", history)
-    dropped: frozenset[str] = frozenset({"host"})
-    if content is None and request.content is not None:
-        dropped |= _OF_THE_BODY
-    if not is_same_origin(url, request.url):
-        dropped |= _CREDENTIALS | rules.secret_headers
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
+    headers = _headers_for(url, request, rules, has_lost_body=content is None and request.content is not None)
     try:
         proxy = _proxy_to(url, request, rules)
     except ValidationError as error:
@@ -110,17 +106,40 @@ def _moved(
     )
 
 
+def _becomes_get(method: str, status_code: int) -> bool:
+    """Whether a redirect is followed with GET, and without the body."""
+    if status_code == 303:
+        return method != "HEAD"
+    return status_code in (301, 302) and method == "POST"
+
+
+def _is_loop(url: str, method: str, history: tuple[Response, ...]) -> bool:
+    """Whether this was requested before, and no redirect has set a cookie that could change the answer."""
+    was_asked = any(past.url == url and past.request.method == method for past in history)
+    return was_asked and not any("set-cookie" in past.headers for past in history)
+
+
+def _headers_for(url: str, request: Request, rules: RedirectRules, *, has_lost_body: bool) -> dict[str, str]:
+    """Return the headers that may be sent on to a redirect's target."""
+    dropped: frozenset[str] = frozenset({"host"})
+    if has_lost_body:
+        dropped |= _OF_THE_BODY
+    if not is_same_origin(url, request.url):
+        dropped |= _CREDENTIALS | rules.secret_headers
+    return {name: value for name, value in request.headers.items() if name.lower() not in dropped}
+
+
 def _proxy_to(url: str, request: Request, rules: RedirectRules) -> str | None:
-    """Return the proxy on the way to where a request is redirected.
+    """Return the proxy through which to reach a redirect's target.
 
     Raises:
-        ValidationError: The one the environment names cannot be used.
+        ValidationError: The environment names a proxy that cannot be used.
     """
     if rules.proxy_for is None:
         return request.proxy
     try:
         is_of_environment = request.proxy == rules.proxy_for(request.url)
-    except ValidationError:  # so the caller has named the way
+    except ValidationError:  # so the proxy in use is not the environment's
         is_of_environment = False
     return rules.proxy_for(url) if is_of_environment else request.proxy
 
@@ -133,10 +152,6 @@ def is_same_origin(url: str, other: str) -> bool:
 def _origin_of(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
-
-
-def _sets_cookie(history: tuple[Response, ...]) -> bool:
-    return any("set-cookie" in past.headers for past in history)
 
 
 def _refusal(request: Request, what: str, history: tuple[Response, ...]) -> RedirectError:

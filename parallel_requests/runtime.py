@@ -30,12 +30,13 @@ from parallel_requests.exceptions import (
     RunStoppedError,
     ValidationError,
 )
+from parallel_requests.header_fields import check_cookies
 from parallel_requests.logs import set_level
 from parallel_requests.models import Request, Result, ReturnType
 from parallel_requests.observing import Observer, Progress
 from parallel_requests.options import NOT_FOR_DOWNLOADS, Settings
 from parallel_requests.parsing.parsers import Parsers
-from parallel_requests.planning import Item, Planner, check_cookies
+from parallel_requests.planning import Item, Planner
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:

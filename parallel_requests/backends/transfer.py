@@ -293,7 +293,7 @@ class Transfer:
         return max(0, round(int(self.easy.getinfo(pycurl.REQUEST_SIZE)) / once) - 1)
 
     def failure(self, code: int, message: str) -> ParallelRequestsError:
-        """Say in our words why a transfer has failed."""
+        """Return the error that says why a transfer has failed."""
         send = self.send
         send.replays = self._count_replays()
         request = send.request
@@ -301,19 +301,11 @@ class Transfer:
             return self._backend.translate(self._error, request)
         if self.has_switched():
             return self._backend.failure(ProtocolError, request, OSError(_SWITCHED))
-        kind = MEANING.get(code, BackendError)
-        if any(words in message for words in MALFORMED):
-            kind = ProtocolError
-        if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
-            kind = TLSError  # TCP has met a certificate that is no good, and QUIC silence
+        kind = self._kind_of_failure(code, message)
         quic = self._backend.quic
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
             quic.note_silence(request.authority, self._began)
-        if request.proxy and (
-            self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 300
-            or kind is ProxyError
-            or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
-        ):
+        if request.proxy and self._is_proxy_to_blame(kind):
             return ProxyError(
                 f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "
                 f"({redact(message)}).",
@@ -322,7 +314,7 @@ class Transfer:
                 proxy_url=request.proxy,
             )
         if code == pycurl.E_SSL_CONNECT_ERROR and any(words in message for words in HUNG_UP):
-            kind = ConnectError  # which says nothing of who the peer is
+            kind = ConnectError  # the peer hung up, which says nothing about its certificate
         if kind is BodyTooLarge:
             return BodyTooLarge(
                 f"The body of {redact(request.url)} is larger than max_response_size = "
@@ -332,6 +324,22 @@ class Transfer:
             )
         stale = code in UNANSWERED and not self._head and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
         return self._backend.failure(kind, request, OSError(message), stale=stale)
+
+    def _kind_of_failure(self, code: int, message: str) -> type[BackendError]:
+        kind = MEANING.get(code, BackendError)
+        if any(words in message for words in MALFORMED):
+            return ProtocolError
+        if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
+            return TLSError  # the certificate was rejected over TCP, and QUIC was not answered
+        return kind
+
+    def _is_proxy_to_blame(self, kind: type[BackendError]) -> bool:
+        """Whether the proxy refused the tunnel, or could not be reached."""
+        return (
+            self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 300
+            or kind is ProxyError
+            or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
+        )
 
     def has_switched(self) -> bool:
         """Whether the server goes on in another protocol, unasked: to libcurl, that is the body."""

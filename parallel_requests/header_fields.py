@@ -1,0 +1,109 @@
+"""Header fields of a request: finding, checking and merging what callers give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from parallel_requests.exceptions import ValidationError
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a method, a header or a cookie may be called (RFC 9110, 5.6.2)."""
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_COOKIE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]*")
+
+
+def find_field(headers: Mapping[str, str], name: str) -> str | None:
+    """Return a header's name as it is written in ``headers``; None if it is not there.
+
+    Args:
+        headers: Names and values.
+        name: The name, in lower case.
+    """
+    return next((own for own in headers if own.lower() == name), None)
+
+
+def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) -> None:
+    """Merge the caller's headers into those so far.
+
+    Args:
+        headers: The headers so far; changed in place.
+        given: What the caller gave: a mapping, or None.
+        unwanted: The lower-case names of headers that must not be sent, as their value is None; changed
+            in place.
+
+    Raises:
+        ValidationError: It is not a mapping, or a name or value is not valid in HTTP.
+    """
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise ValidationError(
+            f"headers must be a mapping of names to values, not a {type(given).__name__}.", "headers"
+        )
+    for given_name, value in given.items():
+        name = given_name.decode("latin-1") if isinstance(given_name, bytes) else given_name
+        if not isinstance(name, str) or not TOKEN.fullmatch(name):
+            raise ValidationError(f"header name {name!r} is not valid in HTTP.", "headers")
+        standing = find_field(headers, name.lower())
+        if standing is not None:
+            del headers[standing]
+        if value is None:
+            unwanted.add(name.lower())
+        else:
+            unwanted.discard(name.lower())
+            headers[name] = _check_field_value(name, value)
+
+
+def _check_field_value(name: str, value: object) -> str:
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str):
+        raise ValidationError(f"the value of header {name} must be a str.", "headers")
+    if not _FIELD_VALUE.fullmatch(text):
+        raise ValidationError(
+            f"the value of header {name} has a line break, a control character or text beyond Latin-1.",
+            "headers",
+        )
+    return text.strip(" \t")
+
+
+def take_framing(headers: dict[str, str], content: bytes | None) -> None:
+    """Remove the headers that say where the body ends, as backends add them.
+
+    Raises:
+        ValidationError: They are wrong: a server would take part of the body for another request.
+    """
+    if find_field(headers, "transfer-encoding") is not None:
+        raise ValidationError("Transfer-Encoding cannot be set: a body is sent as a whole.", "headers")
+    name = find_field(headers, "content-length")
+    if name is not None and headers.pop(name) != str(len(content or b"")):
+        raise ValidationError("Content-Length is not the length of the body; leave it out.", "headers")
+
+
+def check_cookies(cookies: object) -> dict[str, str]:
+    """Return the cookies as they are sent; one whose value is None is left out.
+
+    Raises:
+        ValidationError: They are not a mapping of names to values, or not valid in HTTP.
+    """
+    if not isinstance(cookies, Mapping):
+        raise ValidationError(
+            f"cookies must be a mapping of names to values, not a {type(cookies).__name__}.", "cookies"
+        )
+    checked = {str(name): str(value) for name, value in cookies.items() if value is not None}
+    for name, value in checked.items():
+        if not TOKEN.fullmatch(name) or not _COOKIE_VALUE.fullmatch(value):
+            raise ValidationError(f"cookie {name!r} is not valid in HTTP.", "cookies")
+    return checked
+
+
+def add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
+    """Add cookies to those in the caller's own Cookie header, which win."""
+    standing = find_field(headers, "cookie")
+    pairs = headers.pop(standing).split("; ") if standing is not None else []
+    names = {pair.partition("=")[0] for pair in pairs}
+    pairs += [f"{name}={value}" for name, value in cookies.items() if name not in names]
+    if pairs:
+        headers["Cookie"] = "; ".join(pairs)
