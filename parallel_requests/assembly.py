@@ -142,6 +142,10 @@ def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
     Raises:
         ConfigurationError: ``urls``, ``keys``, ``parse_func`` or a flag is not what it must be.
     """
+    if isinstance(urls, Mapping) and "url" not in urls:
+        raise ConfigurationError(
+            "urls must be a URL or a list, not a dict; keys= gives each URL a name.", "urls"
+        )
     if isinstance(urls, Mapping | Request):
         raise ConfigurationError("urls must be a URL or a list: put the one item into a list.", "urls")
     if not isinstance(urls, Iterable) or isinstance(urls, str | bytes):

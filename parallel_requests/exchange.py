@@ -254,6 +254,8 @@ class _ExchangeState:
                 reply = _proxy_refusal(target)
         elif (stop := self.policy.reason_to_stop()) is not None:
             reply = stop
+        elif not isinstance(reply, Response | ParallelRequestsError):
+            reply = _no_response(reply, target)  # type: ignore[unreachable]  # by the types
         pacer.leave(target.authority, reply, elapsed)
         if self.send is not None and self.send.replays:
             self._count_replays(self.send.replays)
@@ -281,7 +283,14 @@ class _ExchangeState:
         quota = parse_quota(headers, pacer.wall_clock) if headers.may_have(b"limit") else None
         if self.pause is not None or quota is not None:
             seconds = max(self.pause or 0.0, quota or 0.0)
-            pacer.pause(self.target.authority, min(seconds, retry.retry_after_max))
+            held = min(seconds, retry.retry_after_max)
+            pacer.pause(self.target.authority, held)
+            logger.info(
+                "%s asks to wait %g s; calls to it are held back for %g s",
+                self.target.authority,
+                seconds,
+                held,
+            )
 
     def is_plain_success(self, reply: Reply) -> TypeGuard[Response]:
         """Whether nothing needs judging: no redirect, no failure, no predicate that might want a retry."""
@@ -362,7 +371,9 @@ class _ExchangeState:
         A retry that the budget refuses counts as used, and is followed by another wait.
         """
         while True:
-            yield self.next_wait()
+            wait = self.next_wait()
+            logger.debug("%r waits %g s before retry %d", self.request, wait.seconds, self.retries_used)
+            yield wait
             if self.spend_retry(reply):
                 return Next.AT_ONCE
             if self.retries_used >= self.policy.retry.max_retries:
@@ -484,6 +495,12 @@ def _callback_failure(error: BaseException) -> ParallelRequestsError:
     )
     failure.__cause__ = error
     return failure
+
+
+def _no_response(reply: object, request: Request) -> BackendError:
+    return BackendError(
+        f"The backend's send() returned a {type(reply).__name__}, not a Response.", url=request.url
+    )
 
 
 def _proxy_refusal(request: Request) -> ProxyError:

@@ -235,7 +235,7 @@ class Response(_CopiedWhole):
     def __init__(
         self,
         status_code: int,
-        headers: Headers,
+        headers: Headers | Mapping[str, str] | Iterable[tuple[str, str]],
         content: bytes,
         request: Request,
         *,
@@ -244,7 +244,7 @@ class Response(_CopiedWhole):
         elapsed: float = 0.0,
     ) -> None:
         self.status_code = status_code
-        self.headers = headers
+        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self.content = content
         self.size = len(content)
         self.request = request

@@ -245,13 +245,14 @@ class Settings:
         """
         if not options:
             return self
-        reject_unknown(options, caller, beside=VERB_ARGUMENTS[caller])
+        reject_unknown(options, caller, taken={*CALL_OPTION_NAMES, *VERB_ARGUMENTS[caller]} - {*refused})
         for name in options:
             if name in refused:
                 raise ConfigurationError(f"{name} is of no use to {caller}().", name)
             if name not in CALL_OPTION_NAMES:
                 raise ConfigurationError(
-                    f"{name} belongs to the session: give it to ParallelSession(...), not to {caller}().",
+                    f"{name} belongs to the session: give it to ParallelSession(...) or "
+                    f"ParallelRequests(...), not to {caller}().",
                     name,
                 )
         merged = {name: _laid_over(getattr(self, name), options[name]) for name in _MERGED if name in options}
@@ -323,7 +324,9 @@ def _are_strings(value: object) -> bool:
 
 
 def _is_backend(value: object) -> bool:
-    return bool(value) if isinstance(value, str) else hasattr(value, "send") and hasattr(value, "open")
+    if isinstance(value, str):
+        return bool(value)
+    return not isinstance(value, type) and hasattr(value, "send") and hasattr(value, "open")
 
 
 def _is_verify(value: object) -> bool:
@@ -373,7 +376,7 @@ _SECRETIVE = frozenset({"auth", "headers", "cookies", "params", "data", "proxy",
 """What is not to be quoted in a message."""
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "backend": (_is_backend, "the name of a backend or an object that satisfies Backend"),
+    "backend": (_is_backend, "the name of a backend or an instance of a Backend"),
     "concurrency": (lambda value: is_count(value, 1), "a whole number of at least 1"),
     "concurrency_per_host": (
         lambda value: value is None or is_count(value, 1),
@@ -425,7 +428,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
             value in (None, "netrc")
             or (isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value))
         ),
-        "a (user, password) tuple, 'netrc' or None",
+        "a (user, password) tuple, 'netrc' or None (a token goes into headers, as Authorization)",
     ),
     "verify_ssl": (_is_verify, "True, False or the path of a CA bundle that exists"),
     "trust_env": _BOOLEAN,
@@ -473,12 +476,23 @@ NOT_FOR_DOWNLOADS = ("stream_callback", "chunk_size", "parse_processes", "raise_
 PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "timeout", "proxy")
 
 
-def reject_unknown(options: Mapping[str, Any], caller: str, *, beside: Collection[str] = ()) -> None:
+_CALLED_ELSEWHERE = {
+    "body": "data",
+    "max_workers": "concurrency",
+    "ssl": "verify_ssl",
+}
+"""What other libraries call an option of ours, where no likeness of letters would tell."""
+
+
+def reject_unknown(
+    options: Mapping[str, Any], caller: str, *, taken: Collection[str] = (), beside: Collection[str] = ()
+) -> None:
     """Check that every keyword is an option.
 
     Args:
         options: The keywords.
         caller: The function they were given to.
+        taken: What it takes, where that is not every option.
         beside: Its parameters that are no options, which may be meant, too.
 
     Raises:
@@ -488,9 +502,10 @@ def reject_unknown(options: Mapping[str, Any], caller: str, *, beside: Collectio
         if name not in OPTION_NAMES:
             from difflib import get_close_matches
 
-            known = sorted({*OPTION_NAMES, *beside} - {name})
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f". Its options are: {', '.join(known)}."
+            listed = sorted({*(taken or OPTION_NAMES), *beside})
+            known = sorted({*OPTION_NAMES, *listed} - {name})
+            meant = _CALLED_ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, n=1)), None)
+            hint = f"; did you mean {meant!r}?" if meant else f". Its options are: {', '.join(listed)}."
             raise TypeError(f"{caller}() got an unexpected option {name!r}{hint}")
 
 

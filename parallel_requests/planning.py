@@ -10,7 +10,7 @@ import itertools
 import os
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, Required, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
 from parallel_requests._version import __version__
@@ -46,10 +46,10 @@ _CONNECT_TIMEOUT = 10.0
 class RequestItem(TypedDict, total=False):
     """An item of ``urls`` with options of its own; what is absent is taken from the call.
 
-    ``url`` has to be there. ``key`` is the name of its Result, and ``meta`` comes back on it untouched.
+    ``key`` is the name of its Result, and ``meta`` comes back on it untouched.
     """
 
-    url: str
+    url: Required[str]
     method: str
     params: Params
     json: Any
@@ -222,9 +222,7 @@ class Planner:
                 row[name] = column[index]
             meta = None
             if isinstance(item, Mapping):
-                unknown = set(item) - _ITEM_KEYS
-                if unknown:
-                    raise _unknown_keys(index, unknown)
+                _check_names(item, index)
                 row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
                 address, meta = item.get("url"), item.get("meta")
             url, authority = check_url(address)
@@ -397,12 +395,15 @@ class _Names:
         raise ValidationError(problem, "keys")
 
 
-def _unknown_keys(index: int, unknown: Iterable[object]) -> ValidationError:
-    names = sorted(map(str, unknown))
-    known = ", ".join(sorted(_ITEM_KEYS))
-    return ValidationError(
-        f"item {index} has the unknown keys {', '.join(names)}; known are {known}.", names[0]
-    )
+def _check_names(item: Mapping[Any, object], index: int) -> None:
+    if unknown := set(item) - _ITEM_KEYS:
+        names = sorted(map(str, unknown))
+        known = ", ".join(sorted(_ITEM_KEYS))
+        raise ValidationError(
+            f"item {index} has the unknown keys {', '.join(names)}; known are {known}.", names[0]
+        )
+    if "url" not in item:
+        raise ValidationError(f"item {index} has no url.", "url")
 
 
 def _are_names(keys: object) -> bool:

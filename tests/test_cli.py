@@ -598,3 +598,18 @@ def test_download_refuses_what_makes_no_sense(server: Server, tmp_path: Path) ->
     done = run("download", server.url("/range/1"), "--to", str(tmp_path), "--sha256", "nonsense")
     assert done.returncode == WRONG_USAGE
     assert server.stats().requests == 0
+
+
+def test_it_also_runs_as_a_module(server: Server) -> None:
+    command = [sys.executable, "-m", "parallel_requests", "fetch", server.url("/static")]
+    fetched = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert fetched.returncode == FINE, fetched.stderr
+    assert [record["status"] for record in records(fetched.stdout)] == [200]
+    helped = subprocess.run([*command[:3], "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert helped.stdout.startswith("usage: parallel-requests ")
+
+
+def test_flags_by_the_names_people_try_first(server: Server) -> None:
+    fetched = run("fetch", server.url("/get"), "-H", "X-Team: maps", "--max-retries", "0")
+    assert fetched.returncode == FINE, fetched.stderr
+    assert values(fetched.stdout)[0]["headers"]["X-Team"] == "maps"

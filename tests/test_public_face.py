@@ -14,13 +14,14 @@ from parallel_requests import (
     ConfigurationError,
     ParallelRequests,
     ParallelSession,
+    PartialFailureError,
     fastreq,
     fastreq_async,
     iter_results,
     parallel_requests,
     parallel_requests_async,
 )
-from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES
+from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES, VERB_ARGUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -288,3 +289,37 @@ def test_a_warning_shows_the_line_that_opened_the_session(opening: str, option: 
         OPENINGS[opening](backend="urllib3", **{option: True})
     [warning] = warned
     assert warning.filename == __file__
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("max_workers", "concurrency"), ("body", "data")])
+def test_a_name_of_other_libraries_leads_to_ours(theirs: str, ours: str) -> None:
+    options: Any = {theirs: 1}
+    with pytest.raises(TypeError, match=f"'{theirs}'; did you mean '{ours}'"):
+        parallel_requests([], **options)
+
+
+def test_a_verb_lists_only_what_it_takes() -> None:
+    options: Any = {"files": {}}
+    with ParallelSession() as session, pytest.raises(TypeError, match="unexpected option 'files'") as raised:
+        session.post([], **options)
+    listed = set(str(raised.value).partition("Its options are: ")[2].rstrip(".").split(", "))
+    assert listed == {*CALL_OPTION_NAMES, *VERB_ARGUMENTS["request"]}
+
+
+def test_a_token_as_auth_is_told_where_it_goes() -> None:
+    options: Any = {"auth": "Bearer abc"}
+    with pytest.raises(ConfigurationError, match=r"auth must be .*Authorization") as raised:
+        parallel_requests([], **options)
+    assert "abc" not in str(raised.value)
+
+
+def test_a_dict_of_names_and_urls_is_told_about_keys() -> None:
+    by_name: Any = {"first": "http://localhost/", "second": "http://localhost/"}
+    with pytest.raises(ConfigurationError, match=r"urls must be .*keys="):
+        parallel_requests(by_name)
+
+
+def test_an_item_without_a_url_says_so() -> None:
+    items: Any = [{"headers": {}}]
+    with pytest.raises(PartialFailureError, match="item 0 has no url"):
+        parallel_requests(items)

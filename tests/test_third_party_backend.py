@@ -7,12 +7,14 @@ import inspect
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 import pytest
 
 from parallel_requests import (
+    BackendError,
+    ConfigurationError,
     ConnectError,
     ParallelSession,
     RequestTimeout,
@@ -212,3 +214,57 @@ def test_a_server_that_trickles_is_cut_at_the_timeout(
     with pytest.raises(RequestTimeout):
         session.get(server.url(), timeout=0.5, retry=ONCE)
     assert time.monotonic() - began < 5
+
+
+# -- what goes wrong while somebody writes one
+
+
+class Answering(BlockingBackend):
+    """Hands back what it was given, or raises it."""
+
+    name: ClassVar[str] = "answering"
+
+    def __init__(self, answer: Callable[[Request], object]) -> None:
+        self._answer = answer
+
+    def send(self, send: Send) -> Response:
+        return self._answer(send.request)  # type: ignore[return-value]  # what a beginner does
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"X-Of": "a dict"}, [("X-Of", "a dict")], Headers({"X-Of": "a dict"})],
+    ids=["dict", "pairs", "ours"],
+)
+def test_headers_may_be_any_mapping_or_pairs(
+    fields: dict[str, str] | list[tuple[str, str]] | Headers,
+) -> None:
+    backend = Answering(lambda request: Response(200, fields, b"{}", request))
+    answer = parallel_requests("http://fake.test/", backend=backend, return_type="response")
+    assert answer.headers["x-of"] == "a dict"
+
+
+def test_headers_of_a_dict_are_heeded_as_any() -> None:
+    backend = Answering(lambda request: Response(200, {"Set-Cookie": "seen=yes; Path=/"}, b"{}", request))
+    with ParallelSession(backend=backend) as session:
+        session.get("http://fake.test/")
+        again = session.get("http://fake.test/", return_type="response")
+    assert again.request.headers["Cookie"] == "seen=yes"
+
+
+@pytest.mark.parametrize("answer", [None, "text", (200, b"{}")])
+def test_what_is_no_response_is_said_to_be_none(answer: object) -> None:
+    with pytest.raises(BackendError, match=f"send.* returned a {type(answer).__name__}, not a Response"):
+        parallel_requests("http://fake.test/", backend=Answering(lambda request: answer), retry=ONCE)
+
+
+def test_a_bug_in_a_backend_is_named_by_its_type() -> None:
+    with pytest.raises(BackendError, match=r"failed \(ZeroDivisionError: division by zero\)"):
+        parallel_requests("http://fake.test/", backend=Answering(lambda request: 1 / 0), retry=ONCE)
+
+
+def test_a_class_is_no_backend() -> None:
+    not_yet: Any = HttpxBackend
+    with pytest.raises(ConfigurationError, match=r"^backend must be .* an instance .*HttpxBackend") as raised:
+        parallel_requests("http://fake.test/", backend=not_yet)
+    assert raised.value.config_key == "backend"

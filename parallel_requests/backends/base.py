@@ -129,6 +129,9 @@ class Backend:
     ) -> BackendError:
         """Build an error of ours about an attempt, without the secrets in the library's message."""
         detail = text_of(cause) or type(cause).__name__
+        if kind is BackendError and detail != type(cause).__name__:
+            # Nobody has words for it, so it may be a bug of the backend's.
+            detail = f"{type(cause).__name__}: {detail}"
         message = f"{request.method} {redact(request.url)}: {_SUMMARY.get(kind, 'failed')} ({detail})."
         return kind(message, self.name, request.url, stale=stale)
 

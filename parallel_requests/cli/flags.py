@@ -51,7 +51,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "concurrency_per_host": {"type": int, "metavar": "N"},
     "rate_limit": {"type": _rate_limit, "metavar": "RATE|HOST=RATE,..."},
     "rate_limit_burst": {"type": int, "metavar": "N"},
-    "max_retries": {"type": int, "metavar": "N", "flag": "--retries"},
+    "max_retries": {"type": int, "metavar": "N", "flags": ["--retries", "--max-retries"]},
     "timeout": {"type": _timeout, "metavar": "SECONDS|CONNECT,TOTAL"},
     "deadline": {"type": float, "metavar": "SECONDS"},
     "http2": {"action": argparse.BooleanOptionalAction},
@@ -72,10 +72,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options of the library")
     for name, how in _FLAGS.items():
         text = f"{known[name].metadata['doc']} Default: {known[name].default}.".replace("%", "%%")
-        arguments = {"flag": f"--{name.replace('_', '-')}", "help": text, **how}
-        flag = arguments.pop("flag")
-        group.add_argument(flag, dest=name, default=argparse.SUPPRESS, **arguments)
+        arguments = {"flags": [f"--{name.replace('_', '-')}"], "help": text, **how}
+        group.add_argument(*arguments.pop("flags"), dest=name, default=argparse.SUPPRESS, **arguments)
     group.add_argument(
+        "-H",
         "--header",
         dest="headers",
         action="append",

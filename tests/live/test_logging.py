@@ -138,3 +138,27 @@ def test_no_secret_shows(
     assert "<Attempt 1" in logged
     assert "-secret" not in logged
     assert "-secret" not in said
+
+
+def test_verbose_says_that_a_host_asks_to_wait(
+    backend: str, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    retry = RetryPolicy(max_retries=0, retry_after_max=0.01)
+    with ParallelSession(backend=backend, retry=retry, verbose=True) as session:
+        session.get(server.url("/retry-after?seconds=77&id=told"), return_none_on_failure=True)
+    (told,) = (record for record in caplog.records if "to wait" in record.getMessage())
+    host = server.url("").partition("//")[2]
+    assert told.levelno == logging.INFO
+    assert told.getMessage() == f"{host} asks to wait 77 s; calls to it are held back for 0.01 s"
+
+
+def test_debug_says_how_long_a_retry_waits(
+    backend: str, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    steady = RetryPolicy(max_retries=1, backoff_factor=0.01, backoff_jitter=0)
+    with ParallelSession(backend=backend, retry=steady, debug=True) as session:
+        session.get(server.url("/flaky/patience?token=hush"))
+    (told,) = (record.getMessage() for record in caplog.records if "waits" in record.getMessage())
+    assert told.endswith("waits 0.01 s before retry 1")
+    assert "/flaky/patience" in told
+    assert "hush" not in told

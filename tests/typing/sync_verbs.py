@@ -243,6 +243,7 @@ def what_is_refused(session: ParallelSession) -> None:
     session.get(URL, return_type="txt")  # type: ignore[call-overload]
     session.get(URL, return_type="content", parse_func=parsed_text)  # type: ignore[call-overload]
     session.get([1, 2])  # type: ignore[list-item]
+    session.get([{"headers": {}}])  # type: ignore[list-item]
     session.head(URL, return_type="text")  # type: ignore[call-overload]
 
 

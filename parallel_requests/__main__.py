@@ -1,0 +1,8 @@
+"""``python -m parallel_requests``, for where the command is not on the path."""
+
+import sys
+
+from parallel_requests.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
