@@ -1,4 +1,4 @@
-"""The asyncio shim: the same API as coroutines, delegated to the session's engine."""
+"""The asyncio client: the same API as coroutines, delegated to the session's engine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_opt
 
 
 class _Listener:
-    """Wakes a coroutine when a run, on whatever thread, has news."""
+    """Wakes a coroutine when a run has news, from any thread."""
 
     def __init__(self, batch: Batch) -> None:
         self._loop = asyncio.get_running_loop()
@@ -57,15 +57,15 @@ class _Listener:
         batch.run.listen(self._call_from_thread)
 
     def _call_from_thread(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has been closed, so nobody is waiting
             self._loop.call_soon_threadsafe(self._news.set)
 
     def call(self) -> None:
-        """Have everybody who waits look again."""
+        """Make all waiting coroutines check their conditions again."""
         self._news.set()
 
     async def wait(self, until: Callable[[], bool]) -> None:
-        """Wait until a condition holds; it is looked at whenever something has changed."""
+        """Wait until a condition holds; it is checked whenever something has changed."""
         while True:
             self._news.clear()
             if until():
@@ -74,27 +74,27 @@ class _Listener:
 
 
 async def _feed(batch: Batch, urls: AsyncIterable[Item], listener: _Listener) -> None:
-    """Bring an asynchronous input in, no further than there is room for."""
+    """Feed an asynchronous input to a batch, as far as there is room."""
     try:
         index = 0
         async for item in urls:
             batch.feed(batch.plan_item(item, index))
             index += 1
             await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_exhausted())
-            if batch.run.is_exhausted():  # stopped: an endless input would hold up the loop from here on
+            if batch.run.is_exhausted():  # stopped: an endless input would now keep the loop busy
                 return
     except BaseException as error:
         batch.end_input(error)  # raised again by the consumer, once the rest is done
         if not isinstance(error, Exception):
-            raise  # a cancellation, our own or one that the input let through
+            raise  # a cancellation, of this task or from within the input
     else:
         batch.end_input()
 
 
 class _Running:
-    """Runs a batch for as long as a block lasts; leaving it early breaks the batch off.
+    """Runs a batch for the duration of an ``async with`` block; leaving it early stops the batch.
 
-    It is no generator, as those of contextlib are: a loop that ends closes all there are, in any order.
+    It is not a contextlib generator: a loop that shuts down closes all async generators, in any order.
     """
 
     def __init__(self, runtime: Runtime, batch: Batch, urls: AsyncIterable[Item] | None) -> None:
@@ -103,7 +103,7 @@ class _Running:
         Args:
             runtime: Where the batch is carried out.
             batch: The batch.
-            urls: What it is fed with, where that is asynchronous.
+            urls: The input, if it is asynchronous.
         """
         self._runtime = runtime
         self._batch = batch
@@ -131,10 +131,10 @@ class _Running:
             self._batch.stop()
             self._batch.keep_finished()
         self._runtime.conclude(self._batch)
-        # Where the loop has been closed under way, nothing of it can be cancelled or waited for.
+        # If the loop was closed meanwhile, its tasks can neither be cancelled nor awaited.
         if self._feeder is not None and self._feeder.get_loop().is_running():
             self._feeder.cancel()
-            await asyncio.wait([self._feeder])  # raises what is meant for us, and not what was for the feeder
+            await asyncio.wait([self._feeder])  # raises if we are cancelled, but not what the feeder raised
 
 
 class ParallelRequests:
@@ -145,8 +145,8 @@ class ParallelRequests:
         async with ParallelRequests(concurrency=50) as client:
             users = await client.request(urls)
 
-    It takes the options of `ParallelSession`, serves several batches at once, and any number of
-    event loops. Entered with plain ``with`` it hands out the ParallelSession itself.
+    It takes the options of `ParallelSession`, and serves several batches and event loops at once. A
+    plain ``with`` block gives access to the ParallelSession itself.
     """
 
     @documents_options(session=True)
@@ -265,7 +265,7 @@ class ParallelRequests:
             batch.stop()
             await asyncio.wait([work])
             if not work.cancelled():
-                work.exception()  # looked at: what a stopped batch raises is nobody's any more
+                work.exception()  # retrieved, so that asyncio does not report it: the batch was stopped
             raise
         finally:
             executor.shutdown(wait=False)
@@ -292,7 +292,7 @@ class ParallelRequests:
         try:
             await asyncio.get_running_loop().run_in_executor(executor, self._session.close)
         finally:
-            executor.shutdown(wait=False)  # where the await is cancelled, the loop must not wait for it
+            executor.shutdown(wait=False)  # if the await is cancelled, the loop must not block on it
 
     async def __aenter__(self) -> Self:
         return self
@@ -329,14 +329,14 @@ class ParallelRequests:
         *,
         holds_back: bool = False,
     ) -> Batch:
-        """Set a batch up; an asynchronous input is fed to it while it runs."""
+        """Set up a batch; an asynchronous input is fed to it while it runs."""
         if isinstance(urls, AsyncIterable):
             return self._runtime.plan(iter(()), keys, call, is_fed=True, holds_back=holds_back)
         items = [urls] if isinstance(urls, str) else urls
         return self._runtime.plan(items, keys, call, holds_back=holds_back)
 
     def _running(self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item]) -> _Running:
-        """Run a batch for as long as a block lasts."""
+        """Return a context manager that runs a batch."""
         return _Running(self._runtime, batch, urls if isinstance(urls, AsyncIterable) else None)
 
 

@@ -1,4 +1,4 @@
-"""The one-call verbs."""
+"""The one-call functions: each opens a session for a single batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from parallel_requests.planning import Item
     from parallel_requests.signatures import OneCallDownloadVerb, OneCallIterVerb, OneCallVerb
 
-# What turns the function below into a verb with a type for every combination of arguments.
+# Decorators that give each function below a type for every combination of arguments.
 _one_call_verb: Callable[[Callable[..., Any]], OneCallVerb] = documents_options(session=True)
 _iter_verb: Callable[[Callable[..., Any]], OneCallIterVerb] = documents_options(session=True)
 _download_verb: Callable[[Callable[..., Any]], OneCallDownloadVerb] = documents_options(
@@ -48,7 +48,7 @@ def parallel_requests(
     Args:
         urls: A URL gives a value, a list (or any iterable) of them a list. Items may also be
             Request objects, or dicts with options of their own, a ``key`` and ``meta``.
-        keys: One name per URL; the answer is a dict by them.
+        keys: One name per URL; the answer is a dict with these as its keys.
         return_type: What each answer becomes: json, text, content, response or stream.
         parse_func: Called with each decoded answer; what it returns takes the answer's place.
         return_none_on_failure: Put None in place of what failed instead of raising.
@@ -85,7 +85,7 @@ def iter_results(
     ordered: bool = False,
     **options: Unpack[Options],
 ) -> Generator[Result[Any]]:
-    """Yield a Result for each item as it completes; failures are Results too, nothing is raised for them.
+    """Yield a Result for each item as it completes; failures are Results too, and raise nothing.
 
     The input may be endless, and the session lives as long as the loop; see `ParallelSession.iter_results`.
 
@@ -94,12 +94,12 @@ def iter_results(
         keys: One name per item.
         return_type: What each answer becomes.
         parse_func: Called with each decoded answer.
-        ordered: Yield in input order, holding back what came early.
+        ordered: Yield in input order, holding back what comes early.
 
     Raises:
         ConfigurationError: An option is wrong; nothing was sent.
         TypeError: An option does not exist; the message names the closest one.
-        Exception: The input raised; what was in flight has been yielded before.
+        Exception: The input raised; what was in flight is yielded first.
     """
     reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS["iter_results"])
     Settings.of(options, "iter_results")  # a wrong option fails here, not where the loop begins
@@ -131,18 +131,18 @@ def download(
     Args:
         urls: As for `parallel_requests`.
         to: The folder, or a list with one path per URL. Folders are created.
-        sha256: The checksum in hex: one for all, a list with one per URL, or a dict by URL. True has
-            it worked out and not compared.
-        existing: What is done where a file of that name is there: ``"skip"`` it, unless it lacks the
+        sha256: The checksum in hex: one for all, a list with one per URL, or a dict by URL. True
+            computes it without comparing it to anything.
+        existing: What to do if a file of that name exists: ``"skip"`` it, unless it does not match the
             given checksum; ``"replace"`` it; ``"keep"`` both, by numbering the new one.
-        keys: One name per URL; the answer is a dict by them.
+        keys: One name per URL; the answer is a dict with these as its keys.
         return_none_on_failure: Put None in place of what failed instead of raising.
 
     Raises:
         ConfigurationError: An option is wrong; nothing was sent.
         TypeError: An option does not exist; the message names the closest one.
-        ParallelRequestsError: The single URL failed; this is its own error, a DownloadError where the
-            file cannot be written or is not what its checksum says.
+        ParallelRequestsError: The single URL failed; this is its own error, a DownloadError if
+            the file cannot be written or does not match its checksum.
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
         KeyboardInterrupt: With the Results of what was fetched in ``.results``.
         Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.

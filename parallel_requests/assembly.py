@@ -1,4 +1,4 @@
-"""Settings → the parts of a session and the terms of a batch; and the checks of what is no option."""
+"""Settings → the parts of a session and the policy of a batch; and checks of arguments beside options."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 def new_backend(settings: Settings) -> Backend:
-    """Return the backend the settings name, opened.
+    """Open and return the backend that the settings name.
 
     Raises:
-        ConfigurationError: There is none, it is not installed, or it cannot use the executor.
+        ConfigurationError: It does not exist, is not installed, or cannot use the executor.
     """
     chosen = settings.backend
     backend = (
@@ -58,7 +58,7 @@ def new_backend(settings: Settings) -> Backend:
 
 
 def _warn(message: str) -> None:
-    """Warn at the line that uses the library, however it came here."""
+    """Warn with the location of the caller's line that led here."""
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
@@ -99,7 +99,7 @@ def new_policy(
     proxies: Rotation | None,
     proxy_for: Callable[[str], str | None] | None,
 ) -> Policy:
-    """Return the terms of a batch."""
+    """Return the policy of a batch."""
     rules = RedirectRules(
         settings.max_redirects,
         settings.allow_private_hosts,
@@ -126,7 +126,7 @@ def new_policy(
 
 
 def _with_conditions_in_context(retry: RetryPolicy) -> RetryPolicy:
-    """Return the policy with predicates that run in a copy of the context of this call."""
+    """Return the policy with its predicates wrapped to run in a copy of the current context."""
     conditions = {"retry_on": retry.retry_on, "dont_retry_on": retry.dont_retry_on}
     predicates: dict[str, Any] = {
         name: in_context(condition)
@@ -137,7 +137,7 @@ def _with_conditions_in_context(retry: RetryPolicy) -> RetryPolicy:
 
 
 def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
-    """Check what no option covers.
+    """Check the arguments that are not options.
 
     Raises:
         ConfigurationError: ``urls``, ``keys``, ``parse_func`` or a flag is not what it must be.
@@ -164,20 +164,22 @@ def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
 
 
 def _check_names(keys: Collection[Any]) -> None:
-    """Refuse names that would make answers take one another's place in a dict."""
+    """Refuse keys under which answers would overwrite one another in a dict."""
     try:
         names = set(keys)
     except TypeError:
-        raise ConfigurationError("keys must be hashable, as names in a dict are.", "keys") from None
+        raise ConfigurationError(
+            "keys must be hashable, as they become the keys of a dict.", "keys"
+        ) from None
     if len(names) != len(keys):
         raise ConfigurationError("keys must differ from one another, or answers would be lost.", "keys")
 
 
 def checked_return_type(call: Call, settings: Settings) -> ReturnType:
-    """Return what answers become.
+    """Return the return type of a call.
 
     Raises:
-        ConfigurationError: There is no such return type, or it and ``stream_callback`` do not go together.
+        ConfigurationError: It does not exist, or conflicts with ``stream_callback``.
     """
     try:
         kind = ReturnType(call.return_type)

@@ -1,4 +1,4 @@
-"""One batch as its consumer sees it: feeding the input, waiting, and gathering every Result."""
+"""One batch from its consumer's side: feeding the input, waiting, and collecting every Result."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 _STOP_PATIENCE = 0.8
 """Seconds a stopped run may take to let go of what is in flight."""
 _LONGEST_FEED = 0.005
-"""Seconds a slow input is advanced while there are Results."""
+"""Seconds for which the input is advanced while Results are waiting."""
 
 
 class Batch:
-    """Brings a run's input in and its Results out.
+    """Feeds a run's input and collects its Results.
 
-    The input of a list is pulled by the engine itself. Any other iterable may block, or belong to
-    the consumer's thread (a database cursor, say): it is advanced here, in that thread, and never
+    If the input is a list, the engine pulls from it directly. Any other iterable may block, or belong
+    to the consumer's thread (a database cursor, say): it is advanced here, in that thread, and never
     further than the run has room for.
     """
 
@@ -42,16 +42,16 @@ class Batch:
         *,
         connections_before: int | None = None,
     ) -> None:
-        """Set a batch up; `results` and `stream` start it.
+        """Set up a batch; `results` and `stream` start it.
 
         Args:
             engine: What carries it out.
             run: The run.
-            inputs: The planned Requests to feed; None where the engine pulls them itself, or where
-                `feed` is called from outside.
-            plan_item: Plans the next item (by its index) for who feeds from outside.
-            on_end: To be called when it has ended, one way or another.
-            connections_before: Connections the backend had opened by then, where it tells.
+            inputs: The planned Requests to feed; None if the engine pulls them itself, or if `feed` is
+                called from outside.
+            plan_item: Plans an item, given with its index, for a caller that feeds from outside.
+            on_end: Called when it has ended, however it ended.
+            connections_before: Connections the backend had opened before, if it counts them.
         """
         self.plan_item = plan_item
         self.on_end = on_end
@@ -71,14 +71,14 @@ class Batch:
         try:
             self.engine.submit(self.run)
         except Exception:
-            self.run.stop_pulling()  # nobody will: it is over before it began
+            self.run.stop_pulling()  # so that it counts as done
             raise
 
     def results(self) -> list[Result[Any]]:
         """Wait for the end and return all Results, in input order.
 
         Raises:
-            Exception: The input raised; what was in flight is done by then, and in its ``.results``.
+            Exception: The input raised; what was in flight was finished, and is in its ``.results``.
             KeyboardInterrupt: With ``.results``, those that were done.
         """
         try:
@@ -88,8 +88,8 @@ class Batch:
             _attach(error, self.abandon())
             raise
 
-    # The two loops stand outside of the `try` that looks after them: to CPython 3.13 a loop's jump back
-    # is not in it, and that is a place where it hears Ctrl-C.
+    # The two loops below are outside the `try` of their callers on purpose: in CPython 3.13 a loop's jump
+    # back is not covered by a `try` around the loop, and Ctrl-C may be raised there.
 
     def _run_to_its_end(self) -> None:
         self.start()
@@ -120,7 +120,7 @@ class Batch:
         return results
 
     def left_out(self) -> list[Result[Any]]:
-        """Return the Results of what a stopped run never came to."""
+        """Return the Results of the items that a stopped run never started."""
         stop = self.run.policy.stop
         if stop is None:
             return []
@@ -140,11 +140,11 @@ class Batch:
         self.raise_input_error()
 
     def collect_news(self) -> None:
-        """Bring the Results that are there to the outbox; at the end, also those of what was left out."""
+        """Move new Results to the outbox; at the end, also those of the items that were never started."""
         self.is_over = self.run.is_done()
         results = self.run.results()
         self.outbox.put(results)
-        self.run.drop(len(results))  # only now: a Ctrl-C may come any time, and finds them in either place
+        self.run.drop(len(results))  # last, so that a Ctrl-C in between finds them in at least one place
         if self.is_over:
             left_out = self.left_out()
             self.outbox.put(left_out)
@@ -159,26 +159,26 @@ class Batch:
             self.run.release(1)
             try:
                 yield result
-            finally:  # Python hears no Ctrl-C between `try` and `yield`: what is let go of was handed over
+            finally:  # no Ctrl-C can come between `try` and `yield`, so what is removed was handed over
                 arrived.popleft()
 
     def stop(self) -> None:
-        """Break the run off, without waiting for it; not in a forked child, as it is the parent's."""
+        """Stop the run, without waiting for its end; not in a forked child, as the run is the parent's."""
         if not (self.run.is_done() or self.engine.threads.is_in_child_process()):
             self.engine.stop(self.run, RunStoppedError("The run was stopped."))
 
     def abandon(self) -> list[Result[Any]]:
-        """Stop the run and return the Results that were done and not handed over, in input order."""
+        """Stop the run and return its finished Results that were not handed over, in input order."""
         if self.engine.threads.is_in_child_process():
             return []
         self.stop()
-        # It is one where the garbage collector, on an engine's thread, found an iterator left half-way.
+        # It is if the garbage collector, on an engine's thread, closes an abandoned iterator.
         if not self.engine.threads.is_worker():
             self.run.wait(self.run.is_done, _STOP_PATIENCE)
         return self.keep_finished()
 
     def keep_finished(self) -> list[Result[Any]]:
-        """Count in the Results that are done and not handed over, and return them in input order."""
+        """Account for the finished Results that were not handed over, and return them in input order."""
         results = self.run.results()
         late = [result for result in results if not isinstance(result.error, RunStoppedError)]
         self.outbox.put(late)
@@ -189,17 +189,17 @@ class Batch:
         return finished
 
     def feed(self, request: Request) -> None:
-        """Hand in one planned Request."""
+        """Feed one planned Request."""
         if self.run.feed(request):
             self.engine.wake()
 
     def end_input(self, error: BaseException | None = None) -> None:
-        """Say that nothing more comes in, and why, if the input raised."""
+        """Note that nothing more will be fed, and the error if the input raised."""
         self.run.end_input(error)
         self.engine.wake()
 
     def feed_what_fits(self) -> None:
-        """Advance the input as far as there is room; not for long where Results wait to be handed over."""
+        """Advance the input as far as there is room, but only briefly while Results are waiting."""
         if self.inputs is None:
             return
         until = perf_counter() + _LONGEST_FEED
@@ -217,7 +217,7 @@ class Batch:
             self.feed(request)
 
     def needs_attention(self) -> bool:
-        """Whether the end is reached, or it is time to feed again."""
+        """Whether the run has ended, or it is time to feed again."""
         return self.run.is_done() or (self.inputs is not None and self.run.has_half_its_room())
 
     def needs_attention_or_has_results(self) -> bool:
@@ -225,7 +225,7 @@ class Batch:
         return self.run.has_results() or self.needs_attention()
 
     def account(self, results: list[Result[Any]]) -> None:
-        """Count finished Results into the figures."""
+        """Add finished Results to the statistics."""
         self.stats.add(results)
         self.stats.seconds = perf_counter() - self._began
 
@@ -236,7 +236,7 @@ class Batch:
 
 
 def _attach(error: BaseException, results: list[Result[Any]]) -> None:
-    """Put Results on an exception; one of the caller's may take none, and the figures have them, too."""
+    """Attach Results to an exception; if its class does not allow that, ``last_run`` still has them."""
     with contextlib.suppress(Exception):
         error.results = results  # type: ignore[attr-defined]
 
@@ -267,6 +267,6 @@ class Outbox:
 
     def rest(self) -> list[Result[Any]]:
         """Return what has not been handed over, in input order."""
-        # By index, as a Ctrl-C may have left one where it was and where it was going.
+        # By index, as a Ctrl-C in the middle of a move may have left one in both places.
         results = {result.index: result for result in (*self.arrived, *(self._early or {}).values())}
         return [results[index] for index in sorted(results)]

@@ -1,4 +1,4 @@
-"""Results → what the caller asked for, and what happens when some failed."""
+"""Results → what the caller asked for: a value, a list, a dict, or an error."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """How a batch was asked for.
+    """How a batch was requested.
 
     Attributes:
-        verb: Which verb was called: request, iter_results or download.
-        is_single: By one URL: its value alone is the answer.
-        is_keyed: With ``keys``: a dict by them is the answer.
+        verb: Which method was called: request, iter_results or download.
+        is_single: Whether it was called with one URL, so that its value alone is the answer.
+        is_keyed: Whether it was called with ``keys``, so that the answer is a dict.
         none_on_failure: Put None in place of what failed instead of raising.
         is_ordered: Yield in input order.
         return_type: What each answer becomes.
         parse_func: What is called with each decoded answer.
-        options: The options given with it.
+        options: The options of the call.
     """
 
     verb: Literal["request", "iter_results", "download"] = "request"
@@ -42,7 +42,7 @@ def collect(results: Sequence[Result[Any]], call: Call) -> Any:
 
     Args:
         results: The Results of a batch, in input order.
-        call: How the batch was asked for.
+        call: How the batch was requested.
 
     Raises:
         ParallelRequestsError: The single URL's own error.
@@ -61,7 +61,7 @@ def collect(results: Sequence[Result[Any]], call: Call) -> Any:
 
 
 def merge_retried(results: Sequence[Result[Any]], retried: Sequence[Result[Any]]) -> list[Result[Any]]:
-    """Put the Results of a second try in the places of what failed in the first."""
+    """Return the Results of a batch, with those that failed replaced by their retried ones."""
     again = iter(retried)
     merged: list[Result[Any]] = []
     for result in results:

@@ -1,4 +1,4 @@
-"""The cookies servers set, kept for a session and shared by all of its backends."""
+"""The cookies that servers set, kept for a session."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _MOST_SITES: Final = 10_000
 class CookieStore:
     """A thread-safe jar (RFC 6265, by the standard library's policy) that costs nothing while empty.
 
-    Each site has a jar of its own, as a jar is searched from end to end for every request. Beyond 10,000
-    sites the one that was not asked for longest is forgotten.
+    Each site has a jar of its own, as the whole jar is searched for every request. Beyond 10,000 sites,
+    the least recently used one is dropped.
 
     Attributes:
         is_empty: Whether no server has set a cookie.
@@ -38,7 +38,7 @@ class CookieStore:
 
         Args:
             url: Where the request goes.
-            own: The header the caller's cookies make; a cookie the server set since then wins.
+            own: The Cookie header of the request so far, if any; cookies that servers set win over it.
         """
         if self.is_empty:
             return own
@@ -60,12 +60,12 @@ class CookieStore:
         return "; ".join([*kept, stored])
 
     def absorb(self, url: str, headers: Headers) -> None:
-        """Keep what the ``Set-Cookie`` fields of an answer say."""
+        """Store the cookies that the ``Set-Cookie`` fields of a response set."""
         from email.message import Message
         from http.cookiejar import CookieJar, DefaultCookiePolicy
         from urllib.request import Request as UrllibRequest
 
-        question = UrllibRequest(url)  # noqa: S310 - opens nothing
+        carrier = UrllibRequest(url)  # noqa: S310 - opens nothing
         message = Message()
         for value in headers.get_all("set-cookie"):
             message.add_header("Set-Cookie", value)
@@ -78,7 +78,7 @@ class CookieStore:
                 # A cookie that names no domain goes back to its host alone (RFC 6265, 5.3).
                 policy = DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
                 jar = CookieJar(policy)
-            jar.extract_cookies(cast("HTTPResponse", _Answer(message)), question)
+            jar.extract_cookies(cast("HTTPResponse", _Answer(message)), carrier)
             if len(jar) > 0:
                 self._jars[site] = jar
             if len(self._jars) > _MOST_SITES:
@@ -93,13 +93,13 @@ class CookieStore:
 
 
 def _site_of(url: str) -> str:
-    """Return what hosts have in common that may share cookies: their last two labels, or ``local``."""
+    """Return the part of a host name that hosts sharing cookies share: the last two labels, or ``local``."""
     labels = (urlsplit(url).hostname or "").rsplit(".", 2)[-2:]
     return "local" if len(labels) == 1 or labels[-1] == "local" else ".".join(labels)
 
 
 class _Answer:
-    """What ``CookieJar`` needs of an answer."""
+    """The part of a response that ``CookieJar`` uses."""
 
     def __init__(self, message: Message) -> None:
         self._message = message

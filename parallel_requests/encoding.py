@@ -95,6 +95,6 @@ def to_utf8(text: str, field_name: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         wrong = ValidationError(
-            f"{field_name} has half of a surrogate pair, which UTF-8 cannot express.", field_name
+            f"{field_name} contains a lone surrogate, which cannot be encoded as UTF-8.", field_name
         )
     raise wrong

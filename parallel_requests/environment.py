@@ -15,10 +15,10 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class Environment:
-    """A snapshot, so that every backend honours the same variables alike.
+    """A snapshot of the environment variables that every backend honours.
 
     Attributes:
-        ca_bundle: The file of trusted CAs a variable names, or None.
+        ca_bundle: The file of trusted CAs that a variable names, or None.
     """
 
     def __init__(self, *, trust: bool = True, variables: Mapping[str, str] | None = None) -> None:
@@ -31,10 +31,12 @@ class Environment:
         source = dict(os.environ if variables is None else variables) if trust else {}
         self.ca_bundle = next((source[name] for name in _CA_VARIABLES if source.get(name)), None)
         self._proxies: dict[str, str] = {}
-        for name in sorted(source, key=str.islower):  # where both are there, the lower-case name wins
+        for name in sorted(
+            source, key=str.islower
+        ):  # sorted so that the lower-case name wins if both are set
             scheme = name.lower().removesuffix("_proxy")
             if scheme == name.lower() or (name == "HTTP_PROXY" and "REQUEST_METHOD" in source):
-                continue  # under CGI, HTTP_PROXY may be a Proxy header of the client's
+                continue  # under CGI, HTTP_PROXY may come from a Proxy header of the client
             if source[name]:
                 self._proxies[scheme] = source[name]
             else:

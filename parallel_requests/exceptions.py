@@ -3,30 +3,30 @@
 ::
 
     ParallelRequestsError
-    ├ ConfigurationError (ValueError)      an option is wrong; nothing was sent at all
+    ├ ConfigurationError (ValueError)      an option is wrong; nothing was sent
     ├ ValidationError (ValueError)         an item is wrong; this item was not sent
-    ├ BackendError                         anything the wire did
+    ├ BackendError                         the network or the protocol failed
     │ ├ ConnectError                       no connection; the request cannot have been received
     │ │ ├ DNSError                         the name was not found
-    │ │ └ TLSError                         the peer could not prove who it is
+    │ │ └ TLSError                         the peer could not be authenticated
     │ ├ ProxyError                         the proxy refused
     │ ├ RequestTimeout (TimeoutError)      an attempt took longer than ``timeout``
     │ │ └ DeadlineExceededError            the whole batch took longer than ``deadline``
     │ ├ ProtocolError                      the peer did not speak HTTP
-    │ ├ TruncatedBody                      the body ended before its time
+    │ ├ TruncatedBody                      the body ended too soon
     │ ├ BodyTooLarge                       more than ``max_response_size``
-    │ ├ RedirectError                      a loop, too many hops, or a place we do not follow to
+    │ ├ RedirectError                      a loop, too many hops, or a forbidden target
     │ └ ResourceExhausted                  this process has no sockets or memory left
     ├ HTTPStatusError                      the server answered with a status >= 400
-    ├ DecodeError                          the body is not what ``return_type`` says
+    ├ DecodeError                          the body cannot be decoded as ``return_type``
     ├ ParseError                           ``parse_func`` raised
-    ├ DownloadError                        the file cannot be written, or is not what its checksum says
+    ├ DownloadError                        the file cannot be written, or does not match its checksum
     ├ RetryExhaustedError                  every allowed attempt failed
     ├ RateLimitExceededError               the server asks for a longer wait than allowed
     ├ RunStoppedError                      the run was stopped before this item was done
     └ PartialFailureError (ExceptionGroup) some items of a list failed; nothing is lost
 
-All of them pickle, and none shows a credential.
+All of them can be pickled, and none shows credentials.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class ParallelRequestsError(Exception):
-    """The root of the tree: catch this to catch everything this library raises on purpose."""
+    """The base class of every error that this library raises on purpose."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message))
@@ -61,11 +61,11 @@ class ParallelRequestsError(Exception):
 
 
 def _picklable(error: BaseException | None) -> BaseException | None:
-    """Return an exception that is not ours as it is, or a stand-in where it would not survive a pickle."""
+    """Return a cause as it is if it survives pickling, or else a stand-in with its type and message."""
     if error is None or isinstance(error, ParallelRequestsError):
         return error
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - made on this line
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - pickled on this line
     except Exception:  # noqa: BLE001 - whatever its class may raise
         return ParallelRequestsError(f"{type(error).__name__}: {text_of(error)}")
     return error
@@ -109,12 +109,12 @@ class ValidationError(ParallelRequestsError, ValueError):
 
 
 class BackendError(ParallelRequestsError):
-    """Anything the wire did.
+    """The network, the peer or the protocol failed.
 
     Attributes:
         backend_name: The backend that saw it.
         url: Where the attempt went, without credentials.
-        stale: True where a kept-alive connection was closed by the server just as it was used.
+        stale: Whether the server closed a kept-alive connection just as it was reused.
     """
 
     def __init__(self, message: str, backend_name: str = "", url: str = "", *, stale: bool = False) -> None:
@@ -133,7 +133,7 @@ class DNSError(ConnectError):
 
 
 class TLSError(ConnectError):
-    """The TLS handshake failed: unknown CA, wrong host, expired. Never downgraded, never retried."""
+    """The TLS handshake failed: unknown CA, wrong host, expired certificate. Never downgraded or retried."""
 
 
 class ProxyError(BackendError):
@@ -204,7 +204,7 @@ class HTTPStatusError(ParallelRequestsError):
 
 
 class DecodeError(ParallelRequestsError):
-    """The body is not what ``return_type`` says. Never refetched: the body is kept.
+    """The body cannot be decoded as ``return_type``. It is not fetched again: the body is kept.
 
     Attributes:
         response: The whole answer.
@@ -216,7 +216,7 @@ class DecodeError(ParallelRequestsError):
 
 
 class ParseError(ParallelRequestsError):
-    """``parse_func`` raised, or its process died. Never refetched: the body is kept.
+    """``parse_func`` raised, or its process died. The item is not fetched again: the body is kept.
 
     Attributes:
         response: The whole answer.
@@ -228,10 +228,10 @@ class ParseError(ParallelRequestsError):
 
 
 class DownloadError(ParallelRequestsError):
-    """A file could not be written, or is not what its checksum says.
+    """A file could not be written, or does not match its checksum.
 
     Attributes:
-        path: Where it was to be.
+        path: Where it should have been written.
     """
 
     def __init__(self, message: str, path: str = "") -> None:
@@ -282,7 +282,7 @@ class FailureDetails:
     """One failed item of a batch.
 
     Attributes:
-        url: The item's URL with its whole query, though its repr hides tokens; without user and password.
+        url: The item's URL with its whole query, but without user and password; its repr hides tokens.
         error: Why it failed.
         attempt: How many attempts were made; 0 where nothing was sent.
         index: Its place in the input.
@@ -297,13 +297,13 @@ class FailureDetails:
 class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
     """Some items of a list failed. Nothing is lost: every Result is here.
 
-    It is an ``ExceptionGroup`` of the items' errors, so ``except*`` picks them by type. What it hands over
-    has the errors it picked in ``exceptions``; everything else is still that of the whole batch.
+    It is an ``ExceptionGroup`` of the items' errors, so ``except*`` selects them by type. The group it
+    hands over has the selected errors in ``exceptions``; all else still describes the whole batch.
 
     Attributes:
         results: All Results, in input order.
-        exceptions: The errors of the failed ones, in input order.
-        call: How the batch was called, for ``retry_failed``; not kept by a pickle.
+        exceptions: The errors of the failed items, in input order.
+        call: How the batch was called, for ``retry_failed``; lost when pickled.
     """
 
     results: tuple[Result[Any], ...]
@@ -312,7 +312,7 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
     def __new__(
         cls, message: str, exceptions: Sequence[Exception], results: Sequence[Result[Any]] = ()
     ) -> Self:
-        """Make the group; an ExceptionGroup takes what it is made of here."""
+        """Create the group: an ExceptionGroup takes its arguments here."""
         self = super().__new__(cls, message, exceptions)
         self.results = tuple(results)
         return self
@@ -327,7 +327,7 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
 
     @classmethod
     def from_results(cls, results: Sequence[Result[Any]]) -> PartialFailureError:
-        """Build the error of a batch from all of its Results, failed and not."""
+        """Build the error of a batch from all of its Results."""
         errors = [result.error for result in results if result.error is not None]
         first = str(errors[0]) if errors else "nothing"
         message = (
@@ -343,16 +343,16 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
         return part
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.message!r})"  # a group's own lists every error in it
+        return f"{type(self).__name__}({self.message!r})"  # that of ExceptionGroup lists every error
 
     @property
     def failed(self) -> list[FailureDetails]:
-        """Every failed item, in input order; the same URL may stand here more than once."""
+        """Every failed item, in input order; the same URL may occur more than once."""
         return list(self._details())
 
     @property
     def failures(self) -> dict[str, FailureDetails]:
-        """The failed items by URL, without user and password; of several with the same URL, the last."""
+        """The failed items by URL, without user and password; of duplicates, the last."""
         return {details.url: details for details in self._details()}
 
     @property
@@ -368,7 +368,7 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
     def get_failed_urls(self) -> list[str]:
         """The URLs of the failed items, in input order, duplicates included.
 
-        They can be fetched again as they are, unless user and password stood in them: those are taken out.
+        They can be fetched again as they are, unless they contained a user and password: those are removed.
         """
         return [details.url for details in self._details()]
 

@@ -1,4 +1,4 @@
-"""What a server or a URL calls a file → a name that stays inside its folder, on every system."""
+"""The name that a server or a URL gives a file → one that is safe in a folder, on every system."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEVICES = frozenset(
 
 
 def name_from_url(url: str) -> str:
-    """Return a safe name for what a URL leads to: the last part of its path."""
+    """Return a safe file name for a URL: the last part of its path."""
     return safe_name(unquote(urlsplit(url).path.rpartition("/")[2]))
 
 
@@ -39,15 +39,15 @@ def name_from_headers(headers: Headers) -> str | None:
     try:
         fields = message.get_params([], "content-disposition")
         names = [value for field, value in fields if field == "filename" and value]
-        # The extended form, which is the better one (RFC 6266, 4.3), comes last.
+        # The extended form, which takes precedence (RFC 6266, 4.3), comes last.
         name = safe_name(_as_utf8(collapse_rfc2231_value(names[-1]))) if names else FALLBACK
-    except (LookupError, TypeError, ValueError):  # a charset or pieces that make no sense
+    except (LookupError, TypeError, ValueError):  # an unknown charset, or malformed continuations
         return None
     return None if name == FALLBACK else name
 
 
 def _as_utf8(text: str) -> str:
-    """Read header text as UTF-8, which many servers send, where it can be."""
+    """Decode header text as UTF-8, which many servers send, if it is valid."""
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -55,9 +55,9 @@ def _as_utf8(text: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """Return one path component without anything that has a meaning to a file system.
+    """Return one path component that has no special meaning to any file system.
 
-    No folder, no control character, no device of Windows; not hidden, and not too long.
+    It has no separators and no control characters, is not a Windows device, not hidden, and not too long.
     """
     last = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(
@@ -72,7 +72,7 @@ def safe_name(name: str) -> str:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """Yield a name, then it with numbers: ``a.txt``, ``a (2).txt``, ``a (3).txt`` and so on."""
+    """Yield a name, then numbered variants: ``a.txt``, ``a (2).txt``, ``a (3).txt`` and so on."""
     yield name
     stem, suffix = _split(name)
     for number in itertools.count(2):
@@ -88,7 +88,7 @@ def _shortened(name: str) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Cut the suffix off, a double one such as ``.tar.gz`` included."""
+    """Split off the suffix; ``.tar.gz`` counts as one."""
     stem, dot, suffix = name.rpartition(".")
     if not stem or len(suffix.encode()) >= _LONGEST_SUFFIX:
         return name, ""

@@ -1,4 +1,4 @@
-"""The library's one logger: silent unless asked, and never anybody else's handlers."""
+"""The library's logger: silent by default; other loggers' handlers are never touched."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ logger.addHandler(logging.NullHandler())
 
 
 def set_level(*, verbose: bool, debug: bool) -> None:
-    """Make our logger talk.
+    """Set the level of the library's logger.
 
     Args:
         verbose: Log at INFO and above.
         debug: Log at DEBUG and above.
 
-    A handler is added to our logger only where no handler is configured that would show anything.
+    A handler is added only if neither this logger nor the root logger has one.
     """
     if not (verbose or debug):
         return

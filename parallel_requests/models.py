@@ -1,6 +1,6 @@
-"""The plain data that walks through the library: Request, Response, Result and what they hold.
+"""The plain data that passes through the library: Request, Response, Result and what they hold.
 
-Everything here pickles, and nothing here holds an object of an HTTP library.
+Everything here can be pickled, and nothing here holds an object of an HTTP library.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLAIN_FRAMING = re.compile(
 
 
 class ReturnType(StrEnum):
-    """What a caller gets for each answer.
+    """What a caller gets for each response.
 
     Attributes:
         JSON: The decoded JSON.
@@ -44,7 +44,7 @@ class ReturnType(StrEnum):
 
 
 class _CopiedWhole:
-    """Has copies keep everything; what a pickle is made of lacks the secrets, which are still to be sent."""
+    """Makes copies complete: by default they would be made from the pickled state, which omits secrets."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -69,15 +69,15 @@ class Headers(_CopiedWhole, Mapping[str, str]):
     `get_all` gives the values one by one. Bytes are parsed when a header is first looked at.
 
     Attributes:
-        steers: Whether there may be a field that bears on what is sent next: a cookie, a limit, a pause.
-        is_framing_plain: Whether the body is known to need no closer look: it is in no coding but
-            ``chunked``, and its length is said once, as a number.
+        steers: Whether there may be a field that affects what is sent next: a cookie, a limit, a pause.
+        is_framing_plain: Whether the body needs no decoding and no check of its length: it has no coding
+            but ``chunked``, and at most one length, which is a number.
     """
 
     __slots__ = ("_block", "_fields", "_lower", "is_framing_plain", "steers")
 
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] | bytes = ()) -> None:
-        """Take names and values, or the raw header block of one answer."""
+        """Store names and values, or the raw header block of one response."""
         self._block = self._lower = b""
         self._fields: dict[str, list[str]] | None = None
         self.is_framing_plain = False
@@ -102,7 +102,7 @@ class Headers(_CopiedWhole, Mapping[str, str]):
         return self._fields
 
     def may_have(self, name: bytes) -> bool:
-        """Tell quickly whether lower-case ``name``, or a part of a name, can be among the fields."""
+        """Check quickly whether a field whose name contains lower-case ``name`` may be there."""
         return name in self._lower
 
     def get_all(self, name: str) -> list[str]:
@@ -144,27 +144,27 @@ def _is_framing_plain(block: bytes) -> bool:
 class Request(_CopiedWhole):
     """One planned call.
 
-    A Request may also be handed in as an item of ``urls``: method, URL with its query, and body are
-    its own then; headers and cookies of the call come beside its own, and a timeout or proxy it
-    leaves at its default is that of the call.
+    A Request may also be given as an item of ``urls``. It then keeps its own method, URL with query,
+    and body; the headers and cookies of the call are added to its own, and a timeout or proxy that it
+    leaves at the default is taken from the call.
 
     Attributes:
         url: Absolute ``http`` or ``https`` URL, query included.
         method: The HTTP method.
         headers: Names and values, as they will be sent.
         content: The body, if any.
-        timeout: Seconds for one whole attempt; None waits for ever.
-        connect_timeout: Seconds for its connect part, TLS handshake included.
+        timeout: Seconds for one whole attempt; None waits forever.
+        connect_timeout: Seconds of these for connecting, TLS handshake included.
         proxy: The proxy's URL, or None for a direct connection.
         verify: True, False, or the path of a CA bundle.
-        key: The name this call's result gets in a dict, where ``keys`` were given.
-        meta: Anything of the caller's; it comes back on the Result untouched.
+        key: The key of this call's value in the dict, if ``keys`` were given.
+        meta: Any object of the caller's; the Result has it as ``meta``.
         index: The place in the input, from 0.
         authority: ``host`` or ``host:port`` of the URL, without the default port of its scheme; limits
             per host go by it.
-        problem: Why the item cannot be sent, where it cannot.
-        proxy_authorization: What the proxy alone is told as ``Proxy-Authorization``; None for the
-            credentials in its URL, if any.
+        problem: Why the item cannot be sent; None if it can.
+        proxy_authorization: The ``Proxy-Authorization`` header, which is sent to the proxy only; None
+            for the credentials in its URL, if any.
     """
 
     url: str
@@ -198,24 +198,24 @@ class Request(_CopiedWhole):
             setattr(self, name, value)
 
 
-_UNREAD: Any = ...  # which JSON has no word for, and copies leave as it is
+_UNREAD: Any = ...  # not a JSON value, and a singleton even when copied
 _BODILESS = frozenset({204, 205, 304})
 
 
 class Response(_CopiedWhole):
-    """One answer, read to its end.
+    """One complete response.
 
     Attributes:
         status_code: The HTTP status.
-        reason: The phrase that came with it, or the usual one where none did, as over HTTP/2.
-        headers: The headers of the final answer.
-        content: The body, decompressed; empty where it was streamed away.
-        size: Bytes of the decompressed body, streamed away or not.
-        url: Where the answer came from, after redirects.
+        reason: The reason phrase, or the standard one if none was sent, as over HTTP/2.
+        headers: The headers of the final response.
+        content: The body, decompressed; empty if it was streamed.
+        size: Bytes of the decompressed body, streamed or not.
+        url: The final URL, after redirects.
         http_version: ``"HTTP/1.0"``, ``"HTTP/1.1"``, ``"HTTP/2"`` or ``"HTTP/3"``.
         elapsed: Seconds from the start of the last attempt to its last byte.
-        history: The redirect answers that led here, oldest first.
-        request: The call this answers.
+        history: The redirects that led here, oldest first.
+        request: The call that this is the response to.
     """
 
     __slots__ = (
@@ -275,10 +275,10 @@ class Response(_CopiedWhole):
             return self.content.decode("utf-8", errors="replace")
 
     def json(self) -> Any:
-        """Decode the body as JSON; None where there is no body by its status (204, 205, 304).
+        """Decode the body as JSON; None if its status means that there is no body (204, 205, 304).
 
         Raises:
-            DecodeError: The body is not JSON, or is nested or long beyond reason.
+            DecodeError: The body is not JSON, or is nested too deeply, or a number in it is too long.
         """
         try:
             return _load_json(self.content)
@@ -290,7 +290,7 @@ class Response(_CopiedWhole):
 
     @property
     def json_data(self) -> Any:
-        """The decoded JSON body, or None where it is not JSON."""
+        """The decoded JSON body, or None if it is not JSON."""
         if self._json is _UNREAD:
             try:
                 self._json = self.json()
@@ -300,14 +300,14 @@ class Response(_CopiedWhole):
 
     @property
     def is_json(self) -> bool:
-        """Whether the body is JSON, by its content type and by its bytes."""
+        """Whether the body is JSON, judging by both its content type and its bytes."""
         media_type = self.headers.get("content-type", "").split(";")[0].strip().lower()
         if media_type != "application/json" and not media_type.endswith("+json"):
             return False
         return self.json_data is not None or self.content.strip() == b"null"
 
     def raise_for_status(self) -> None:
-        """Raise where the status is 400 or above.
+        """Raise an error if the status is 400 or above.
 
         Raises:
             HTTPStatusError: The status is 400 or above.
@@ -332,7 +332,7 @@ _scan_json = jsonlib.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def _load_json(content: bytes) -> Any:
-    """Decode JSON; the plain case, UTF-8 with nothing around it, without the detours of ``json.loads``."""
+    """Decode JSON; plain UTF-8 without surrounding whitespace skips the overhead of ``json.loads``."""
     try:
         text = content.decode()
         value, end = _scan_json(text, 0)
@@ -350,11 +350,11 @@ def _phrase(status_code: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One time on the wire.
+    """One attempt to send a request.
 
     Attributes:
         number: 1 for the first.
-        status_code: The status of the answer, or None where none came.
+        status_code: The status of the response, or None if there was none.
         error: Why it failed, or None.
         elapsed: Seconds it took.
         url: Where it went, after redirects; without credentials.
@@ -376,17 +376,17 @@ class Attempt:
 
 @dataclass(slots=True, eq=False)
 class Result(Generic[T_co]):
-    """What became of one input; there is exactly one for every input, always.
+    """The outcome of one input; there is always exactly one for every input.
 
     Attributes:
         request: The planned call.
-        value: What the caller asked for, where it succeeded.
-        error: Why it failed, else None.
-        response: The answer to the last attempt, where one came.
-        attempts: How many attempts were made; 0 where nothing was sent.
+        value: What the caller asked for, if it succeeded.
+        error: Why it failed, or None.
+        response: The response to the last attempt, if there was one.
+        attempts: How many attempts were made; 0 if nothing was sent.
         elapsed: Seconds from the first attempt to the last byte, waits included.
-        retries: How many of the attempts were made because another had failed; those that follow a
-            redirect were not.
+        retries: How many of the attempts were made because one before had failed; those that follow
+            redirects do not count.
     """
 
     request: Request
@@ -405,12 +405,12 @@ class Result(Generic[T_co]):
 
     @property
     def key(self) -> Any:
-        """The name given with ``keys`` or with the item, else None."""
+        """The key given with ``keys`` or with the item, or None."""
         return self.request.key
 
     @property
     def meta(self) -> Any:
-        """What the caller gave along with the item, else None."""
+        """The object that the caller gave with the item, or None."""
         return self.request.meta
 
     @property

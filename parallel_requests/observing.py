@@ -1,4 +1,4 @@
-"""What is called while a run goes on: the hook for Results, progress, and the receiver of chunks."""
+"""The callers' functions during a run: the hook for Results, progress, and the receiver of chunks."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class _Bar(Protocol):
 
 
 class Observer:
-    """Tells the caller's hook and progress of each Result, one at a time.
+    """Calls the caller's hook and progress with each Result, one at a time.
 
-    They run in a copy of the context of this call; what they raise is logged.
+    They run in a copy of the context in which this was made; what they raise is logged.
     """
 
     def __init__(self, settings: Settings, total: int | None) -> None:
@@ -41,25 +41,25 @@ class Observer:
 
         Args:
             settings: The options of the batch, with ``on_result`` and ``progress``.
-            total: How many Results there will be, where that is known.
+            total: How many Results there will be, if that is known.
 
         Raises:
-            ConfigurationError: There is nothing to draw a bar with.
+            ConfigurationError: A bar needs tqdm, which is not installed.
         """
         self._on_result = None if settings.on_result is None else in_context(settings.on_result)
         self._progress = None if settings.progress is False else Progress(settings.progress, total)
         self._turns = Turns(self._tell)
 
     def __bool__(self) -> bool:
-        """Whether anybody looks."""
+        """Whether there is a hook or progress to call."""
         return self._on_result is not None or self._progress is not None
 
     def __call__(self, result: Result[Any]) -> None:
-        """Tell of a Result."""
+        """Report a Result."""
         self._turns.bring(result)
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         if self._progress is not None:
             self._progress.close()
 
@@ -67,7 +67,7 @@ class Observer:
         if self._on_result is not None:
             try:
                 self._on_result(result)
-            except BaseException as error:  # a SystemExit here must not take the item along
+            except BaseException as error:  # even a SystemExit must not lose the item
                 if _is_ctrl_c(error):
                     raise
                 logger.exception("on_result raised; the run goes on")
@@ -76,14 +76,14 @@ class Observer:
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
-    """Whether an exception comes from the person at the keyboard, who is heard on the main thread alone."""
+    """Whether an exception is a Ctrl-C, which Python raises on the main thread only."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 class Progress:
-    """Tells how much has come, in a bar or to a callback (completed, total).
+    """Shows how much is done, in a bar or to a callback (completed, total).
 
-    A total that grows as more is announced is None as long as nothing has been.
+    A total that grows as sizes are announced is None until the first one is.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Progress:
 
         Args:
             progress: True for a bar.
-            total: How much there is to come, where that is known.
+            total: How much there is in total, if that is known.
             unit: What is counted: calls or bytes.
 
         Raises:
-            ConfigurationError: There is nothing to draw a bar with.
+            ConfigurationError: A bar needs tqdm, which is not installed.
         """
         self._bar = _new_bar(total, unit) if progress is True else None
         self._callback = None if progress is True else in_context(progress)
@@ -110,7 +110,7 @@ class Progress:
         self._total = total or 0
 
     def advance(self, completed: int, announced: int = 0) -> None:
-        """Count what has come, and what has been announced; where a file begins anew, less than none."""
+        """Add to what is done and to what is announced; negative if a file starts over."""
         with self._lock:
             self._completed += completed
             self._total += announced
@@ -126,14 +126,14 @@ class Progress:
                     logger.exception("progress raised; the run goes on")
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         if self._bar is not None:
             with self._lock:
                 self._bar.close()
 
 
 def in_context(function: Callable[..., T]) -> Callable[..., T]:
-    """Return a function of the caller's that runs in a copy of the context of this call."""
+    """Wrap a function of the caller's so that it runs in a copy of the current context."""
     context = contextvars.copy_context()
     return lambda *args: context.copy().run(function, *args)
 
@@ -147,17 +147,17 @@ def _new_bar(total: int | None, unit: str) -> _Bar:
             "progress",
         )
     else:
-        # Without the thread that tqdm would start, to outlive the bar.
+        # Without the monitor thread that tqdm would start, which outlives the bar.
         quiet = type("tqdm", (tqdm,), {"monitor_interval": 0})
         return cast("_Bar", quiet(total=total, unit=unit, unit_scale=unit == "B"))
     raise missing
 
 
 def chunk_receiver(callback: StreamCallback) -> Callable[[bytes, Request], object]:
-    """Return a function of chunk and Request around a callback that may want the chunk alone.
+    """Wrap a callback, which may take only the chunk, as a function of chunk and Request.
 
-    It runs in a copy of the context of this call. What it raises becomes an error of ours, or an
-    OSError of its own would be taken for one of the wire's.
+    It runs in a copy of the current context. What it raises is wrapped in an error of ours: an OSError
+    of its own would otherwise be mistaken for a network failure.
     """
     context = contextvars.copy_context()
     takes_request = _count_positional(callback) >= 2
@@ -166,7 +166,7 @@ def chunk_receiver(callback: StreamCallback) -> Callable[[bytes, Request], objec
         arguments = (chunk, request) if takes_request else (chunk,)
         try:
             return context.copy().run(callback, *arguments)
-        except BaseException as error:  # a SystemExit here must not take the item along
+        except BaseException as error:  # even a SystemExit must not lose the item
             raise ParallelRequestsError(
                 f"stream_callback raised {type(error).__name__} for {redact(request.url)}: {text_of(error)}"
             ) from error

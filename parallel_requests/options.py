@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PerUrl: TypeAlias = T | Sequence[T]
-"""One value for all URLs, or one entry per URL; a tuple in ``params`` or ``data`` is one of pairs."""
+"""One value for all URLs, or one entry per URL; in ``params`` and ``data``, a tuple is one value: pairs."""
 
 Timeout: TypeAlias = float | tuple[float | None, float | None] | None
 Params: TypeAlias = Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | None
@@ -36,7 +36,7 @@ Data: TypeAlias = (
     Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | bytes | bytearray | memoryview | None
 )
 HeaderFields: TypeAlias = Mapping[str, str | None] | None
-"""Names and values; None takes away what a header of that name would otherwise be."""
+"""Names and values; None removes a header that would otherwise be sent."""
 StreamCallback: TypeAlias = Callable[[bytes], object] | Callable[[bytes, "Request"], object]
 
 
@@ -111,42 +111,48 @@ class Settings:
 
     backend: str | Backend = _option(
         "auto",
-        "HTTP library to use: auto takes the first installed of curl, niquests, aiohttp, requests, urllib3.",
+        "HTTP library to use; auto takes the first installed of curl, niquests, aiohttp, requests, urllib3.",
         per_call=False,
     )
-    concurrency: int = _option(20, "Attempts in flight at most; pools are sized to it.", per_call=False)
+    concurrency: int = _option(
+        20, "Maximum number of attempts in flight; pools are sized to match.", per_call=False
+    )
     concurrency_per_host: int | None = _option(
-        None, "Attempts in flight to one host at most.", per_call=False
+        None, "Maximum number of attempts in flight per host.", per_call=False
     )
     rate_limit: float | Mapping[str, float] | None = _option(
         None,
-        "Attempts per second; or a dict of host → rate, with '*' for all hosts together.",
+        "Maximum attempts per second; or a dict of host → rate, with '*' for all hosts together.",
         per_call=False,
     )
-    rate_limit_burst: int = _option(5, "Attempts that may go out at once after a pause.", per_call=False)
-    max_retries: int = _option(3, "Attempts after the first one.")
-    retry: RetryPolicy | None = _option(None, "A whole RetryPolicy, in place of max_retries.")
+    rate_limit_burst: int = _option(5, "Attempts that may be sent at once after a pause.", per_call=False)
+    max_retries: int = _option(3, "Maximum number of attempts after the first.")
+    retry: RetryPolicy | None = _option(None, "A RetryPolicy, which replaces max_retries.")
     retry_on: Condition | None = _option(
         None,
-        "Also retry these: an exception type or a tuple of them, HTTPStatusError for statuses, or a "
-        "predicate that sees the Response or the error.",
+        "What else to retry: an exception type or a tuple of them (HTTPStatusError for any status >= 400), "
+        "or a predicate that is given the Response or the error.",
     )
-    dont_retry_on: Condition | None = _option(None, "Never retry these; same forms as retry_on.")
+    dont_retry_on: Condition | None = _option(None, "What never to retry; takes the same forms as retry_on.")
     retry_budget: bool = _option(
-        True, "Stop retrying a host that is plainly down, so that an outage is not amplified.", per_call=False
+        True,
+        "Stop retrying a host that is clearly down, so that retries do not amplify an outage.",
+        per_call=False,
     )
     adaptive: bool = _option(
-        False, "Let the concurrency per host find its own level on 429, 503 and timeouts.", per_call=False
+        False, "Adapt the concurrency per host: down on 429, 503 and timeouts, up otherwise.", per_call=False
     )
     timeout: Timeout | list[Timeout] = _option(
-        30.0, "Seconds for one whole attempt, or a (connect, total) pair; None waits for ever."
+        30.0, "Seconds for one whole attempt, or a (connect, total) pair; None waits forever."
     )
-    deadline: float | None = _option(None, "Seconds for the whole batch; what is done by then is kept.")
+    deadline: float | None = _option(None, "Seconds for the whole batch; whatever is done by then is kept.")
     http2: bool | None = _option(
-        None, "None: where the backend can. True warns where it cannot.", per_call=False
+        None, "None uses HTTP/2 if the backend supports it; True also warns if it does not.", per_call=False
     )
     http3: bool = _option(
-        False, "Ask https URLs over QUIC, then over TCP. Warns where the backend cannot.", per_call=False
+        False,
+        "Try https URLs over QUIC first, then over TCP. Warns if the backend does not support it.",
+        per_call=False,
     )
     method: PerUrl[str] = _option("GET", "HTTP method.")
     params: PerUrl[Params] = _option(None, "Query parameters, added to those of the URL.")
@@ -155,13 +161,13 @@ class Settings:
     headers: PerUrl[HeaderFields] = _option(None, "Request headers; one whose value is None is not sent.")
     cookies: PerUrl[Mapping[str, str] | None] = _option(None, "Cookies to send to the hosts of the URLs.")
     proxy: PerUrl[str | Literal[False] | None] = _option(
-        None, "Proxy URL; None takes one of proxies, or the environment's (see trust_env); False goes direct."
+        None, "Proxy URL; None uses one of proxies, or the environment's (see trust_env); False uses none."
     )
     auth: tuple[str, str] | Literal["netrc"] | None = _option(
         None, "(user, password) for Basic authentication, or 'netrc'."
     )
     verify_ssl: bool | str | os.PathLike[str] = _option(
-        True, "Check certificates; a path names the CA bundle to trust."
+        True, "Verify certificates; a path names the CA bundle to trust."
     )
     trust_env: bool = _option(
         True,
@@ -169,24 +175,25 @@ class Settings:
         per_call=False,
     )
     follow_redirects: bool = _option(True, "Follow redirects.")
-    max_redirects: int = _option(20, "Redirects followed at most.")
+    max_redirects: int = _option(20, "Maximum number of redirects to follow.")
     allow_private_hosts: bool = _option(
         True, "False refuses redirects to private, loopback and link-local addresses."
     )
     secret_headers: Sequence[str] = _option(
-        (), "Headers to drop on a redirect to another origin, beside Authorization and cookies."
+        (), "Headers to drop on a redirect to another origin, in addition to Authorization and cookies."
     )
     raise_for_status: bool | None = _option(
-        None, "A final status >= 400 is a failure; None: except for return_type 'response'."
+        None, "Whether a final status >= 400 is a failure; None means yes, unless return_type is 'response'."
     )
-    max_response_size: int | None = _option(None, "Decoded bytes a body may have at most.")
+    max_response_size: int | None = _option(None, "Maximum size of a body, in decoded bytes.")
     stream_callback: StreamCallback | None = _option(
-        None, "Called with each chunk of return_type 'stream'; with two parameters also with the Request."
+        None,
+        "Called with each chunk for return_type 'stream'; and with the Request, if it takes two arguments.",
     )
-    chunk_size: int = _option(65_536, "Bytes a chunk given to stream_callback has at most.")
+    chunk_size: int = _option(65_536, "Maximum size of the chunks given to stream_callback, in bytes.")
     parse_processes: int | ProcessPoolExecutor = _option(
         0,
-        "Processes that decode and run parse_func, or a ProcessPoolExecutor; 0 does it in place. "
+        "Number of processes that decode and run parse_func, or a ProcessPoolExecutor; 0 uses none. "
         "Context variables do not travel there.",
     )
     random_user_agent: bool = _option(False, "Send a random entry of user_agents with each request.")
@@ -198,16 +205,16 @@ class Settings:
     )
     on_result: Callable[[Result[Any]], object] | None = _option(None, "Called with each Result as it comes.")
     progress: bool | Callable[[int, int | None], object] = _option(
-        False, "Show a bar (needs tqdm), or a callback (completed, total)."
+        False, "True shows a bar (needs tqdm); a function is called with (completed, total)."
     )
     executor: Executor | None = _option(
         None,
-        "Run the blocking backends in this executor, whose threads bound the attempts in flight, too; "
-        "it is never shut down.",
+        "Executor to run a blocking backend in; its threads also limit the attempts in flight. "
+        "It is never shut down.",
         per_call=False,
     )
-    verbose: bool = _option(False, "Log what happens at level INFO.", per_call=False)
-    debug: bool = _option(False, "Log every attempt at level DEBUG.", per_call=False)
+    verbose: bool = _option(False, "Log at level INFO.", per_call=False)
+    debug: bool = _option(False, "Log every attempt, at level DEBUG.", per_call=False)
 
     def __post_init__(self) -> None:
         for name, (accepts, expected) in _CHECKS.items():
@@ -225,22 +232,22 @@ class Settings:
         """Build the settings of a session from the keywords its caller gave.
 
         Raises:
-            TypeError: A keyword is no option; the message names the closest one.
+            TypeError: A keyword is not an option; the message names the closest one.
             ConfigurationError: A value is wrong.
         """
         reject_unknown(options, caller)
         return cls(**options)
 
     def override(self, options: Mapping[str, Any], caller: str, *, refused: Collection[str] = ()) -> Settings:
-        """Return these settings with the keywords of one call in place.
+        """Return these settings, overridden by the keywords of one call.
 
         Args:
             options: The keywords.
             caller: The verb that was given them, one of `VERB_ARGUMENTS`.
-            refused: Options that mean nothing to it.
+            refused: Options that it has no use for.
 
         Raises:
-            TypeError: A keyword is no option; the message names the closest one.
+            TypeError: A keyword is not an option; the message names the closest one.
             ConfigurationError: A value is wrong, or the option does not belong there.
         """
         if not options:
@@ -262,7 +269,7 @@ class Settings:
 
     @property
     def retry_policy(self) -> RetryPolicy:
-        """The policy that ``retry``, ``max_retries``, ``retry_on`` and ``dont_retry_on`` come to."""
+        """The policy that results from ``retry``, ``max_retries``, ``retry_on`` and ``dont_retry_on``."""
         policy = self.retry or RetryPolicy(max_retries=self.max_retries)
         if self.retry_on is not None:
             policy = dataclasses.replace(policy, retry_on=self.retry_on)
@@ -275,7 +282,7 @@ _MERGED = ("headers", "cookies")
 
 
 def _laid_over(base: object, given: Any) -> Any:
-    """Return the entries of one call over those of the session, as ``requests`` does; None takes all away."""
+    """Merge the entries of one call into those of the session, as ``requests`` does; None drops them all."""
     if not isinstance(base, Mapping):
         return given
     if isinstance(given, list | tuple):
@@ -331,7 +338,7 @@ def _is_backend(value: object) -> bool:
 
 def _is_verify(value: object) -> bool:
     if isinstance(value, str | os.PathLike):
-        return os.fspath(value) != "" and Path(value).exists()  # "" would be the folder we are in
+        return os.fspath(value) != "" and Path(value).exists()  # Path("") is the current folder
     return isinstance(value, bool)
 
 
@@ -344,16 +351,16 @@ def _is_process_pool(value: object) -> bool:
 
 
 def is_per_url(name: str, value: object) -> bool:
-    """Whether the value of an option has an entry per URL, instead of being that of all."""
+    """Whether the value of an option has one entry per URL, rather than being the same for all."""
     return isinstance(value, list) or (name in _NEVER_A_TUPLE and isinstance(value, tuple))
 
 
 _NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
-"""Where a tuple can be nothing but one entry per URL."""
+"""Options in which a tuple can only mean one entry per URL."""
 
 
 def _per_url(name: str, accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Look at one value for all, or at a tuple's entries; those of a list are judged item by item."""
+    """Check a value for all URLs, or the entries of a tuple; planning checks those of a list one by one."""
 
     def accepts_any(value: Any) -> bool:
         if isinstance(value, tuple) and is_per_url(name, value):
@@ -373,7 +380,7 @@ _CONDITION = (is_condition, "an exception type, a tuple of them, a predicate or 
 _STRINGS = (_are_strings, "a list of strings")
 
 _SECRETIVE = frozenset({"auth", "headers", "cookies", "params", "data", "proxy", "proxies"})
-"""What is not to be quoted in a message."""
+"""Options whose values must not be quoted in a message."""
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backend": (_is_backend, "the name of a backend or an instance of a Backend"),
@@ -470,9 +477,9 @@ VERB_ARGUMENTS = {
     "iter_results": ("keys", "return_type", "parse_func", "ordered"),
     "download": ("to", "sha256", "existing", "keys", "return_none_on_failure"),
 }
-"""The keywords of each verb that are no options: they bear on the static type, or on this verb alone."""
+"""The keywords of each verb that are not options: they affect the static type, or belong to one verb."""
 NOT_FOR_DOWNLOADS = ("stream_callback", "chunk_size", "parse_processes", "raise_for_status")
-"""Options that mean nothing where bodies go into files."""
+"""Options that have no meaning when bodies go into files."""
 PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "timeout", "proxy")
 
 
@@ -492,11 +499,11 @@ def reject_unknown(
     Args:
         options: The keywords.
         caller: The function they were given to.
-        taken: What it takes, where that is not every option.
-        beside: Its parameters that are no options, which may be meant, too.
+        taken: The options it takes, if not all of them.
+        beside: Its other parameters, which a misspelt keyword may have meant, too.
 
     Raises:
-        TypeError: A keyword is no option; the message names the closest real one.
+        TypeError: A keyword is not an option; the message names the closest real one.
     """
     for name in options:
         if name not in OPTION_NAMES:
@@ -510,13 +517,13 @@ def reject_unknown(
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return those of a session, and those of the one call that is made with it."""
+    """Split options into those of a session and those of a call."""
     of_call = {name: value for name, value in options.items() if name in CALL_OPTION_NAMES}
     return {name: value for name, value in options.items() if name not in of_call}, of_call
 
 
 class _Inherited:
-    """Stands in a signature for what is taken from the session."""
+    """The default that a signature shows for an option inherited from the session."""
 
     def __repr__(self) -> str:
         return "<the session's>"
@@ -528,11 +535,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def documents_options(*, session: bool, without: Collection[str] = ()) -> Callable[[F], F]:
-    """Show every option in the signature and the help of a function that takes ``**options``.
+    """List every option in the signature and the docstring of a function that takes ``**options``.
 
     Args:
-        session: Whether the options of the session belong there, or those of one call alone.
-        without: Options that do not belong there.
+        session: Whether to include the options of the session, or only those of a call.
+        without: Options to leave out.
     """
 
     def decorate(function: F) -> F:
@@ -558,7 +565,7 @@ def documents_options(*, session: bool, without: Collection[str] = ()) -> Callab
 
 
 def options_table() -> str:
-    """Return the Markdown table of all options, as it stands in the documentation."""
+    """Return the Markdown table of all options for the documentation."""
     rows = ["| option | default | meaning |", "| --- | --- | --- |"]
     rows += [
         f"| `{name}` | `{field.default!r}` | {field.metadata['doc']} |" for name, field in _FIELDS.items()

@@ -1,7 +1,7 @@
-"""URLs and options → Requests, one by one: an endless generator is a fine input.
+"""URLs and options → Requests, lazily, so that the input may be an endless generator.
 
-What is the same for all URLs is worked out once; what differs is checked item by item, and an item
-that cannot be sent becomes a Request with a ``problem`` instead of stopping the others.
+What is the same for all URLs is prepared once; what differs is checked item by item, and an item that
+cannot be sent becomes a Request with a ``problem`` instead of stopping the others.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _CONNECT_TIMEOUT = 10.0
 
 
 class RequestItem(TypedDict, total=False):
-    """An item of ``urls`` with options of its own; what is absent is taken from the call.
+    """An item of ``urls`` with options of its own; those that are absent are taken from the call.
 
-    ``key`` is the name of its Result, and ``meta`` comes back on it untouched.
+    ``key`` and ``meta`` are passed on to its Result.
     """
 
     url: Required[str]
@@ -67,7 +67,7 @@ _ITEM_KEYS = frozenset(RequestItem.__annotations__)
 
 
 class Planner:
-    """Turns items into Requests by the settings of one call."""
+    """Turns items into Requests, according to the settings of one call."""
 
     def __init__(
         self,
@@ -78,17 +78,17 @@ class Planner:
         cookies: Mapping[str, str] | None = None,
         lacking_for_socks: Callable[[], str | None] | None = None,
     ) -> None:
-        """Work out what is the same for all items.
+        """Prepare what is the same for all items.
 
         Args:
             settings: The options of the call.
             environment: Proxies and CA bundles to fall back on.
-            accept_encoding: The content codings that can be undone.
+            accept_encoding: The content codings that can be decoded.
             cookies: The cookies set on the session.
             lacking_for_socks: Says why SOCKS proxies cannot be used, or None where they can.
 
         Raises:
-            ConfigurationError: An option that goes for all items is wrong.
+            ConfigurationError: An option that applies to all items is wrong.
         """
         self._settings = settings
         self._environment = environment
@@ -115,10 +115,10 @@ class Planner:
         self._keys: Iterator[Any] = itertools.repeat(None)
         self._names: _Names | None = None
         self._template = self._build_template()
-        self.proxies = self._new_rotation()  # only now: the template takes no turn
+        self.proxies = self._new_rotation()  # only now, so that the template does not use up a turn
 
     def _build_template(self) -> Request | None:
-        """Build what the plain items have in common; None where it is wrong, which each item then says."""
+        """Build the Request that plain items copy; None if it is wrong, as each item then reports."""
         try:
             return self._build("http://template", self._row_of_all(), "")
         except ValidationError as error:
@@ -141,7 +141,7 @@ class Planner:
         Args:
             urls: The items.
             keys: One name per item.
-            keys_differ: Refuse an item whose name another one had.
+            keys_differ: Whether to refuse an item whose key is taken.
 
         Raises:
             ConfigurationError: A list option or ``keys`` does not fit the number of URLs.
@@ -200,7 +200,7 @@ class Planner:
 
     @property
     def _varies(self) -> bool:
-        """Whether two plain URLs may come to differ in more than their address."""
+        """Whether the Requests of two plain URLs may differ in more than the URL."""
         return bool(
             self._settings.params
             or self.proxies
@@ -210,7 +210,7 @@ class Planner:
         )
 
     def plan_item(self, item: Item, index: int) -> Request:
-        """Plan the next item; what cannot be sent comes back with a ``problem``."""
+        """Plan the next item; if it cannot be sent, the Request has a ``problem``."""
         address: object = item.url if isinstance(item, Request) else item
         key = None
         try:
@@ -254,7 +254,7 @@ class Planner:
         return request
 
     def _key_of(self, item: Item) -> Any:
-        """Return the name of the next item: its own, or the next of ``keys``."""
+        """Return the key of the next item: its own, or the next of ``keys``."""
         key = next(self._keys)
         if isinstance(item, Request):
             key = key if item.key is None else item.key
@@ -317,7 +317,7 @@ class Planner:
         return self.environment_proxy(url)
 
     def environment_proxy(self, url: str) -> str | None:
-        """Return the proxy the environment names for a URL.
+        """Return the proxy that the environment names for a URL, or None.
 
         Raises:
             ValidationError: It cannot be used.
@@ -362,7 +362,7 @@ def _remedy(name: str) -> str:
 
 
 class _Keys(Iterator[Any]):
-    """Draws a name per item; where there is none left, that is the problem of the one item."""
+    """Yields one key per item; if they run out, each remaining item fails, rather than the batch."""
 
     def __init__(self, keys: Iterable[Any]) -> None:
         self._keys = iter(keys)
@@ -374,16 +374,16 @@ class _Keys(Iterator[Any]):
 
 
 class _Names:
-    """The names that are taken; an item whose own will not do in a dict is not sent."""
+    """The keys taken so far; an item whose key cannot be used in the dict is not sent."""
 
     def __init__(self) -> None:
         self._taken: set[Any] = set()
 
     def claim(self, key: Any) -> Any:
-        """Return a name that no other item has.
+        """Return the key, and mark it as taken.
 
         Raises:
-            ValidationError: Another one has it, or it cannot be in a dict.
+            ValidationError: Another item has it, or it is not hashable.
         """
         try:
             if key not in self._taken:
@@ -391,7 +391,7 @@ class _Names:
                 return key
             problem = f"another URL has the key {key!r}; keys must differ, or answers would be lost."
         except TypeError:
-            problem = "keys must be hashable, as names in a dict are."
+            problem = "keys must be hashable, as they become the keys of a dict."
         raise ValidationError(problem, "keys")
 
 
@@ -414,7 +414,7 @@ def _check_method(method: object) -> str:
     if not isinstance(method, str) or not TOKEN.fullmatch(method):
         raise ValidationError(f"method must be an HTTP method such as 'GET', not {method!r}.", "method")
     if method.upper() == "CONNECT":
-        raise ValidationError("CONNECT opens a tunnel, which is no call; give proxy=.", "method")
+        raise ValidationError("CONNECT opens a tunnel and is not a request; use proxy= instead.", "method")
     return method.upper()
 
 

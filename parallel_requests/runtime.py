@@ -1,4 +1,4 @@
-"""What a session is made of, and the batches that are carried out with it; both surfaces share it."""
+"""What a session is made of, and how its batches are set up; shared by the sync and async clients."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ T = TypeVar("T")
 logger = logging.getLogger("parallel_requests")
 
 _LOOK_AHEAD = 10_000
-"""Items of a list that may be parked at once, so that a paused host does not hold up the others."""
+"""Items of a list that may be open at once, so that those of a paused host do not block the others."""
 
 
 class Runtime:
-    """Owns backend, engine, gates, cookies and parsers; checks calls, and sets their batches up.
+    """Owns backend, engine, gates, cookies and parsers; checks calls, and sets up their batches.
 
     Attributes:
         settings: The options of the session.
         backend: The backend in use.
         last_run: The figures of the latest run that ended.
-        is_closed: Whether it is of no more use.
+        is_closed: Whether it has been closed.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Open the backend; nothing is sent yet.
 
         Raises:
-            ConfigurationError: The backend is not installed, or does not go with an option.
+            ConfigurationError: The backend is not installed, or conflicts with an option.
         """
         self.settings = settings
         self.last_run = RunStats()
@@ -84,10 +84,10 @@ class Runtime:
         shutdown.close_at_exit(self)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
-        """Send these cookies with every request from now on, beside those set before.
+        """Send these cookies with every request from now on, in addition to those set before.
 
         Raises:
-            ConfigurationError: They are no mapping of names to values, or not valid in HTTP.
+            ConfigurationError: They are not a mapping of names to values, or not valid in HTTP.
         """
         try:
             self._own_cookies = {**self._own_cookies, **check_cookies(cookies)}
@@ -108,14 +108,14 @@ class Runtime:
         is_fed: bool = False,
         holds_back: bool = False,
     ) -> Batch:
-        """Check everything there is to check before the first byte, and set the batch up.
+        """Check everything that can be checked before anything is sent, and set up the batch.
 
         Args:
             urls: The items.
             keys: One name per item.
-            call: How the batch was asked for.
-            is_fed: The surface feeds the items itself; ``urls`` is empty.
-            holds_back: A slow consumer slows the run down.
+            call: How the batch was requested.
+            is_fed: Whether the caller feeds the items itself; ``urls`` is empty then.
+            holds_back: Whether a slow consumer slows the run down.
 
         Raises:
             ConfigurationError: Something is wrong; nothing was sent.
@@ -125,7 +125,7 @@ class Runtime:
         settings = self.settings.override(call.options, call.verb)
         planner = self._planner(settings)
         requests = planner.plan(urls, keys, keys_differ=call.is_keyed)
-        # What else has a length may still belong to the consumer's thread.
+        # Other sized iterables may belong to the consumer's thread.
         is_list = isinstance(urls, list | tuple)
         return self._request_batch(
             settings,
@@ -139,11 +139,11 @@ class Runtime:
         )
 
     def plan_retry(self, error: Exception) -> tuple[Batch, Call]:
-        """Set up a batch of what failed, and say how it was asked for.
+        """Set up a batch of the failed items; return it and how the first one was requested.
 
         Raises:
-            ConfigurationError: The error is none of a batch, or was unpickled and so no longer knows its
-                call; or it is that of ``download``.
+            ConfigurationError: The error is not that of a batch, or was unpickled and so no longer knows
+                its call; or it comes from ``download``.
         """
         self._check_open()
         if not isinstance(error, PartialFailureError) or error.call is None:
@@ -156,7 +156,7 @@ class Runtime:
             )
         settings = self.settings.override(call.options, call.verb)
         failed = [result.request for result in error.results if not result.ok]
-        # They are planned: what is None in them is meant so.
+        # Already planned, and not planned again: a None in them is deliberate.
         requests = [dataclasses.replace(request, index=index) for index, request in enumerate(failed)]
         batch = self._request_batch(
             settings,
@@ -178,7 +178,7 @@ class Runtime:
         sha256: Checksums,
         existing: Existing,
     ) -> tuple[Batch, Downloads]:
-        """Check everything there is to check, and set up a batch of files.
+        """Check everything that can be checked, and set up a batch of downloads.
 
         Raises:
             ConfigurationError: Something is wrong; nothing was sent.
@@ -215,15 +215,15 @@ class Runtime:
             window=2 * self.settings.concurrency,
             observe=downloads.let_go,
         )
-        # Fed by the consumer, whose thread has the time to look for files and to check them.
+        # Fed by the consumer, as looking for existing files and verifying them takes time.
         inputs = downloads.wanted(planner.plan(items, keys, keys_differ=call.is_keyed))
         return self._new_batch(run, planner, inputs=inputs, on_end=downloads.close), downloads
 
     def run(self, batch: Batch, answer: Callable[[list[Result[Any]]], T]) -> T:
-        """Carry a batch out and return what ``answer`` makes of its Results, which are in input order.
+        """Run a batch and return what ``answer`` makes of its Results, which are in input order.
 
         Raises:
-            KeyboardInterrupt: With what finished in ``.results``, also where it comes after the end.
+            KeyboardInterrupt: With what finished in ``.results``, even if it comes after the end.
         """
         try:
             try:
@@ -236,14 +236,14 @@ class Runtime:
             raise
 
     def stream(self, batch: Batch, *, ordered: bool) -> Generator[Result[Any]]:
-        """Carry a batch out and yield its Results as they come, or in input order."""
+        """Run a batch and yield its Results as they come, or in input order."""
         try:
             yield from batch.stream(ordered=ordered)
         finally:
             self.conclude(batch)
 
     def files_of(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
-        """Carry a batch of files out and return what was asked for."""
+        """Run a batch of downloads and return what was asked for."""
 
         def answer(results: list[Result[Any]]) -> Any:
             left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
@@ -252,7 +252,7 @@ class Runtime:
         return self.run(batch, answer)
 
     def conclude(self, batch: Batch) -> None:
-        """Keep the figures of a batch that has ended, and end its progress bar."""
+        """Keep the statistics of a batch that has ended, and close its progress bar."""
         self.last_run = batch.stats
         batch.on_end()
         batch.stats.concurrency_levels = self._pacer.limits()
@@ -263,10 +263,10 @@ class Runtime:
     def close(self) -> None:
         """Stop what is under way, close every connection and end every thread; safe to call twice.
 
-        In a forked child nothing is: all that is the parent's, which goes on with it.
+        In a forked child it does nothing of that: everything belongs to the parent, which still uses it.
         """
         if self._engine.threads.is_in_child_process():
-            self.is_closed = True  # without the lock, which may have been held as the process forked
+            self.is_closed = True  # without the lock, which another thread may have held during the fork
             return
         with self._lock:
             if self.is_closed:
@@ -274,7 +274,7 @@ class Runtime:
             self.is_closed = True
         shutdown.forget(self)
         with contextlib.ExitStack() as closing:
-            # A Ctrl-C while one of them is waited for must not keep the others open.
+            # A Ctrl-C while one of them closes must not leave the others open.
             closing.callback(self._parsers.close)
             closing.callback(self.backend.close)
             self._engine.close()

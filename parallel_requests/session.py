@@ -1,4 +1,4 @@
-"""ParallelSession: the verbs, and the life of what they share."""
+"""ParallelSession: the public methods, and the lifetime of what they share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from parallel_requests.signatures import DownloadVerb, HeadVerb, IterVerb, RequestVerb
     from parallel_requests.stats import RunStats
 
-# What turns the functions below into verbs with a type for every combination of arguments.
+# Decorators that give each method below a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], RequestVerb] = documents_options(session=False)
 _iter_verb: Callable[[Callable[..., Any]], IterVerb] = documents_options(session=False)
 _download_verb: Callable[[Callable[..., Any]], DownloadVerb] = documents_options(
@@ -41,7 +41,7 @@ def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..
 
     Args:
         method: The HTTP method.
-        default: The ``return_type`` where none is given.
+        default: The ``return_type`` if none is given.
     """
 
     def verb(
@@ -98,7 +98,7 @@ class ParallelSession:
 
     @property
     def last_run(self) -> RunStats:
-        """The figures of the latest run that ended; after an interrupt also its Results."""
+        """The figures of the latest finished run; after an interrupt, also its Results."""
         return self._runtime.last_run
 
     @_request_verb
@@ -117,7 +117,7 @@ class ParallelSession:
         Args:
             urls: A URL gives a value, a list (or any iterable) of them a list. Items may also be
                 Request objects, or dicts with options of their own, a ``key`` and ``meta``.
-            keys: One name per URL; the answer is a dict by them.
+            keys: One name per URL; the answer is a dict with these as its keys.
             return_type: What each answer becomes: json, text, content, response or stream.
             parse_func: Called with each decoded answer; what it returns takes the answer's place.
             return_none_on_failure: Put None in place of what failed instead of raising.
@@ -153,7 +153,7 @@ class ParallelSession:
         ordered: bool = False,
         **options: Unpack[RequestOptions],
     ) -> Generator[Result[Any]]:
-        """Yield a Result for each item as it completes; failures are Results too, nothing is raised for them.
+        """Yield a Result for each item as it completes; failures are Results too, and raise nothing.
 
         The input may be endless: it is advanced in the calling thread, and only as slots come free.
         At most twice ``concurrency`` items are open at any time. Leaving the loop stops the run.
@@ -163,13 +163,13 @@ class ParallelSession:
             keys: One name per item.
             return_type: What each answer becomes.
             parse_func: Called with each decoded answer.
-            ordered: Yield in input order, holding back what came early.
+            ordered: Yield in input order, holding back what comes early.
 
         Raises:
             ConfigurationError: An option is wrong; nothing was sent.
             TypeError: An option does not exist; the message names the closest one.
             RunStoppedError: The session is closed.
-            Exception: The input raised; what was in flight has been yielded before.
+            Exception: The input raised; what was in flight is yielded first.
         """
         call = Call(
             verb="iter_results",
@@ -195,30 +195,30 @@ class ParallelSession:
     ) -> Any:
         """Fetch one URL or many into files, and return one `Download` or many, in input order.
 
-        Bodies go to disk as they arrive, into a hidden file beside the place, which is moved there
-        when it is whole and right. What broke off, in this call or in one that was killed, is resumed
-        where the server can, and begun anew where it cannot.
+        Bodies go to disk as they arrive, into a hidden file next to the final one, which is renamed
+        once it is complete and verified. A download that broke off, in this call or in one that was
+        killed, is resumed if the server supports that, and restarted if it does not.
 
-        In a folder, a file is called what the server calls it (``Content-Disposition``), else what
-        the URL ends with, made safe for every system; several of one name are numbered. ``progress``
-        counts bytes.
+        In a folder, a file gets the name that the server gives it (``Content-Disposition``), or else
+        the last part of the URL's path, made safe for every system; equal names are numbered.
+        ``progress`` counts bytes.
 
         Args:
             urls: As for `request`.
             to: The folder, or a list with one path per URL. Folders are created.
             sha256: The checksum in hex: one for all, a list with one per URL, or a dict by URL. True
-                has it worked out and not compared.
-            existing: What is done where a file of that name is there: ``"skip"`` it, unless it lacks
+                computes it without comparing it to anything.
+            existing: What to do if a file of that name exists: ``"skip"`` it, unless it does not match
                 the given checksum; ``"replace"`` it; ``"keep"`` both, by numbering the new one.
-            keys: One name per URL; the answer is a dict by them.
+            keys: One name per URL; the answer is a dict with these as its keys.
             return_none_on_failure: Put None in place of what failed instead of raising.
 
         Raises:
             ConfigurationError: An option is wrong; nothing was sent.
             TypeError: An option does not exist; the message names the closest one.
             RunStoppedError: The session is closed.
-            ParallelRequestsError: The single URL failed; this is its own error, a DownloadError where
-                the file cannot be written or is not what its checksum says.
+            ParallelRequestsError: The single URL failed; this is its own error, a DownloadError if
+                the file cannot be written or does not match its checksum.
             PartialFailureError: Items of a list failed; every Result is in ``.results``.
             KeyboardInterrupt: With the Results of what was fetched in ``.results``.
             Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
@@ -234,17 +234,17 @@ class ParallelSession:
         return self._runtime.files_of(batch, downloads, call)
 
     def retry_failed(self, error: PartialFailureError) -> Any:
-        """Run again what failed of a batch, and return what the whole batch would have.
+        """Run the failed items of a batch again, and return what the whole batch would have returned.
 
         Args:
             error: What the batch raised.
 
         Raises:
-            ConfigurationError: The error was unpickled, and so no longer knows its call; or it is that
-                of `download`, which is called again instead.
+            ConfigurationError: The error was unpickled, and so no longer knows its call; or it comes from
+                `download`, which should be called again instead.
             RunStoppedError: The session is closed.
             PartialFailureError: Some failed again; ``.results`` has the whole batch.
-            KeyboardInterrupt: With what finished of the second try in ``.results``.
+            KeyboardInterrupt: With what finished in this second run in ``.results``.
         """
         batch, call = self._runtime.plan_retry(error)
         return self._runtime.run(batch, lambda results: collect(merge_retried(error.results, results), call))
@@ -258,10 +258,10 @@ class ParallelSession:
     options: HeadVerb = http_verb("OPTIONS", ReturnType.RESPONSE)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
-        """Send these cookies with every request from now on, beside those set before.
+        """Send these cookies with every request from now on, in addition to those set before.
 
         Raises:
-            ConfigurationError: They are no mapping of names to values, or not valid in HTTP.
+            ConfigurationError: They are not a mapping of names to values, or not valid in HTTP.
         """
         self._runtime.set_cookies(cookies)
 
@@ -272,7 +272,8 @@ class ParallelSession:
     def close(self) -> None:
         """Stop what is under way, close every connection and end every thread; safe to call twice.
 
-        A signal handler raises KeyboardInterrupt instead: it may have interrupted what this waits for.
+        Do not call it from a signal handler, which may have interrupted what it would wait for: raise
+        KeyboardInterrupt there instead.
         """
         self._runtime.close()
 
@@ -285,9 +286,9 @@ class ParallelSession:
         self.close()
 
     def __del__(self) -> None:
-        runtime = getattr(self, "_runtime", None)  # there is none where an option was wrong
+        runtime = getattr(self, "_runtime", None)  # missing if an option was wrong
         if runtime is not None and not runtime.is_closed:
-            self.close()  # first: where warnings are errors, this is one
+            self.close()  # first: with warnings as errors, the next line raises
             warnings.warn(
                 f"{self!r} was not closed; use it in a with statement",
                 ResourceWarning,
@@ -296,7 +297,7 @@ class ParallelSession:
             )
 
     def __reduce__(self) -> NoReturn:
-        """Refuse: a copy would close, as it goes, what this one uses."""
+        """Refuse: when a copy is dropped, it would close what this session uses."""
         raise TypeError(
             f"A {type(self).__name__} cannot be copied or pickled, as its connections and threads cannot: "
             "open another one with the same options."
@@ -310,5 +311,5 @@ class ParallelSession:
 
 
 def runtime_of(session: ParallelSession) -> Runtime:
-    """Return what a session delegates to; the asyncio surface drives it, too."""
+    """Return the runtime of a session, which the asyncio client drives as well."""
     return session._runtime  # noqa: SLF001 - of the class above

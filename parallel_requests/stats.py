@@ -1,4 +1,4 @@
-"""What a run came to, in figures."""
+"""The statistics of a run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
     from parallel_requests.models import Result
 
 _BUCKETS_PER_E = 100
-"""Latencies are kept in buckets one percent wide, so that a run of any length fits."""
+"""Latencies are counted in buckets one percent wide, so that memory is bounded for any run."""
 
 
 @dataclass(slots=True)
 class RunStats:
-    """The figures of one run; `ParallelSession.last_run` holds those of the latest.
+    """The statistics of one run; `ParallelSession.last_run` holds those of the latest.
 
     Attributes:
-        statuses: Final answers by status.
+        statuses: Final responses by status.
         errors: Failed items by the name of their error's class.
-        total: Items that are done.
+        total: Finished items.
         succeeded: Items that succeeded.
-        attempts: Times on the wire.
-        retries: Attempts made because another had failed; those that follow a redirect are none.
+        attempts: Attempts made.
+        retries: Attempts made because one before had failed; those that follow redirects do not count.
         bytes_received: Bytes of the decoded bodies, streams and files included.
         seconds_on_wire: Seconds of all final attempts together.
-        seconds_waited: Seconds all items together spent beyond their last attempt: in earlier
+        seconds_waited: Seconds that all items together spent before their final attempts: in earlier
             attempts, backoff and gates.
         seconds: Seconds the run took.
-        connections: Connections opened while it ran, where the backend tells.
-        concurrency_levels: The level an adaptive limit came to, by host.
-        results: Where the run was interrupted, the Results that had come; else empty.
+        connections: Connections opened while it ran; None if the backend does not count them.
+        concurrency_levels: The limit of attempts in flight at the end, by host, if there is one.
+        results: The finished Results if the run was interrupted; empty otherwise.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -53,7 +53,7 @@ class RunStats:
     _latencies: Counter[int] = field(default_factory=Counter)
 
     def add(self, results: Sequence[Result[Any]]) -> None:
-        """Count finished Results in."""
+        """Add finished Results."""
         responses = [result.response for result in results if result.response is not None]
         failures = [type(result.error).__name__ for result in results if result.error is not None]
         latencies = [response.elapsed for response in responses]
@@ -71,7 +71,7 @@ class RunStats:
         self._latencies.update([floor(log(seconds + 1e-9) * _BUCKETS_PER_E) for seconds in latencies])
 
     def percentile(self, percent: float) -> float:
-        """Return the seconds within which so many percent of the answers came, to 1 %."""
+        """Return the seconds within which a percentage of the responses came, accurate to 1 %."""
         rank = math.ceil(self._latencies.total() * percent / 100)
         for bucket in sorted(self._latencies):
             rank -= self._latencies[bucket]

@@ -1,4 +1,4 @@
-"""One thing at a time, and nobody waits for it: what hooks of callers are called through."""
+"""Serialises calls without blocking: the callers' hooks are called through it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """Handles what several threads bring, one item at a time.
+    """Handles items from several threads, one at a time.
 
-    Who comes while another thread is handling leaves its item to that one and goes on: a hook may take
-    long, use the session, or end it and wait for the very thread that would wait for the hook.
+    A thread that brings an item while another thread is handling one leaves it to that thread and goes
+    on. A lock would not do: a hook may be slow, use the session, or close it and so wait for the very
+    thread that waits for the hook.
     """
 
     def __init__(self, handle: Callable[[T], object]) -> None:
@@ -31,10 +32,10 @@ class Turns(Generic[T]):
         self._is_handling = False
 
     def bring(self, item: T) -> None:
-        """Have an item handled, now or by the thread that is at it.
+        """Handle an item now, or leave it to the thread that is handling one.
 
         Raises:
-            BaseException: What handling an item in this thread raised; what is due waits for the next.
+            BaseException: Handling an item in this thread raised; the rest is left to the next call.
         """
         with self._lock:
             self._due.append(item)

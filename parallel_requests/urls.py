@@ -14,8 +14,8 @@ from parallel_requests.redaction import redact
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-# The common shape, told in one match: an ASCII host name or IPv4 address, no user info, no port that
-# the scheme stands for, nothing to be percent-encoded, no empty query.
+# The common case, recognised in one match: an ASCII host name or IPv4 address, no user info, no default
+# port, nothing to percent-encode, no empty query.
 _PLAIN = re.compile(
     r"https?://((?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}(?::(?!(?:80|443)\b)(?:[1-9]\d{0,3}|[1-5]\d{4}))?)"
     r"(?:[/?][!$&-;=?-Z_a-z~]*+(?:%[0-9A-F]{2}[!$&-;=?-Z_a-z~]*+)*+(?<!\?))?"
@@ -33,7 +33,7 @@ def check_url(url: object) -> tuple[str, str]:
     """Return the URL in the form in which it is sent, and its authority: host and non-default port.
 
     Names beyond ASCII become IDNA, other characters that RFC 3986 does not allow are percent-encoded,
-    escapes get capital letters, a fragment and an empty query are dropped. User information stays in
+    escapes are put in upper case, a fragment and an empty query are dropped. User information stays in
     the URL.
 
     Raises:
@@ -53,10 +53,10 @@ def check_url(url: object) -> tuple[str, str]:
 
 
 def check_proxy(proxy: object) -> str:
-    """Return the URL of a proxy in the one spelling that every backend takes.
+    """Return the URL of a proxy in the form that every backend accepts.
 
     Raises:
-        ValidationError: It is none; the message does not quote it, as a password may be in it.
+        ValidationError: It is not valid; the message does not quote it, as it may contain a password.
     """
     if isinstance(proxy, str) and _PROXY.fullmatch(proxy):
         try:
@@ -72,13 +72,13 @@ def check_proxy(proxy: object) -> str:
 
 
 def percent_encode(text: str) -> str:
-    """Encode what cannot be in a path or query; escapes that are there stay, in capital letters."""
+    """Percent-encode what cannot be in a path or query; existing escapes are kept, in upper case."""
     escaped = _PERCENT.sub(lambda found: found[0].upper() if found[1] else "%25", text)
     return quote(escaped, safe=_KEPT_IN_TARGET)
 
 
 def split_user_info(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Take user and password out of a URL, so that they travel in a header only."""
+    """Split a URL into the URL without user information, and the user and password if there are any."""
     parts = urlsplit(url)
     user_info, at, host = parts.netloc.rpartition("@")
     if not at:

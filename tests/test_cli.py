@@ -319,7 +319,9 @@ def test_help_names_the_default_of_every_option(capsys: pytest.CaptureFixture[st
         main(["fetch", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert caught.value.code == 0
-    assert "--concurrency N Attempts in flight at most; pools are sized to it. Default: 20." in text
+    assert (
+        "--concurrency N Maximum number of attempts in flight; pools are sized to match. Default: 20." in text
+    )
 
 
 # -- being stopped

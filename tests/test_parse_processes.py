@@ -288,7 +288,7 @@ def test_the_callers_pool_is_not_rebuilt(server: Server, callers_pool: ProcessPo
         assert all(isinstance(failure, ParseError) and failure.response for failure in failures)
         assert "not rebuilt" in str(failures[-1])
         assert server.stats().requests == 30
-        with pytest.raises(ConfigurationError, match="out of order"):
+        with pytest.raises(ConfigurationError, match="is broken"):
             session.request(ids(server, 3), parse_func=functions.number)
     assert server.stats().requests == 30
     with pytest.raises(BrokenProcessPool):

@@ -47,7 +47,7 @@ _VERSIONS = {aiohttp.HttpVersion10: "HTTP/1.0", aiohttp.HttpVersion11: "HTTP/1.1
 _FRAMING = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING})
 _PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
 _AUTOMATIC_HEADERS = _PLANNED_HEADERS | {"Content-Type"}
-"""What aiohttp adds to a request that comes without."""
+"""The headers that aiohttp adds to a request that does not have them."""
 
 
 class AiohttpBackend(AsyncBackend):
@@ -89,12 +89,12 @@ class AiohttpBackend(AsyncBackend):
             max_headers=_MOST_HEADERS,
             read_bufsize=_READ_AHEAD,
         )
-        # Else aiohttp sends an idempotent request again by itself. A middleware could hide the errors
-        # after which it does, for a twentieth of the speed.
+        # Or aiohttp would resend idempotent requests on its own. A middleware could hide the errors that
+        # make it do so, but costs a twentieth of the speed.
         self._session._retry_connection = False  # noqa: SLF001
 
     async def aclose(self) -> None:
-        """Close every connection, those too that wait for their peer's goodbye."""
+        """Close every connection, including those that wait for their peer's close_notify."""
         await self._session.close()
         if self._connector is not None:
             await self._connector.abort()
@@ -103,14 +103,14 @@ class AiohttpBackend(AsyncBackend):
         """Make one attempt and read its answer to the end."""
         request = send.request
         headers = self._last_sent
-        if headers.planned is not request.headers:  # those of most calls of a batch are one object
+        if headers.planned is not request.headers:  # most calls of a batch share one object
             headers = self._last_sent = _SentHeaders(request.headers)
         fields, proxy, proxy_headers = headers.fields, request.proxy, None
         if request.proxy is not None:
             proxy, told = split_proxy(request.proxy, request.proxy_authorization)
             proxy_headers = None if told is None else _as_utf8({PROXY_AUTHORIZATION: told})
             if proxy_headers is not None and request.url.startswith("http:"):
-                fields = CIMultiDict([*fields.items(), *proxy_headers.items()])  # there is no CONNECT
+                fields = CIMultiDict([*fields.items(), *proxy_headers.items()])  # no CONNECT is sent
         adds_nothing = headers.are_complete and request.method == "GET" and request.content is None
         if _is_fresh.get():
             _is_fresh.set(False)
@@ -133,7 +133,7 @@ class AiohttpBackend(AsyncBackend):
             raise
 
     def _received(self, answer: aiohttp.ClientResponse) -> Headers:
-        """Return the headers of an answer, parsed once where they equal the last; many do."""
+        """Return the headers of a response, parsed only if they differ from the last ones."""
         if answer.raw_headers != self._last_raw:
             self._last_raw = answer.raw_headers
             self._last_received = Headers(b"\r\n".join(map(b": ".join, answer.raw_headers)))
@@ -148,18 +148,18 @@ class AiohttpBackend(AsyncBackend):
         return context
 
     def lacking_for_socks(self) -> str | None:
-        """Say that aiohttp speaks no SOCKS."""
+        """Return that aiohttp does not support SOCKS."""
         return "aiohttp does not speak SOCKS; another backend does, such as curl."
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
-        """Say in our words what an exception of aiohttp means; called in the attempt's own context."""
+        """Translate an exception of aiohttp; called in the attempt's own context."""
         for cause in chain_of(error):
             if isinstance(cause, aiohttp.ClientHttpProxyError):
                 return _refusal(request, f"{cause.status} {cause.message}")
             if isinstance(cause, aiohttp.ClientProxyConnectionError):
                 return _refusal(request, str(cause.os_error))
             if isinstance(cause, aiohttp.ClientConnectorDNSError) and request.proxy is not None:
-                return _refusal(request, str(cause.os_error))  # no other name is looked up
+                return _refusal(request, str(cause.os_error))  # only the proxy's name is looked up
             for kind, ours in _ERRORS:
                 if isinstance(cause, kind):
                     return self.failure(ours, request, _without_bytes(cause))
@@ -176,7 +176,7 @@ _ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
     (aiohttp.ClientResponseError, ProtocolError),
     (HttpProcessingError, ProtocolError),
 )
-"""What aiohttp's exceptions mean; an exception may be of several kinds, the first counts."""
+"""What aiohttp's exceptions mean; if several entries match, the first one counts."""
 
 
 _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
@@ -187,14 +187,14 @@ _is_fresh: ContextVar[bool] = ContextVar("is_fresh", default=True)
 
 
 class _Question(aiohttp.ClientRequest):
-    """Sends its body at once: aiohttp would wait for ever where a server knows nothing of Expect."""
+    """Sends its body at once: aiohttp would wait forever if a server ignores Expect."""
 
     def update_expect_continue(self, expect: bool = False) -> None:
-        """Leave the header as it is."""
+        """Do nothing: the header is sent as it is."""
 
 
 class _Answer(aiohttp.ClientResponse):
-    """Is given up at once: a TLS connection would wait half a minute for the peer's goodbye."""
+    """Aborts its connection when closed: TLS would wait half a minute for the peer's close_notify."""
 
     def close(self) -> None:
         connection = self.connection
@@ -204,7 +204,7 @@ class _Answer(aiohttp.ClientResponse):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Opens connections without a limit of its own, as the engine has one, and counts them."""
+    """Opens connections without limit, as the engine has one, and counts them."""
 
     def __init__(self) -> None:
         super().__init__(limit=0)
@@ -227,11 +227,11 @@ class _Connector(aiohttp.TCPConnector):
         return protocol
 
     def _forget(self, closed: asyncio.Future[None]) -> None:
-        closed.exception()  # looked at, so that asyncio does not report it as overlooked
+        closed.exception()  # retrieved, so that asyncio does not report it
         del self._transports[closed]
 
     async def abort(self) -> None:
-        """End the connections that still wait for their peer's goodbye."""
+        """Abort the connections that still wait for their peer's close_notify."""
         for transport in list(self._transports.values()):
             transport.abort()
         if self._transports:
@@ -245,7 +245,7 @@ async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) ->
         raise aiohttp.ClientResponseError(answer.request_info, (), message="bad status line")
     is_free = policy.deliver is None and policy.max_response_size is None
     if is_free and headers.is_framing_plain:
-        # The plain case; that the body is as long as announced, aiohttp has seen to.
+        # The common case; aiohttp has checked the length of the body.
         content = source.read_nowait() if closed is None else await source.read()
     else:
         body = Body(send, answer.status, headers)
@@ -253,7 +253,7 @@ async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) ->
             body.feed(chunk)
         content = body.finish()
     if closed is not None and closed.done() and answer.headers.keys().isdisjoint(_FRAMING):
-        closed.result()  # raises, where it was reset: that is no end for a body without a length
+        closed.result()  # raises if it was reset, which must not pass for the end of a body without a length
     return Response(
         answer.status,
         headers,
@@ -265,7 +265,7 @@ async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) ->
 
 
 def _watch(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
-    """Have the reader of a body told that it is malformed; aiohttp tells it only that it is cut.
+    """Make a malformed body raise as such; aiohttp would report it as truncated.
 
     Returns:
         A future that is done once the connection has ended.
@@ -290,12 +290,12 @@ def _watch(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
 
 
 class _SentHeaders:
-    """The headers of a Request as aiohttp takes them.
+    """The headers of a Request in the form that aiohttp takes.
 
     Attributes:
         planned: The headers of the Request.
         fields: The same for aiohttp.
-        are_complete: Whether they hold all that aiohttp would add to a request without a body.
+        are_complete: Whether they contain all that aiohttp would add to a request without a body.
     """
 
     __slots__ = ("are_complete", "fields", "planned")
@@ -307,7 +307,7 @@ class _SentHeaders:
 
 
 def _as_utf8(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return headers that go out byte for byte: ours stand for Latin-1, aiohttp's for UTF-8.
+    """Return headers so that the same bytes are sent: ours are Latin-1, aiohttp encodes as UTF-8.
 
     Raises:
         ValidationError: A value is not UTF-8, which aiohttp cannot send.
@@ -322,18 +322,18 @@ def _as_utf8(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _payload(content: bytes | None) -> bytes | BytesIO | None:
-    """Return what aiohttp sends as a body: in pieces, where all at once would hold up the loop."""
+    """Return the body for aiohttp; a large one as a file, so that sending it does not block the loop."""
     return content if content is None or len(content) <= _LARGE_BODY else BytesIO(content)
 
 
 @lru_cache(maxsize=64)
 def _timeout(connect: float | None) -> aiohttp.ClientTimeout:
-    """Bound connecting and the TLS handshake; the whole attempt is the engine's to bound."""
+    """Limit connecting and the TLS handshake; the engine limits the whole attempt."""
     return aiohttp.ClientTimeout(total=None, sock_connect=connect, ceil_threshold=float("inf"))
 
 
 def _without_bytes(error: BaseException) -> BaseException:
-    """Leave off the bytes of the answer that a parser's message quotes: a cookie may be among them."""
+    """Drop the bytes of the response that a parser's message quotes, which may include a cookie."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return ValueError("the server closed it")
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):

@@ -1,4 +1,4 @@
-"""The answers of urllib3 and its kin: reading them, and saying what their exceptions mean."""
+"""Reading the responses, and translating the exceptions, of urllib3 and the libraries based on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _READ_SIZE = 1 << 16
 _MOST_AT_ONCE = 1 << 26
-"""Bytes of a body that are made room for as announced: a length without bounds may well be a lie."""
+"""Announced bytes of a body for which memory is reserved at once: a larger length may be a lie."""
 _WORDS_FOR_A_CUT = (
     "without sending complete message body",
     "peer unexpectedly closed connection",
@@ -39,7 +39,7 @@ _WORDS_FOR_A_CUT = (
     "closed before END_STREAM",
     "InvalidBodyLengthError",
 )
-"""What urllib3-future says, in words alone or None, where a body, stream or connection ended too soon."""
+"""Messages of urllib3-future for a body, stream or connection that ended too soon."""
 _VERSIONS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2", 30: "HTTP/3"}
 
 
@@ -52,7 +52,7 @@ def timeouts_of(send: Send) -> tuple[float | None, float | None]:
 
 
 def read_answer(send: Send, raw: Any) -> Response:
-    """Read an urllib3 response to its end; where that fails, its connection is closed.
+    """Read a urllib3 response to its end; if that fails, close its connection.
 
     Args:
         send: The attempt it answers.
@@ -103,7 +103,7 @@ def translate(
     *,
     wrapper: type[BaseException] | tuple[()] = (),
 ) -> ParallelRequestsError:
-    """Say in our words what an exception of urllib3, or of a library over it, means.
+    """Translate an exception of urllib3, or of a library based on it.
 
     Args:
         backend: Whose attempt it was.
@@ -111,10 +111,10 @@ def translate(
         errors: The ``exceptions`` module of the urllib3 in use.
         error: The exception.
         request: What was sent.
-        wrapper: The exceptions in which a library over it wraps those of urllib3.
+        wrapper: The exceptions in which a library based on it wraps those of urllib3.
     """
     chain = [cause for cause in chain_of(error) if not isinstance(cause, wrapper)]
-    # Once the request may have gone out, urllib3 blames the proxy for whatever ends the connection.
+    # Only before the request was sent: later, urllib3 blames the proxy for any end of the connection.
     if request.proxy and not wire.is_ready() and any(isinstance(cause, errors.ProxyError) for cause in chain):
         return ProxyError(
             f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "
@@ -140,7 +140,7 @@ def translate(
 
 
 def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
-    """Return what an exception means by itself, or None where one further down the chain tells."""
+    """Return the meaning of one exception, or None if one further down the chain has to tell."""
     table: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
         (errors.NameResolutionError, DNSError),
         (errors.NewConnectionError, ConnectError),
@@ -166,5 +166,5 @@ def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
 
 
 def _is_end(error: BaseException) -> bool:
-    """Whether the peer hung up on TLS, which says nothing of who it is."""
+    """Whether the peer hung up in TLS, which says nothing about its identity."""
     return any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in chain_of(error))

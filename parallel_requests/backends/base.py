@@ -58,8 +58,8 @@ class TransportSettings:
     """What a backend is opened with.
 
     Attributes:
-        concurrency: Attempts in flight at most; its pools must hold as many connections a host.
-        http2: Whether HTTP/2 may be spoken; None where the backend can.
+        concurrency: Attempts in flight at most; its pools must hold that many connections per host.
+        http2: Whether to use HTTP/2; None uses it if the backend can.
         http3: Whether HTTP/3 is tried first.
     """
 
@@ -69,16 +69,16 @@ class TransportSettings:
 
 
 class Backend:
-    """An HTTP library. A subclass sends one attempt; everything else is done around it.
+    """An adapter for an HTTP library: it makes single attempts.
 
-    It must not follow redirects, retry, keep cookies, or read the environment: all that is done
-    once, above, for every backend alike. A third party derives from `BlockingBackend`.
+    It must not follow redirects, retry, keep cookies, or read the environment: all of that is done in
+    one place for all backends. Third-party backends derive from `BlockingBackend` or `AsyncBackend`.
 
     Attributes:
-        name: What ``backend=`` calls it.
+        name: Its name in ``backend=``.
         engine: The engine that drives it: ``"threads"``, ``"event_loop"`` or ``"curl_multi"``.
         capabilities: What it can do.
-        extra: The extra of ours that installs it, where there is one.
+        extra: The extra of this package that installs its library, if there is one.
     """
 
     name: ClassVar[str] = ""
@@ -94,7 +94,7 @@ class Backend:
 
     @property
     def connections_opened(self) -> int | None:
-        """Connections opened so far, or None where it is not known."""
+        """Connections opened so far, or None if they are not counted."""
         return None
 
     @classmethod
@@ -103,14 +103,14 @@ class Backend:
         return ""
 
     def lacking_for_socks(self) -> str | None:
-        """Say why SOCKS proxies cannot be used, and what to do about it; None where they can."""
+        """Return why SOCKS proxies cannot be used, and what to do about it; None if they can."""
         return None
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
-        """Say in our words what a library's exception means.
+        """Translate an exception of the HTTP library into one of this library's.
 
-        A subclass looks for its library's own exceptions first and leaves the rest to this one,
-        which looks down the chain of causes for one of the standard library's.
+        A subclass handles its library's own exceptions first, and leaves the rest to this method, which
+        looks in the chain of causes for an exception of the standard library.
         """
         for cause in chain_of(error):
             if isinstance(cause, ParallelRequestsError):
@@ -127,7 +127,7 @@ class Backend:
     def failure(
         self, kind: type[BackendError], request: Request, cause: BaseException, *, stale: bool = False
     ) -> BackendError:
-        """Build an error of ours about an attempt, without the secrets in the library's message."""
+        """Build the error of an attempt, without secrets that the library's message may contain."""
         detail = text_of(cause) or type(cause).__name__
         if kind is BackendError and detail != type(cause).__name__:
             # Nobody has words for it, so it may be a bug of the backend's.
@@ -143,13 +143,13 @@ class BlockingBackend(Backend):
         """Make one attempt and read its answer to the end.
 
         Raises:
-            Exception: Anything; `translate` is asked what it means.
+            Exception: Any exception; it is passed to `translate`.
         """
         raise NotImplementedError
 
 
 class AsyncBackend(Backend):
-    """A backend that sends on an event loop of the engine's."""
+    """A backend that sends on the engine's event loop."""
 
     engine: ClassVar[str] = "event_loop"
 
@@ -198,11 +198,11 @@ _EXHAUSTED = frozenset({errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EADDRNOT
 
 
 def split_proxy(proxy: str, authorization: str | None) -> tuple[str, str | None]:
-    """Return the URL of an HTTP proxy without credentials, and what to tell it as ``Proxy-Authorization``.
+    """Return the URL of an HTTP proxy without credentials, and the ``Proxy-Authorization`` to send to it.
 
     Args:
         proxy: Its URL.
-        authorization: The caller's own header, which wins over the credentials in the URL.
+        authorization: The caller's own header, which takes precedence over credentials in the URL.
     """
     url, credentials = split_user_info(proxy)
     if authorization is not None or credentials is None or not any(credentials):
@@ -211,7 +211,7 @@ def split_proxy(proxy: str, authorization: str | None) -> tuple[str, str | None]
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return an exception and what it came from, innermost last, exceptions held as arguments included."""
+    """Return an exception and its causes, innermost last, including exceptions held as arguments."""
     chain: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -267,7 +267,7 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
 
     Args:
         name: The name.
-        needs_threads: Let ``"auto"`` look at the blocking ones alone.
+        needs_threads: Whether ``"auto"`` may only take a blocking one.
 
     Raises:
         ConfigurationError: There is no such backend, or its library is not installed or cannot be imported.
@@ -288,7 +288,10 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
         )
     try:
         return _from_entry_point(name) if entry is None else entry.load()
-    except (ImportError, AttributeError) as error:  # an entry point may name what its module does not have
+    except (
+        ImportError,
+        AttributeError,
+    ) as error:  # AttributeError: an entry point may name what its module lacks
         raise ConfigurationError(f"backend {name!r} cannot be imported: {error}.", "backend") from error
 
 

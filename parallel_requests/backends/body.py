@@ -1,7 +1,7 @@
-"""Reading a body as every backend's answers need it: complete, bounded, decompressed, streamed.
+"""Reading bodies for all backends: completeness, size limit, decompression and streaming.
 
-Backends hand over the bytes as they came from the wire, transfer coding undone and content coding
-not. Undoing it here makes a cut gzip stream an error and a bomb harmless, whatever the library.
+Backends hand over the bytes without transfer coding, but still with their content coding. Decoding them
+here makes a truncated gzip stream an error and a decompression bomb harmless, whatever the library.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 _STEP = 1 << 20
 _SLICE = 1 << 14
-"""Coded bytes that are decoded at a time: what is left over of a slice is copied again and again."""
+"""Coded bytes that are decoded at a time: the rest of a slice is copied for every piece decoded from it."""
 BODILESS_STATUSES = frozenset({204, 304})
 
 
 class _Decoder(Protocol):
-    """Undoes one content coding."""
+    """Decodes one content coding."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what the bytes decode to, in bounded pieces."""
+        """Yield the decoded bytes, in pieces of bounded size."""
 
     def is_complete(self) -> bool:
-        """Whether the coded stream has come to its end."""
+        """Whether the coded stream is complete."""
 
 
 class _Zlib:
@@ -93,7 +93,7 @@ class _Zstd:
         self._engine = self._new()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        # This library cannot bound what comes out, so what goes in is: 128 bytes become 4 MiB at most.
+        # This library cannot limit its output, so its input is limited: 128 bytes become 4 MiB at most.
         position = 0
         while position < len(data):
             if self._engine.eof:
@@ -117,15 +117,15 @@ if importlib.util.find_spec("zstandard") is not None:
     _DECODERS["zstd"] = _Zstd
 
 ACCEPT_ENCODING = ", ".join(coding for coding in _DECODERS if coding != "x-gzip")
-"""The content codings that can be undone here."""
+"""The content codings that can be decoded here."""
 
 
 def content_length(headers: Headers, send: Send) -> int | None:
-    """Return the announced length of a body, or None where none is.
+    """Return the announced length of a body, or None if there is none.
 
     Raises:
-        ProtocolError: It is negative, no number, or said twice differently (RFC 9112, 6.3); or the
-            body is in a transfer coding nobody asked for.
+        ProtocolError: It is negative, not a number, or given twice differently (RFC 9112, 6.3); or the
+            body has a transfer coding that was not asked for.
     """
     if "transfer-encoding" in headers:
         if {coding.lower() for coding in headers.get_all("transfer-encoding")} != {"chunked"}:
@@ -149,14 +149,14 @@ def content_length(headers: Headers, send: Send) -> int | None:
 
 
 class Body:
-    """Takes one answer's body, piece by piece."""
+    """Receives the body of one response, piece by piece."""
 
     def __init__(self, send: Send, status_code: int, headers: Headers) -> None:
         """Get ready for the body that follows a head.
 
         Raises:
-            ProtocolError: The announced length is nonsense.
-            BodyTooLarge: The announced length is above the cap.
+            ProtocolError: The announced length is invalid.
+            BodyTooLarge: The announced length is above ``max_response_size``.
         """
         policy = send.policy
         self._send = send
@@ -179,15 +179,15 @@ class Body:
 
     @property
     def expected(self) -> int | None:
-        """The announced length, where there is one."""
+        """The announced length, or None."""
         return self._expected
 
     def feed(self, data: bytes) -> None:
-        """Take bytes off the wire.
+        """Receive bytes as they came from the server.
 
         Raises:
             BodyTooLarge: There are more decoded bytes than ``max_response_size``.
-            ProtocolError: They are not what ``content-encoding`` says.
+            ProtocolError: They cannot be decoded as ``content-encoding`` says.
         """
         self._raw += len(data)
         if not self._decoders:
@@ -198,7 +198,7 @@ class Body:
                 self._emit(piece)
 
     def finish(self) -> bytes:
-        """Return the whole body; empty where it was streamed.
+        """Return the whole body; empty if it was streamed.
 
         Raises:
             TruncatedBody: It ended too soon.
@@ -239,13 +239,15 @@ class Body:
             raise self._too_large()
         if not self._streams:
             if self._content is None:
-                self._content = BytesIO(piece)  # which keeps this very object, and so costs nothing
+                self._content = BytesIO(
+                    piece
+                )  # shares the object until it is written to, so it costs nothing
                 self._content.seek(len(piece))
             else:
                 self._content.write(piece)
             return
         deliver, size = self._send.policy.deliver, self._send.policy.chunk_size
-        assert deliver is not None  # noqa: S101 - or it would not stream
+        assert deliver is not None  # noqa: S101 - it is set whenever _streams is
         self._send.delivered += len(piece)
         for start in range(0, len(piece), size):
             deliver(piece[start : start + size], self._send.request)

@@ -1,4 +1,4 @@
-"""What the engine has to know of the connections of urllib3 and its kin: each thread's socket."""
+"""Connection classes for urllib3 and the libraries based on it, which report each thread's socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Connecting:
-    """Mixed into a connection: connects as the library does, but so that the watchdog can end it."""
+    """Connection mixin: connects as the library does, but in a way that the watchdog can abort."""
 
     sock: Any
     host: str
@@ -35,7 +35,7 @@ class _Connecting:
     socks_proxy: SocksProxy | None
 
     def new_socket(self, told: Callable[[socket.socket], object], errors: Any) -> socket.socket:
-        """Return a socket that is connected.
+        """Return a connected socket.
 
         Args:
             told: Called with each socket before it connects.
@@ -70,7 +70,7 @@ class _Connecting:
             raise errors.ProxyError(str(error), error) from error
 
     def peek_and_react(self, *args: Any, **kwargs: Any) -> Any:
-        """Look, as urllib3-future does before it uses an idle connection again, what has come."""
+        """Check an idle connection for data, as urllib3-future does before it reuses it."""
         timed = self.sock.timed() if isinstance(self.sock, WatchedSocket) else contextlib.nullcontext()
         with timed:
             return super().peek_and_react(*args, **kwargs)  # type: ignore[misc]
@@ -85,42 +85,42 @@ class Wire:
         self.connections_opened = 0
 
     def begin(self, send: Send) -> None:
-        """Note that this thread's attempt is this one."""
+        """Note which attempt this thread makes."""
         self._local.flight = send.flight
         self._local.policy = send.policy
         self._local.is_fresh = self._local.is_connecting = False
         self._local.is_ready = self._local.is_answered = False
 
     def answered(self) -> None:
-        """Note that the head of this thread's answer has come."""
+        """Note that the head of the response has come."""
         self._local.is_answered = True
 
     def is_stale(self) -> bool:
-        """Whether this thread's attempt died unanswered on a connection used before."""
+        """Whether this thread's attempt failed, unanswered, on a reused connection."""
         return not (self._local.is_fresh or self._local.is_answered)
 
     def is_connecting(self) -> bool:
-        """Whether this thread's attempt died before its connection, TLS included, was there."""
+        """Whether this thread's attempt failed before its connection, TLS included, was established."""
         return bool(self._local.is_connecting)
 
     def is_ready(self) -> bool:
-        """Whether this thread's attempt came to a connection, so that it may have been received."""
+        """Whether this thread's attempt got a connection, so that the request may have been received."""
         return bool(self._local.is_ready)
 
     def uses(self, means: Any) -> None:
-        """Note which socket this thread's attempt is on, or what else ends it."""
+        """Note which socket this thread's attempt uses, or what else aborts it."""
         flight = getattr(self._local, "flight", None)
         if flight is not None:
             flight.uses(socket_beneath(means))
 
     def takes_over(self, sock: Any, former: ReferenceType[Flight] | None) -> ReferenceType[Flight] | None:
-        """Note that this thread's attempt is on a socket that another one may think it still has.
+        """Note that this thread's attempt uses a socket that is still registered for an earlier attempt.
 
-        That one has given it back to the pool, and its thread not come to say so: its end must not be
-        the end of this one.
+        The earlier one has returned it to the pool, but its thread has not unregistered it yet: cutting
+        that attempt must not cut this one.
 
         Args:
-            sock: The socket; None where it is yet to be opened.
+            sock: The socket; None if it has yet to be opened.
             former: Who used it before.
 
         Returns:
@@ -134,7 +134,7 @@ class Wire:
         return None if flight is None else ref(flight)
 
     def shares(self, sock: socket.socket) -> None:
-        """Note that this thread's attempt sends on a socket others are on: only a stop shuts it down."""
+        """Note that this thread's attempt shares a socket with others, so that only a stop shuts it down."""
         policy = self._local.policy
 
         def end() -> None:
@@ -145,7 +145,7 @@ class Wire:
         self.uses(end)
 
     def is_cut(self) -> bool:
-        """Whether this thread's attempt has been ended from outside."""
+        """Whether this thread's attempt has been cut by the watchdog."""
         flight = getattr(self._local, "flight", None)
         return flight is not None and bool(flight.is_cut)
 
@@ -153,7 +153,7 @@ class Wire:
         """Note which socket this thread's attempt is about to connect.
 
         Raises:
-            TimeoutError: The attempt has been ended; a socket that is not connected cannot be shut down.
+            TimeoutError: The attempt has been cut: a socket that is not connected cannot be shut down.
         """
         self.uses(sock)
         if self.is_cut():
@@ -175,11 +175,11 @@ class Wire:
             sock.leave_to_watchdog()
 
     def requests(self, sock: Any) -> None:
-        """Note that the request goes out: at once, or where there is no connection, once there is."""
+        """Note that the request is sent: at once or, without a connection, as soon as there is one."""
         self._local.is_ready = sock is not None
 
     def watch(self, connection_class: Any, errors: Any, proxy: SocksProxy | None = None) -> Any:
-        """Return a connection class that tells which socket it uses.
+        """Return a connection class that reports which socket it uses.
 
         Args:
             connection_class: What it derives from.
@@ -201,7 +201,9 @@ class Wire:
             def connect(self) -> Any:
                 answer = super().connect()
                 if getattr(self, "cert_reqs", None) == "CERT_NONE":
-                    self.is_verified = True  # asked for by the caller; urllib3 would warn at each request
+                    self.is_verified = (
+                        True  # as the caller asked for it; or urllib3 would warn at each request
+                    )
                 wire.connected(None if self._is_shared() else self.sock)
                 return answer
 
@@ -226,7 +228,7 @@ class Wire:
                     raise
 
             def _is_shared(self) -> bool:
-                """Whether other attempts are on the socket too, so that it must not be shut down for one."""
+                """Whether other attempts use the socket too, so that it must not be shut down for one."""
                 return getattr(self, "is_multiplexed", False)
 
         WatchedConnection.__name__ = connection_class.__name__
@@ -239,9 +241,9 @@ def _connect(
     told: Callable[[socket.socket], object],
     new: Callable[..., socket.socket] = PlainSocket,
 ) -> socket.socket:
-    """Do what ``socket.create_connection`` does, but tell of each ``new`` socket before it connects.
+    """Do what ``socket.create_connection`` does, but report each ``new`` socket before it connects.
 
-    A connect that hangs could not be ended from outside otherwise.
+    Otherwise a connect that hangs could not be aborted.
     """
     timeout, source_address = connection.timeout, connection.source_address
     host, port = address
@@ -251,10 +253,10 @@ def _connect(
         sock = None
         try:
             sock = new(family, kind, protocol)  # fails where this machine has no IPv6, say
-            # urllib3-future adds whom an option is for: "tcp".
+            # urllib3-future adds the protocol that an option is for: "tcp".
             for level, name, value, *_ in connection.socket_options or ():
                 sock.setsockopt(level, name, value)
-            if timeout is None or isinstance(timeout, int | float):  # else it is left to the default
+            if timeout is None or isinstance(timeout, int | float):  # else it is the default marker
                 sock.settimeout(timeout)
             if source_address:
                 sock.bind(source_address)

@@ -1,4 +1,4 @@
-"""libcurl through pycurl: what all transfers have in common.
+"""libcurl through pycurl: what all transfers share.
 
 The engine ``curl_multi`` drives the transfers; each is configured and read in `transfer`.
 """
@@ -26,8 +26,8 @@ _HTTP2 = bool(_FEATURES & (1 << 16))
 _HTTP3 = bool(_FEATURES & (1 << 25))
 _BUFFER = 1 << 19
 _POOL_SIZE = 128
-"""Transfers that share a pool of connections. libcurl looks through a pool from its start, past all that
-are busy: one for 1,000 in flight made up a fifth of the cost of a call, one for 3,000 half of it."""
+"""Transfers that share a connection pool. libcurl searches a pool from its start, past all busy connections:
+with 1,000 in flight that was a fifth of the cost of a call, with 3,000 half of it."""
 
 
 class CurlBackend(Backend):
@@ -64,7 +64,7 @@ class CurlBackend(Backend):
 
     @functools.cached_property
     def ca_file(self) -> str:
-        """The CA bundle that is trusted where no other is named."""
+        """The CA bundle that is trusted by default."""
         import certifi
 
         return certifi.where()
@@ -87,11 +87,11 @@ class CurlBackend(Backend):
         self._pool = None  # closed with the last of its easy handles
 
     def read_head(self, block: bytes, request: Request) -> Head:
-        """Parse the head of an answer, unless it is the same as the last: within a second, many are.
+        """Parse the head of a response, unless it equals the last one: within a second, many do.
 
         Raises:
-            TruncatedBody: It broke off, which libcurl lets pass.
-            ProtocolError: It is not valid HTTP, which libcurl lets pass too.
+            TruncatedBody: It is incomplete, which libcurl does not notice.
+            ProtocolError: It is not valid HTTP, which libcurl does not notice either.
         """
         if block != self._last_block:
             try:
@@ -104,7 +104,7 @@ class CurlBackend(Backend):
         return self._last_head
 
     def join_pool(self, easy: Any) -> None:
-        """Give a new easy handle its pool of connections; without one, it uses that of the multi handle."""
+        """Assign a new easy handle to a connection pool; without one, it uses that of the multi handle."""
         if not self._has_pools:
             return
         if next(self._places) == 0 or self._pool is None:

@@ -55,7 +55,7 @@ MEANING: Mapping[int, type[BackendError]] = {
 UNANSWERED = frozenset(
     {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND}
 )
-"""What a connection that was closed just as it was used ends with."""
+"""Codes of a connection that was closed just as it was reused."""
 
 MALFORMED = (
     "chunk hex",
@@ -64,7 +64,7 @@ MALFORMED = (
     "Invalid HTTP header field",
     "Invalid response header",
 )
-"""What libcurl says, in words alone, where an answer did not break off but is not valid HTTP."""
+"""Messages, as the code is ambiguous, for a response that is not valid HTTP rather than truncated."""
 
 HUNG_UP = ("Recv failure", "Send failure", "SSL_ERROR_SYSCALL", "unexpected eof")
-"""What it says, in words alone, where the peer was gone before it had agreed on TLS."""
+"""Messages, as the code is ambiguous, for a peer that hung up during the TLS handshake."""

@@ -1,4 +1,4 @@
-"""The connection pools of urllib3 and its kin."""
+"""The connection pools of urllib3 and the libraries based on it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 _HOSTS = 256
 """Hosts whose connections are kept, at least."""
 _REMEMBERED = 4 * _HOSTS
-"""Hosts whose pool is found at once."""
+"""Direct pools that are remembered."""
 _ADDED = ("User-Agent", "Accept-Encoding")
 
 
 class Pools:
-    """One pool manager for each proxy and way of checking certificates, made when first asked for.
+    """One pool manager for each proxy and each way of verifying certificates, created on first use.
 
-    Connections made under one setting are thus never used under another.
+    So connections made with one setting are never used with another.
     """
 
     def __init__(self, library: Any, wire: Wire, settings: TransportSettings, **options: Any) -> None:
@@ -36,7 +36,7 @@ class Pools:
 
         Args:
             library: ``urllib3`` or ``urllib3_future``.
-            wire: Told of every connection.
+            wire: Keeps track of every connection.
             settings: What the backend was opened with.
             options: Further options of the pool managers.
         """
@@ -57,10 +57,10 @@ class Pools:
         """Return the pool manager to send with.
 
         Args:
-            url: What is asked for.
-            verify: How certificates are checked.
+            url: What is requested.
+            verify: How certificates are verified.
             proxy: The proxy's URL.
-            authorization: What the caller has it told as ``Proxy-Authorization``.
+            authorization: The caller's ``Proxy-Authorization`` for it.
         """
         needs_tls = url.startswith("https:") or (proxy or "").startswith("https:")
         key = (verify if needs_tls else None, proxy, authorization if proxy else None)
@@ -149,7 +149,7 @@ def headers_of(request: Request) -> Mapping[str, str]:
 
 
 def target_of(url: str) -> str:
-    """Return what a URL asks its host for: path and query."""
+    """Return the request target of a URL: path and query."""
     target = url[_start_of_target(url) :]
     return target if target.startswith("/") else f"/{target}"
 

@@ -1,4 +1,4 @@
-"""What libcurl does not tell of QUIC: which hosts still answer over it, and which sockets are its own."""
+"""What libcurl does not report about QUIC: which hosts still answer over it, and which sockets it uses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from parallel_requests.models import Request
 
 _IDLE = 120.0
-"""Seconds after which libcurl gives up a QUIC connection on which nothing has come in."""
+"""Seconds without incoming data after which libcurl gives up a QUIC connection."""
 
 
 class QuicReach:
-    """Which hosts to ask over QUIC, in a session that may.
+    """Which hosts to reach over QUIC, in a session with HTTP/3.
 
-    A QUIC connection whose server is gone without a word looks alive to libcurl, and every call on it
-    would time out. So a host that was silent is asked over TCP until libcurl has given the connection up.
+    A QUIC connection whose server has vanished looks alive to libcurl, and every call on it would time out.
+    So a host that did not answer is reached over TCP until libcurl has given the connection up.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -32,9 +32,9 @@ class QuicReach:
         self._silent: dict[str, float] = {}
 
     def version_for(self, request: Request) -> int:
-        """Return the version of HTTP to ask for; libcurl falls back from it by itself.
+        """Return the HTTP version to request; libcurl falls back from it on its own.
 
-        Proxies carry TCP: libcurl might ask one to carry QUIC, and few know how.
+        Through a proxy it is not HTTP/3, as few proxies can carry QUIC.
         """
         since = self._silent.get(request.authority)
         if request.proxy or (since is not None and self._clock() - since < _IDLE):
@@ -46,13 +46,13 @@ class QuicReach:
         self._answered[authority] = self._clock()
 
     def note_silence(self, authority: str, began: float) -> None:
-        """Note that an attempt has timed out unanswered; where others were answered meanwhile, it is slow."""
+        """Note that an attempt timed out; if others were answered since it began, the host is just slow."""
         if self._answered.get(authority, -math.inf) < began:
             self._silent[authority] = self._clock()
 
 
 def udp_port(descriptor: int) -> int | None:
-    """Return the local port of a UDP socket, 0 where it has none yet; None for what is no UDP socket."""
+    """Return the local port of a UDP socket, 0 if it is not bound yet; None if it is not a UDP socket."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as copy:
             return int(copy.getsockname()[1]) if copy.type == socket.SOCK_DGRAM else None

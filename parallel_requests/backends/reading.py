@@ -1,4 +1,4 @@
-"""Reads answers with the standard library, stricter than it and, where it is slow, faster."""
+"""A response reader on top of http.client: stricter, and faster at parsing heads."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class MalformedChunk(http.client.HTTPException):
 
 
 class MalformedHead(http.client.HTTPException):
-    """A line of a head is no header."""
+    """A line of a head is not a header field."""
 
 
 class FinalResponse(http.client.HTTPResponse):
     """Closes the gaps of the standard library's reader.
 
-    It reads past informational answers, 103 Early Hints above all (RFC 8297), to the final one; it
-    tells a cut head or trailer from a whole one, and a bad chunk size (RFC 9112, 7.1) from a cut body;
-    it takes no head with a line that is no header, all after which, Content-Length too, would be
-    lost; and it waits for no chunk after a 204 or a 304. Heads do not go through the parser of
-    e-mails, which takes more than twice as long.
+    It skips informational responses, above all 103 Early Hints (RFC 8297). It detects truncated heads and
+    trailers, and distinguishes a bad chunk size (RFC 9112, 7.1) from a truncated body. It rejects a head
+    with a malformed line, after which the standard library would drop every header, Content-Length
+    included. It does not wait for chunks after a 204 or a 304. And it does not use the e-mail parser,
+    which takes more than twice as long.
     """
 
     _method: str | None
@@ -47,7 +47,7 @@ class FinalResponse(http.client.HTTPResponse):
         """Read the head of the final answer.
 
         Raises:
-            HTTPException: It ends too soon, or is none.
+            HTTPException: It is incomplete or malformed.
         """
         self._read_head()
         while 100 <= self.status < 200 and self.status != 101:
@@ -89,7 +89,7 @@ class FinalResponse(http.client.HTTPResponse):
 
 
 def _missing_status(line: bytes) -> http.client.HTTPException:
-    """Return what to raise where an answer does not begin with its status."""
+    """Return the exception for a response that does not begin with a status line."""
     if not line:
         return http.client.RemoteDisconnected("the connection ended without an answer")
     if _is_cut(line) and b"HTTP/".startswith(line[:5]):
@@ -102,7 +102,7 @@ def _read_fields(lines: BufferedIOBase) -> http.client.HTTPMessage:
 
     Raises:
         IncompleteRead: They end too soon.
-        MalformedHead: One is no header, or there are too many.
+        MalformedHead: One is malformed, or there are too many.
     """
     fields: list[tuple[str, str]] = []
     size = 0
@@ -115,7 +115,7 @@ def _read_fields(lines: BufferedIOBase) -> http.client.HTTPMessage:
         text = line.decode("latin-1")
         if text[0] not in _PADDING:
             name, _, value = text.partition(":")
-        elif fields:  # the one before goes on
+        elif fields:  # obs-fold: it continues the previous one
             name, value = fields.pop()
             value += " " + text.strip(_PADDING)
         else:
@@ -132,6 +132,6 @@ def _is_cut(line: bytes) -> bool:
 
 
 def _length_of(headers: http.client.HTTPMessage) -> int | None:
-    """Return the announced length of a body; None, to its connection's end, where none makes sense."""
+    """Return the announced length of a body; None, for up to the connection's end, without a valid one."""
     value = headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _TOLD = "authorization"
-"""Among the proxies, which requests hands on as they are: what the proxy is told beside its URL."""
+"""The key of the Proxy-Authorization among ``proxies``, a dict that requests passes on unchanged."""
 
 
 class _PooledAdapter(HTTPAdapter):
@@ -35,7 +35,7 @@ class _PooledAdapter(HTTPAdapter):
     pools: Pools
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make no pool manager: ours are used."""
+        """Create no pool manager: ours are used."""
 
     def get_connection_with_tls_context(
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
@@ -44,10 +44,10 @@ class _PooledAdapter(HTTPAdapter):
         return self.pools.pool_for(request.url, verify, named.get("all"), named.get(_TOLD))
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Leave the connection alone: its pool has a TLS context."""
+        """Do nothing: the pool has a TLS context."""
 
     def build_response(self, req: Any, resp: Any) -> requests.Response:
-        """Leave headers and cookies out where no hook looks at them: they take as long as all the rest."""
+        """Leave out headers and cookies if no hook needs them: they cost as much as everything else."""
         if any(req.hooks.values()):
             return super().build_response(req, resp)
         response = requests.Response()
@@ -117,7 +117,7 @@ class RequestsBackend(BlockingBackend):
         return translate(self, self._wire, errors, error, request, wrapper=requests.RequestException)
 
     def _prepare(self, send: Send) -> requests.PreparedRequest:
-        """Fill in what planning has worked out; ``PreparedRequest.prepare`` would do it all again."""
+        """Build a PreparedRequest from the planned Request; ``prepare`` would redo that work."""
         request = send.request
         prepared = requests.PreparedRequest()
         prepared.method = request.method
@@ -135,7 +135,7 @@ class RequestsBackend(BlockingBackend):
         return prepared
 
     def _adapter_for(self, request: Request) -> BaseAdapter:
-        """Return the session's adapter where the user has mounted one, else ours."""
+        """Return the adapter that the user has mounted on the session, or else ours."""
         if self._session is None:
             return self._adapter
         mounted = self._session.get_adapter(request.url)

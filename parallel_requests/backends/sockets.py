@@ -1,4 +1,4 @@
-"""The sockets of urllib3 and its kin."""
+"""The sockets of urllib3 and the libraries based on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SHUTDOWN_ENDS_READS = os.name == "posix"
-"""Whether a thread that waits for a socket is known to wake where another one shuts the socket down."""
+"""Whether shutting a socket down reliably wakes a thread that reads from it."""
 
 
 class PeerReset(ConnectionError):
@@ -19,7 +19,7 @@ class PeerReset(ConnectionError):
 
 
 class WatchedSocket:
-    """Mixed into a socket; it tells resets, and can do without timeouts."""
+    """Socket mixin: makes resets distinguishable, and can do without timeouts."""
 
     _blocks = False
 
@@ -27,8 +27,8 @@ class WatchedSocket:
         """Receive, as any socket does.
 
         Raises:
-            PeerReset: The peer reset the connection. The standard library's error urllib3-future takes
-                for the end of a body.
+            PeerReset: The peer reset the connection. urllib3-future would take the standard library's
+                error for the end of a body.
         """
         try:
             data: bytes = super().recv(*args)  # type: ignore[misc]
@@ -44,8 +44,8 @@ class WatchedSocket:
     def leave_to_watchdog(self) -> None:
         """Block from now on, as the engine's watchdog ends an attempt that takes too long.
 
-        With a timeout Python polls before it reads or writes, and to set one it asks the kernel. Each of
-        these hands the interpreter's lock to one of many threads, and waits to get it back.
+        With a timeout, Python polls before each read or write, and setting one is a system call. Each of
+        these releases the GIL to one of many threads, and has to wait to get it back.
         """
         if _SHUTDOWN_ENDS_READS:
             self.settimeout(None)
@@ -53,7 +53,7 @@ class WatchedSocket:
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """Obey timeouts for a while: the watchdog does not know of a socket that is idle."""
+        """Honour timeouts within a block: the watchdog does not watch idle sockets."""
         blocks, self._blocks = self._blocks, False
         try:
             yield
@@ -66,7 +66,7 @@ class PlainSocket(WatchedSocket, socket.socket):
 
 
 def socket_beneath(means: Any) -> Any:
-    """Return the socket that TLS within TLS, to a proxy and through it, is laid over; all else as it is."""
+    """Return the socket beneath TLS in TLS, as it is used through a TLS proxy; anything else as it is."""
     while not isinstance(means, socket.socket) and hasattr(means, "socket"):
         means = means.socket
     return means

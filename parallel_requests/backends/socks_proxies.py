@@ -1,7 +1,7 @@
-"""SOCKS proxies for urllib3 and its kin: sockets of PySocks that connect through one.
+"""SOCKS proxies for urllib3 and the libraries based on it: PySocks sockets that connect through one.
 
-The connection classes that the libraries have for it are not used: nobody outside could tell which
-socket they are on, and so end them, while a proxy hangs.
+The libraries' own SOCKS connection classes are not used: they do not expose the socket while they
+connect, so an attempt could not be aborted while a proxy hangs.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class SocksError(Exception):
 
 
 class TargetNotFound(Exception):
-    """The name of a target was to be resolved here, and has no address."""
+    """The name of a target, which has to be resolved locally, has no address."""
 
 
 @dataclass(frozen=True, slots=True)
 class SocksProxy:
-    """Where a SOCKS proxy is, and how to talk to it.
+    """A SOCKS proxy, and how to talk to it.
 
     Attributes:
         version: 4 or 5.
-        resolves_names: Whether it is told the names of targets, rather than their addresses.
+        resolves_names: Whether it is given the names of targets, rather than their addresses.
         address: Its host and port.
         user: The user name, or None.
         password: The password, or None.
@@ -50,7 +50,7 @@ class SocksProxy:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Read the URL of a proxy."""
+        """Parse the URL of a proxy."""
         bare, credentials = split_user_info(url)
         parts = urlsplit(bare)
         user, password = credentials or ("", "")
@@ -63,7 +63,7 @@ class SocksProxy:
         )
 
     def sockets_to(self, target: tuple[str, int]) -> Callable[..., Any]:
-        """Return what makes a socket that, where it connects to the proxy, has it connect on to a target.
+        """Return a socket factory; its sockets connect to a target through the proxy.
 
         Raises:
             TargetNotFound: From the socket's ``connect``: the name of the target has no address.
@@ -73,7 +73,7 @@ class SocksProxy:
 
 
 def lacking_for_socks() -> str | None:
-    """Say which package is lacking for SOCKS proxies; None where it is there."""
+    """Return which package SOCKS proxies need; None if it is installed."""
     if importlib.util.find_spec("socks") is not None:
         return None
     return "a SOCKS proxy needs the package PySocks: pip install 'parallel-requests[socks]'."

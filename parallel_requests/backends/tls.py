@@ -1,4 +1,4 @@
-"""Which certificates are trusted, and how a handshake can be ended from outside."""
+"""Which certificates are trusted, and TLS sockets whose handshake can be aborted."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None)
 
     Args:
         verify: True trusts the system's CAs, a path those of that file or folder, False anybody.
-        uses: Told of each socket before its handshake.
+        uses: Called with each socket before its handshake.
 
     Raises:
-        TLSError: The CAs are not there, or not for us to read.
-        OSError: They are none, or no descriptor is left to read them with.
+        TLSError: The CA file or folder does not exist or cannot be read.
+        OSError: It contains no CAs, or no file descriptor is left to read it.
     """
     try:
         context = _context_of(verify)
@@ -52,7 +52,7 @@ def _context_of(verify: bool | str) -> ssl.SSLContext:
 def _trusting_the_system() -> ssl.SSLContext:
     """Trust the system's CAs, or certifi's where the system has none.
 
-    The paths are named, as OpenSSL would else look into the environment, which is read elsewhere.
+    The paths are explicit, as OpenSSL would otherwise read the environment, which is done elsewhere.
     """
     if sys.platform == "win32":
         return ssl.create_default_context()
@@ -70,10 +70,10 @@ def _trusting_the_system() -> ssl.SSLContext:
 
 
 def _told_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
-    """Return a socket class that tells of itself before its handshake, and of an end without a goodbye.
+    """Return a socket class that reports itself before its handshake, and an end without close_notify.
 
-    The handshake happens while the socket is being made, so that nobody else can know it yet. And
-    who cuts a connection must not pass for its peer, who may have had more to say (RFC 9112, 9.8).
+    The handshake happens while the socket is being created, when nothing else has a reference to it. And
+    a connection cut by somebody else must not look as if its peer had ended it (RFC 9112, 9.8).
     """
 
     class ToldSSLSocket(WatchedSocket, ssl.SSLSocket):

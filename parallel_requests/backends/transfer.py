@@ -1,4 +1,4 @@
-"""One transfer of libcurl's, from a Request to a Response: how it is configured and read."""
+"""One libcurl transfer, from a Request to a Response: how it is configured and read."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
-"""Methods whose requests say nothing of a length where there is no body (RFC 9110, 8.6)."""
+"""Methods whose requests have no Content-Length if there is no body (RFC 9110, 8.6)."""
 _REPLAYABLE = _WITHOUT_BODY | {"PUT"}
 _BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=HTTP/)")
 _HEAD = re.compile(rb"(HTTP/(?:1\.[01]|[23])) ([1-9]\d\d)(?: ([^\n]*+))?\r?(?:\n[^:\n]++:[^\n]*+)*+")
 _ADDED_ALWAYS = ("accept", "user-agent", "proxy-connection")
 _ADDED_WITH_BODY = ("expect", "content-type")
 _ROOM_FOR_CODING = 1 << 10
-"""Bytes by which even a short body may grow when it is compressed."""
+"""Bytes by which compression may enlarge even a short body."""
 
 _TRUST = (pycurl.SSL_VERIFYPEER, pycurl.SSL_VERIFYHOST, pycurl.CAINFO, pycurl.CAPATH)
 _TRUST_IN_PROXY = (
@@ -60,7 +60,7 @@ Head: TypeAlias = tuple[int, str, str, Headers]
 
 
 class Transfer:
-    """An easy handle that is used over and over, and what it carries now."""
+    """A reusable easy handle, and the attempt it makes now."""
 
     __slots__ = (
         "_backend",
@@ -100,13 +100,13 @@ class Transfer:
         self._began = 0.0
 
     def prepare(self, send: Send) -> None:
-        """Set the handle up for an attempt; what stays as it was is left alone."""
+        """Set up the handle for an attempt, changing only what differs from the last."""
         self.send = send
         request, last = send.request, self._request
         easy, is_https = self.easy, send.request.url.startswith("https:")
         if (
             last is None
-            or request.headers is not last.headers  # nor, then, is what a proxy is told beside them
+            or request.headers is not last.headers  # covers proxy_authorization, which is taken from them
             or request.method is not last.method
             or request.content is not None
             or last.content is not None
@@ -132,27 +132,27 @@ class Transfer:
                 easy.setopt(pycurl.HTTP_VERSION, self._backend.quic.version_for(request))
 
     def shorten(self) -> None:
-        """Count the seconds it has waited so far, which libcurl forgets when the handle is added again."""
+        """Deduct the time it has waited, which libcurl forgets when the handle is added again."""
         if self.send is not None and self.send.timeout is not None:
             self._timeout = max(0.001, self.send.timeout - (monotonic() - self._began))
             self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
 
     def has_lost_race(self, code: int) -> bool:
-        """Whether neither QUIC nor TCP has come to a connection, and the error is that of QUIC.
+        """Whether neither QUIC nor TCP has connected, and the error is that of QUIC.
 
-        Over TCP alone it may still go out, or its error say more.
+        Over TCP alone it may still succeed, or fail with a more useful error.
         """
         return bool(self._quic_sockets) and MEANING.get(code) not in (TLSError, RequestTimeout)
 
     def leave_quic(self) -> None:
-        """Go on over TCP alone, in the time that is left."""
+        """Continue over TCP only, in the remaining time."""
         self._quic_sockets.clear()
         self.easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
         self._backend.unconnected.add(self)
         self.shorten()
 
     def _found_connection(self, _host: str, _own_host: str, _port: int, own_port: int) -> int:
-        """Note that the request goes out now; called by libcurl."""
+        """Note that the request is being sent; called by libcurl."""
         self._sends += 1
         self._backend.unconnected.discard(self)
         self._backend.has_connected = True
@@ -163,7 +163,7 @@ class Transfer:
         return int(pycurl.PREREQFUNC_OK)
 
     def _opened_socket(self, descriptor: int, _purpose: int) -> int:
-        """Note that a connection of its own is being made; called by libcurl."""
+        """Note that it is opening a connection of its own; called by libcurl."""
         self._backend.unconnected.discard(self)
         if self._backend.quic is not None and udp_port(descriptor) is not None:
             self._quic_sockets.append(descriptor)  # a connection only where it is answered
@@ -171,7 +171,7 @@ class Transfer:
         return self._backend.count_connection()
 
     def _configure(self, send: Send) -> None:
-        """Set every option anew."""
+        """Set every option."""
         easy, request = self.easy, send.request
         if self._request is not None:
             easy.reset()
@@ -185,7 +185,9 @@ class Transfer:
         self._choose_proxy(request)
         self._choose_method(request)
         if self._is_https:
-            easy.setopt(pycurl.PIPEWAIT, 1)  # rather share a connection that is coming up than open another
+            easy.setopt(
+                pycurl.PIPEWAIT, 1
+            )  # wait for a connection that may be shared, rather than open another
         if self._is_https or request.proxy:
             easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
         if send.policy.deliver is None and send.policy.max_response_size is None:
@@ -193,7 +195,7 @@ class Transfer:
         else:
             easy.setopt(pycurl.WRITEFUNCTION, self._receive)
         if send.policy.max_response_size is not None and request.method != "HEAD":
-            # It goes by the coded bytes, which may be more; what it lets pass, Body looks at as it comes.
+            # libcurl counts coded bytes, which may be more than the decoded ones; Body checks those exactly.
             coded_size = 2 * send.policy.max_response_size + _ROOM_FOR_CODING
             easy.setopt(pycurl.MAXFILESIZE_LARGE, min(coded_size, sys.maxsize))
         if self._is_https:
@@ -202,7 +204,7 @@ class Transfer:
             self._choose_trust(request, *_TRUST_IN_PROXY)
 
     def _choose_trust(self, request: Request, check: int, check_name: int, file: int, folder: int) -> None:
-        """Say by which options of libcurl whose certificates are good."""
+        """Set which certificates are trusted, with the options for the server or for the proxy."""
         easy, verify = self.easy, request.verify
         if verify is False:
             easy.setopt(check, 0)
@@ -217,11 +219,11 @@ class Transfer:
         if proxy and told is not None and not proxy.startswith("socks"):
             proxy, _ = split_proxy(proxy, told)
             easy.setopt(pycurl.PROXYHEADER, [f"Proxy-Authorization: {told}".encode("latin-1")])
-            # Not sent beside that header, but part of what tells tunnels apart.
+            # Not sent, as that header is; but libcurl distinguishes tunnels by it.
             easy.setopt(pycurl.PROXYUSERNAME, told.encode("latin-1"))
         easy.setopt(pycurl.PROXY, proxy.encode())
         if proxy.startswith("http:"):
-            easy.setopt(pycurl.PROXYPORT, 80)  # where it names no other; libcurl's own default is 1080
+            easy.setopt(pycurl.PROXYPORT, 80)  # the default if the URL names no port; that of libcurl is 1080
 
     def _choose_method(self, request: Request) -> None:
         easy, method, content = self.easy, request.method, request.content
@@ -232,7 +234,7 @@ class Transfer:
             if method != "GET":
                 easy.setopt(pycurl.CUSTOMREQUEST, method)
             if method not in _REPLAYABLE:
-                easy.setopt(pycurl.FRESH_CONNECT, 1)  # or libcurl might replay it by itself
+                easy.setopt(pycurl.FRESH_CONNECT, 1)  # or libcurl might replay it on its own
             if method not in _WITHOUT_BODY:
                 easy.setopt(pycurl.POSTFIELDS, "")
             return
@@ -242,27 +244,27 @@ class Transfer:
         if method in _REPLAYABLE:
             easy.setopt(pycurl.POSTFIELDS, content)
         else:
-            # Data that libcurl cannot rewind: it then never replays the request by itself.
+            # libcurl cannot rewind this, and so never replays the request on its own.
             easy.setopt(pycurl.READFUNCTION, BytesIO(content).read)
 
     def _receive(self, data: bytes) -> int | None:
-        """Take a piece of a streamed or bounded body off the wire; called by libcurl."""
+        """Receive a piece of a streamed or limited body; called by libcurl."""
         try:
             if self._body is None:
                 status, _, _, headers = self._backend.read_head(b"".join(self._head), self.send.request)
                 self._body = Body(self.send, status, headers)
             self._body.feed(data)
-        except BaseException as error:  # noqa: BLE001 - libcurl cannot carry it: it is told apart when the transfer has failed
+        except BaseException as error:  # noqa: BLE001 - libcurl cannot pass it on; `failure` translates it
             self._error = error
             return -1
         return None
 
     def answer(self) -> Response:
-        """Return the answer of a transfer that has ended well.
+        """Return the response of a transfer that libcurl calls a success.
 
         Raises:
-            TruncatedBody: The head broke off, which libcurl lets pass.
-            BackendError: The body is not what the head says.
+            TruncatedBody: The head broke off, which libcurl does not notice.
+            BackendError: The body is not what the head announces.
         """
         send = self.send
         send.replays = self._count_replays()
@@ -279,11 +281,11 @@ class Transfer:
         return Response(status, headers, content, send.request, reason=reason, http_version=version)
 
     def _count_replays(self) -> int:
-        """Return how often libcurl sent the request again by itself.
+        """Return how often libcurl resent the request on its own.
 
-        It does so where a kept-alive connection is closed unanswered, and up to five times where a
-        server of HTTP/2 refuses the stream or leaves it behind as it goes away; there is no option
-        against it. Over plain HTTP the bytes it sent tell, at no cost a call.
+        It does so when a kept-alive connection is closed without an answer, and up to five times when an
+        HTTP/2 server refuses the stream or goes away without serving it; no option turns that off. Over
+        plain HTTP it is worked out from the bytes sent, at no cost per call.
         """
         if self._is_https or self.send.request.proxy:
             return max(1, self._sends) - 1
@@ -342,15 +344,15 @@ class Transfer:
         )
 
     def has_switched(self) -> bool:
-        """Whether the server goes on in another protocol, unasked: to libcurl, that is the body."""
+        """Whether the server switched protocols unasked: libcurl takes what follows for the body."""
         return any(line.startswith(b"HTTP/1.1 101") for line in self._head)
 
     def carries(self, run: Run) -> bool:
-        """Whether it is on the wire for a run."""
+        """Whether it makes an attempt for a run."""
         return self.task is not None and self.task.run is run
 
     def clear(self) -> None:
-        """Forget what was carried."""
+        """Forget the attempt."""
         if self._is_https:
             self._backend.unconnected.discard(self)
             self._quic_sockets.clear()
@@ -360,13 +362,15 @@ class Transfer:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    return 0 if seconds is None else max(1, math.ceil(seconds * 1000))  # never before its time
+    return (
+        0 if seconds is None else max(1, math.ceil(seconds * 1000))
+    )  # rounded up, so that it is never early
 
 
 def _header_lines(request: Request) -> list[bytes]:
     given = {name.lower() for name in request.headers}
     own = [f"{name}: {value}" if value else f"{name};" for name, value in request.headers.items()]
-    # A name without a value keeps libcurl from adding a header of its own.
+    # A name without a value prevents libcurl from adding that header itself.
     with_body = request.content is not None or request.method not in _WITHOUT_BODY
     unwanted = (*_ADDED_ALWAYS, *_ADDED_WITH_BODY) if with_body else _ADDED_ALWAYS
     kept_out = [f"{name}:" for name in unwanted if name not in given]
@@ -374,7 +378,7 @@ def _header_lines(request: Request) -> list[bytes]:
 
 
 def _bytes_on_the_wire(request: Request) -> int:
-    """Return about how many bytes a request has, as HTTP/1.1."""
+    """Return the approximate size of a request in HTTP/1.1, in bytes."""
     _, _, rest = request.url.partition("://")
     address = re.split("[/?]", rest, maxsplit=1)[0]
     target = rest[len(address) :] or "/"
@@ -384,7 +388,7 @@ def _bytes_on_the_wire(request: Request) -> int:
 
 
 def parse_head(block: bytes) -> Head | None:
-    """Return the last head among all that came, trailers left off; None where it broke off.
+    """Return the last head among all that were received, without trailers; None if it is incomplete.
 
     Raises:
         ValueError: It is not valid HTTP.

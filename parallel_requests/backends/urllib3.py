@@ -1,4 +1,4 @@
-"""urllib3, the base dependency: blocking pools, and nothing around them."""
+"""urllib3, the base dependency: its connection pools, used directly."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Urllib3Backend(BlockingBackend):
             "preload_content": False,
             "decode_content": False,
         }
-        # Not through a manager: that of a proxy adds headers beside the caller's.
+        # Not through a manager, as that of a proxy adds headers of its own.
         pool = self._pools.pool_for(request.url, request.verify, request.proxy, request.proxy_authorization)
         is_forwarded = pool.proxy is not None and request.url.startswith("http:")
         target = request.url if is_forwarded else target_of(request.url)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
-        sys.stdout.flush()  # here, and not at exit, where nobody could tell what came of it
+        sys.stdout.flush()  # here, as a failure at exit could not be reported
     except ConfigurationError as error:
         say(f"error: {error}")
         return WRONG_USAGE
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open_missing_streams() -> None:
-    """Have what is written to a closed stdout or stderr go nowhere, and not into a socket of that number."""
+    """Discard what is written to a closed stdout or stderr, lest it go to a socket with its descriptor."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the program ends
@@ -80,6 +80,6 @@ def _open_missing_streams() -> None:
 
 
 def _escape_what_cannot_be_shown() -> None:
-    """Have characters that stdout has no bytes for written as escapes, as stderr does by itself."""
+    """Write characters that stdout cannot encode as escapes, as stderr does by default."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

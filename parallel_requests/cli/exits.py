@@ -1,4 +1,4 @@
-"""What the program is called, says on stderr, and exits with."""
+"""The program's name, its messages on stderr, and its exit statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READER_GONE = 141  # what a shell shows for any program whose reader has left
 
 
 def say(line: str) -> None:
-    """Print a line on stderr; where it cannot be written, nobody wants it."""
+    """Print a line on stderr; drop it if stderr cannot be written to."""
     try:
         print(f"{PROGRAM}: {line}", file=sys.stderr)
     except OSError:
@@ -24,5 +24,5 @@ def say(line: str) -> None:
 
 
 def drop_what_is_buffered(stream: TextIO) -> None:
-    """Keep the flush of a stream at exit from raising again: what is left has nowhere to go."""
+    """Discard what a stream still buffers, so that its flush at exit does not raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -24,7 +24,7 @@ def _timeout(text: str) -> float | tuple[float | None, float | None] | None:
             case [connect, total]:
                 return connect, total
     except ValueError:
-        pass  # told below, like too many parts
+        pass  # reported below, like too many parts
     raise argparse.ArgumentTypeError(f"must be SECONDS, CONNECT,TOTAL seconds or none, not {text!r}")
 
 
@@ -63,7 +63,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "max_response_size": {"type": int, "metavar": "BYTES"},
     "debug": {"action": "store_true"},
 }
-"""The options a command line has a use for; names, defaults and meanings are those of `Settings`."""
+"""The options that are useful on a command line; names, defaults and meanings are those of `Settings`."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +110,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
-    """Return each name once, with its values in a row (RFC 9110, 5.2; of cookies RFC 6265, 5.4)."""
+    """Return each name once, with its values joined (RFC 9110, 5.2; for cookies RFC 6265, 5.4)."""
     joined: dict[str, str] = {}
     for name, value in headers:
         known = next((other for other in joined if other.lower() == name.lower()), None)
@@ -123,7 +123,7 @@ def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def open_session(options: dict[str, Any]) -> Iterator[ParallelSession]:
-    """Open a session, and say its warnings in one line each."""
+    """Open a session, and print its warnings, one line each."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         session = ParallelSession(**options)

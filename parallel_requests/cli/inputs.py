@@ -78,7 +78,7 @@ def count_urls(sources: Iterable[Source]) -> int | None:
 
 
 def _open(name: str) -> TextIO:
-    # What is not UTF-8 is no URL: it is carried along, and refused as that one item.
+    # A line that is not valid UTF-8 is kept, so that it fails as an item of its own.
     if name == "-" and sys.stdin is None:
         raise ConfigurationError("cannot read -: stdin is closed.")
     stdin = sys.stdin.fileno() if name == "-" else None

@@ -1,4 +1,4 @@
-"""When to try again, and after how long: `RetryPolicy`, `RetryBudget` and the `@backoff` decorator."""
+"""What to retry, and after how long: `RetryPolicy`, `RetryBudget` and the `@backoff` decorator."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _NEVER_RECEIVED = (ConnectError, ResourceExhausted, ProxyError)
 
 
 def meets(condition: Condition, outcome: Response | Exception) -> bool:
-    """Whether an outcome is what ``condition`` names: exception types, or a predicate.
+    """Whether an outcome matches a condition: exception types, or a predicate.
 
-    To types, an answer with a status of 400 or above is an HTTPStatusError.
+    A response with a status of 400 or above counts as an HTTPStatusError.
     """
     if not isinstance(condition, tuple | type):
         return bool(condition(outcome))
@@ -65,26 +65,26 @@ def _is_of_the_wire(error: Exception) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """An immutable value that says what is tried again, and after how long.
+    """What is retried, and after how long; an immutable value.
 
-    Where ``urllib3.util.Retry`` has a field for the same thing, the name is that of the field; what is
-    a share of the wait here, ``backoff_jitter``, is in seconds there.
+    Fields that correspond to one of ``urllib3.util.Retry`` have its name; but ``backoff_jitter``, which
+    is in seconds there, is a fraction of the wait here.
 
     Attributes:
         max_retries: Attempts after the first one.
         backoff_factor: Seconds before the first retry; each further wait is twice as long.
-        backoff_max: Seconds a wait has at most, before the jitter.
-        backoff_jitter: Part of the wait, 0 to 1, by which it varies at random to either side.
-        status_forcelist: The statuses that are tried again.
-        allowed_methods: The methods that may be sent twice (RFC 9110, 9.2.2). Others are tried
-            again only where the request cannot have been received.
+        backoff_max: Maximum seconds of a wait, before jitter.
+        backoff_jitter: Fraction of the wait, 0 to 1, by which it is randomly shortened or lengthened.
+        status_forcelist: The statuses that are retried.
+        allowed_methods: The methods that may be sent twice (RFC 9110, 9.2.2). Others are retried only
+            if the request cannot have been received.
         respect_retry_after_header: Wait as long as the server asks, in ``Retry-After`` or in the headers
             of a rate limit.
-        retry_after_max: Seconds a server may ask for; an item that would have to wait longer for its
-            retry fails at once.
-        retry_on: Also retry these: exception types, or a predicate of Response or error. To types,
-            an answer with a status of 400 or above is an HTTPStatusError.
-        dont_retry_on: Never retry these; wins over everything else.
+        retry_after_max: Maximum seconds that a server may ask for; an item that would have to wait
+            longer for its retry fails at once.
+        retry_on: What else to retry: exception types, or a predicate that is given the Response or the
+            error. For types, a response with a status of 400 or above is an HTTPStatusError.
+        dont_retry_on: What never to retry; takes precedence over everything else.
 
     Raises:
         ConfigurationError: A field has the wrong type or is out of range.
@@ -144,7 +144,7 @@ class RetryPolicy:
         return wait * uniform(1.0 - self.backoff_jitter, 1.0 + self.backoff_jitter)
 
     def wants_retry(self, method: str, outcome: Response | Exception, retries: int) -> bool:
-        """Whether an outcome is to be tried again after ``retries`` retries so far."""
+        """Whether to retry after an outcome, given the number of retries so far."""
         if retries >= self.max_retries or isinstance(outcome, DeadlineExceededError | RunStoppedError):
             return False
         if self.dont_retry_on is not None and meets(self.dont_retry_on, outcome):
@@ -160,11 +160,11 @@ class RetryPolicy:
 
 
 class RetryBudget:
-    """Keeps the retries to one host within a share of its traffic.
+    """Limits the retries to one host to a share of its traffic.
 
-    Every first attempt earns a fifth of a retry, every answer that did not fail a whole one, and
-    every retry spends one. While a host answers now and then, retries go on; once it answers
-    nothing but failures they are at most a fifth of the calls, plus the reserve. The idea is that
+    Every first attempt earns a fifth of a retry, every successful response a whole one, and every
+    retry spends one. As long as a host succeeds now and then, retries go on; if it only fails, they
+    are at most a fifth of the calls, plus the reserve. The idea is that
     of gRPC's retry throttling (gRFC A6) and Finagle's RetryBudget.
     """
 
@@ -186,7 +186,7 @@ class RetryBudget:
         self._deposit(self.DEPOSIT_PER_CALL)
 
     def deposit_success(self) -> None:
-        """Count an answer that was no failure."""
+        """Count a response that was not a failure."""
         self._deposit(self.DEPOSIT_PER_SUCCESS)
 
     def withdraw(self) -> bool:
@@ -217,8 +217,8 @@ def backoff(  # noqa: C901 - the same loop twice, once with await
         def read_sensor() -> float: ...
 
     Args:
-        retry_on: Exception types to retry on, or a predicate that sees the exception; default: those
-            of the policy, and where it names none, every Exception.
+        retry_on: Exception types to retry on, or a predicate that is given the exception; default: those
+            of the policy or, if it has none, every Exception.
         policy: Waits, number of retries and ``dont_retry_on``; default ``RetryPolicy()``: 3 retries
             after 1, 2, 4 s.
         sleep: How to wait; default ``time.sleep``, or ``asyncio.sleep`` for coroutines.

@@ -18,10 +18,10 @@ from parallel_requests.urls import check_url
 
 ALL_HOSTS: Final = "*"
 LEAST_SETTLE, MOST_SETTLE = 0.05, 0.25
-"""Seconds by which the refill of a full bucket starts late: as long as one token takes, within these
-bounds. The first burst pays for connections and handshakes, and so reaches the server late."""
+"""Bounds, in seconds, of the delay before a full bucket starts to refill: the time of one token. The first
+burst has to open connections, and so reaches the server late."""
 REMEMBERED_HOSTS: Final = 10_000
-"""Hosts that are kept in mind, where no more of them are busy."""
+"""Hosts whose state is kept at most, unless more of them are busy."""
 
 _DIGITS = re.compile(r"\d{1,10}(?:\.\d{1,6})?")
 _REMAINING = re.compile(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*(\d{1,10})")
@@ -44,7 +44,7 @@ class Wait:
 
 
 def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds a ``Retry-After`` asks for (RFC 9110, 10.2.3), or None for nonsense."""
+    """Return the seconds that a ``Retry-After`` asks for (RFC 9110, 10.2.3), or None if it is invalid."""
     value = value.strip()
     if _DIGITS.fullmatch(value):
         return float(value)
@@ -55,7 +55,7 @@ def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> floa
 
     try:
         date = parsedate_to_datetime(value)
-        if date.tzinfo is None:  # an HTTP-date is in GMT, also where it does not say so
+        if date.tzinfo is None:  # an HTTP-date is in GMT even if it does not say so
             date = date.replace(tzinfo=UTC)
         delay = date.timestamp() - wall_clock()
     except (ValueError, OverflowError, OSError, IndexError, TypeError):
@@ -64,7 +64,7 @@ def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> floa
 
 
 def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds until a spent quota is filled again, or None while something is left.
+    """Return the seconds until an exhausted quota is reset, or None if some of it is left.
 
     Reads ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers), its earlier form
     ``RateLimit-Remaining`` / ``RateLimit-Reset``, and ``X-RateLimit-Remaining`` /
@@ -99,7 +99,7 @@ def _authority_of(host: str) -> str:
 
 @dataclass(slots=True)
 class _Host:
-    """What is known of one host."""
+    """The state of one host."""
 
     bucket: TokenBucket | None
     limit: float
@@ -108,7 +108,7 @@ class _Host:
     reduced_at: float = -1.0
 
     def is_busy(self, now: float) -> bool:
-        """Whether it is held back, or may come to be, by what was sent to it before."""
+        """Whether what was sent to it before holds it back now, or may do so later."""
         return (
             self.in_flight > 0
             or self.paused_until > now
@@ -119,8 +119,8 @@ class _Host:
 class Pacer:
     """Decides when an attempt may start; all engines and all batches of a session share one.
 
-    Hosts are told apart by ``host:port``, without the port that a scheme stands for. Those that are
-    not busy are forgotten as others come: all but the levels, and the budgets, that changed last.
+    Hosts are distinguished by authority: host and non-default port. As new hosts come, those that are
+    not busy are forgotten, except for the adapted limits and the budgets that changed last.
     """
 
     def __init__(
@@ -146,14 +146,14 @@ class Pacer:
             adaptive: Let each host's limit grow by one a round and shrink on overload (AIMD,
                 Chiu and Jain 1989).
             retry_budget: Keep a RetryBudget for each host that fails.
-            remembered: Budgets kept at most, of the hosts that failed last; and hosts kept in mind, where
-                no more of them are busy. Half of these may be there for an adapted limit alone.
+            remembered: How many retry budgets are kept, of the hosts that failed last; and how many hosts,
+                unless more are busy. Up to half of these are kept just for their adapted limit.
             clock: Monotonic seconds.
-            wall_clock: Unix seconds, for the dates servers send.
+            wall_clock: Unix seconds, for the dates that servers send.
 
         Attributes:
-            budgets: The retry budgets of the hosts that have failed before, the last one last; to be
-                read only. A host may be gone from one look to the next.
+            budgets: The retry budgets of the hosts that have failed before, the latest last; read-only.
+                Another thread may remove a host at any time.
         """
         rates = (
             {host if host == ALL_HOSTS else _authority_of(host): rate for host, rate in rate_limit.items()}
@@ -191,10 +191,11 @@ class Pacer:
         return host
 
     def _make_room(self) -> None:
-        """Forget the hosts of which nothing is known that a new one would not have.
+        """Forget the hosts whose state is that of a new one.
 
-        An adapted limit is worth less the longer ago it was cut, so of those half as many as are remembered
-        stay. As there may then be as many again, a host costs the same on average, however many there are.
+        Of the hosts with an adapted limit, those cut last stay, up to half of ``remembered``: the older a
+        limit is, the less it says. The room for new hosts grows with those that stay, so that the cost per
+        host is constant on average.
         """
         now = self.clock()
         busy = {authority: host for authority, host in self._hosts.items() if host.is_busy(now)}
@@ -206,7 +207,7 @@ class Pacer:
         self._room = max(self._remembered, 2 * len(self._hosts))
 
     def enter(self, authority: str) -> Wait | None:
-        """Ask for one attempt to a host: None lets it pass and counts it, else wait and ask again."""
+        """Ask to start an attempt: None if it may start, and is counted; else a Wait before asking again."""
         if self._always_open:
             return None
         with self._lock:
@@ -233,7 +234,7 @@ class Pacer:
             return host.in_flight < max(1, int(host.limit))
 
     def leave(self, authority: str, reply: Response | Exception, elapsed: float) -> None:
-        """Give the attempt's slot back and learn from what came."""
+        """Return the attempt's slot, and adapt the limit to its outcome."""
         if not self._counts_in_flight:
             return
         with self._lock:
@@ -247,14 +248,14 @@ class Pacer:
         if isinstance(reply, RequestTimeout) or (
             isinstance(reply, Response) and reply.status_code in _OVERLOAD
         ):
-            if now - elapsed >= host.reduced_at:  # it started after the last cut, so it is news
+            if now - elapsed >= host.reduced_at:  # it started after the last cut, so it says something new
                 host.limit = max(1.0, host.limit * 0.7)
                 host.reduced_at = now
         elif isinstance(reply, Response):
             host.limit = min(self._ceiling, host.limit + 1.0 / host.limit)
 
     def charge(self, authority: str) -> None:
-        """Take the tokens of an attempt that was made without asking."""
+        """Charge for an attempt that was made without asking."""
         with self._lock:
             host = self._host(authority)
             if host.bucket is not None:
@@ -263,14 +264,14 @@ class Pacer:
                 self._bucket.reserve()
 
     def pause(self, authority: str, seconds: float) -> None:
-        """Let nothing more start to a host for some seconds."""
+        """Start no more attempts to a host for some seconds."""
         with self._lock:
             host = self._host(authority)
             host.paused_until = max(host.paused_until, self.clock() + seconds)
             self._always_open = False
 
     def open_budget(self, authority: str) -> RetryBudget | None:
-        """Return the retry budget of a host that just failed, or None where none is kept."""
+        """Return the retry budget of a host that just failed, or None if none are kept."""
         if not self._keeps_budget:
             return None
         with self._lock:
@@ -284,7 +285,7 @@ class Pacer:
             return budget
 
     def limits(self) -> dict[str, int]:
-        """Return the level of concurrency each host is at; empty unless it is limited per host."""
+        """Return the limit of attempts in flight of each host; empty unless they are limited per host."""
         if not self._counts_in_flight:
             return {}
         with self._lock:

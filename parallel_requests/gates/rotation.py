@@ -1,4 +1,4 @@
-"""Taking turns: which proxy or user agent goes with the next request."""
+"""Which proxy or user agent the next request uses."""
 
 from __future__ import annotations
 

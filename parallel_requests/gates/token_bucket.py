@@ -18,11 +18,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ROUNDING = 1e-9
 _AT_REST = 1.0
-"""Seconds for which a bucket has been full when its users' connections may have gone cold."""
+"""Seconds after which a full bucket counts as new, as its users' connections may have gone cold."""
 
 
 class TokenBucket:
-    """Lets ``rate`` calls a second through, and up to ``burst`` at once after a pause.
+    """Lets ``rate`` calls per second through, and up to ``burst`` at once after a pause.
 
     In any ``t`` seconds it hands out at most ``rate * t + burst`` tokens: the token bucket of RFC 2215,
     3.6. It serves any number of threads, in the order they ask, and wakes each of them once::
@@ -52,9 +52,9 @@ class TokenBucket:
         Args:
             rate: Tokens per second, above 0.
             burst: Tokens the full bucket holds, at least 1.
-            settle: Seconds by which the refill starts late, at first and after each second without a
-                call. The burst that comes then goes over cold connections: where it arrives late, the
-                tokens that were refilled meanwhile would arrive with it.
+            settle: Seconds by which the refill is delayed at the start, and after the bucket was full for a
+                second. The burst that follows goes over cold connections: if it arrived late, together
+                with the calls of tokens refilled meanwhile, the server would see more than the burst.
             clock: Monotonic seconds.
             sleep: How `acquire` waits.
 
@@ -76,10 +76,10 @@ class TokenBucket:
         self._filled_at = clock()
 
     def try_acquire(self) -> float:
-        """Take a token if one is there, else take nothing.
+        """Take a token if one is available.
 
         Returns:
-            0.0 where a token was taken, else the seconds until there can be one.
+            0.0 if a token was taken, else the seconds until one may be available.
         """
         with self._lock:
             delay = self._delay()
@@ -88,7 +88,7 @@ class TokenBucket:
             return delay
 
     def peek(self) -> float:
-        """Return the seconds until there can be a token, taking nothing."""
+        """Return the seconds until a token may be available, without taking one."""
         with self._lock:
             return self._delay()
 
@@ -104,7 +104,7 @@ class TokenBucket:
             return delay
 
     def is_at_rest(self) -> bool:
-        """Whether nothing tells it from a bucket made now."""
+        """Whether it is in the state of a new bucket."""
         with self._lock:
             self._refill()
             return self._tokens >= self.burst and self._full_for >= _AT_REST
@@ -182,8 +182,8 @@ class TokenBucket:
         return limited  # type: ignore[return-value]
 
     def __reduce__(self) -> NoReturn:
-        """Refuse: two of them would let twice the rate pass."""
-        raise TypeError("A TokenBucket cannot be copied or pickled: share the one, or make another.")
+        """Refuse: a copy would let calls through in addition, at twice the rate."""
+        raise TypeError("A TokenBucket cannot be copied or pickled: share it, or create another.")
 
     def __repr__(self) -> str:
         return f"TokenBucket(rate={self.rate:g}, burst={self.burst})"

@@ -1,1 +1,1 @@
-"""Where answers are decoded and `parse_func` runs: in place, on a thread, or in processes."""
+"""Decoding responses and running `parse_func`: in place, on a thread, or in processes."""

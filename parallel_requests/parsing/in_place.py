@@ -1,4 +1,4 @@
-"""Decoding and parsing in the thread that has the answer, or on one beside the engine's."""
+"""Decoding and parsing in the thread that has the response, or on one beside the engine's."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ ParseFunc: TypeAlias = Callable[[Any], Any]
 
 
 class InPlaceParser:
-    """Decodes and parses in the thread that has the answer."""
+    """Decodes and parses in the thread that has the response."""
 
     def __init__(self, return_type: ReturnType, parse_func: ParseFunc | None) -> None:
         """Set up the parser.
 
         Args:
-            return_type: What to decode answers to.
-            parse_func: The caller's function; it runs in a copy of the context of this call.
+            return_type: What to decode responses to.
+            parse_func: The caller's function; it runs in a copy of the current context.
         """
         self._decode = decoder(return_type)
         self._parse_func = parse_func
         self._context = contextvars.copy_context() if parse_func is not None else None
 
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
-        """Decode a Result's answer and hand the Result on."""
+        """Decode a Result's response and deliver the Result."""
         response = result.response
-        assert response is not None  # noqa: S101 - only answers come here
+        assert response is not None  # noqa: S101 - failures are not parsed
         try:
             value = self._decode(response)
             if self._parse_func is not None and self._context is not None:
@@ -50,28 +50,28 @@ class InPlaceParser:
             result.value = value
         except DecodeError as error:
             result.error = error
-        except BaseException as error:  # noqa: BLE001 - a SystemExit here must not take the item along
+        except BaseException as error:  # noqa: BLE001 - even a SystemExit must not lose the item
             result.error = parse_failure(response, error)
         deliver(result)
 
 
 class ThreadParser:
-    """Parses on a thread of its own, so that a slow ``parse_func`` does not hold up an engine."""
+    """Parses on a thread of its own, so that a slow ``parse_func`` does not block an engine."""
 
     def __init__(self, parser: Parse, executor: Executor, policy: Policy) -> None:
         """Set up the parser.
 
         Args:
-            parser: What does the work.
+            parser: The parser to run there.
             executor: The thread.
-            policy: The terms of the batch; once it has to end, so has the parsing.
+            policy: The policy of the batch, whose end also ends the parsing.
         """
         self._parser = parser
         self._executor = executor
         self._policy = policy
 
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
-        """Hand a Result's answer over to the thread."""
+        """Submit a Result to the thread."""
         try:
             self._executor.submit(self._parse, result, deliver)
         except RuntimeError:  # a hook has closed the session, on the engine's own thread

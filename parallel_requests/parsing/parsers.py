@@ -1,4 +1,4 @@
-"""Which parser a batch gets; and the thread and the processes that parsers of one session share."""
+"""Creates the parsers of batches, and owns the thread and the processes that those of a session share."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Parsers:
-    """Hands out parsers, and ends what they run on."""
+    """Creates parsers, and closes what they run on."""
 
     def __init__(self, *, on_own_thread: bool) -> None:
         """Start nothing yet.
 
         Args:
-            on_own_thread: The engine has one thread, which a slow parser must not hold up.
+            on_own_thread: Whether parsing needs a thread of its own, as the engine's only one must not block.
         """
         self._on_own_thread = on_own_thread
         self._lock = threading.Lock()  # guards all below
@@ -41,7 +41,7 @@ class Parsers:
         """Return the parser of a batch.
 
         Raises:
-            ConfigurationError: ``parse_func`` cannot travel to a process, or the pool is of no use.
+            ConfigurationError: ``parse_func`` cannot be sent to a process, or the pool cannot be used.
         """
         if settings.parse_processes and (parse_func is not None or kind is ReturnType.JSON):
             return self._in_processes(settings.parse_processes, policy, kind, parse_func)
@@ -49,11 +49,11 @@ class Parsers:
         return parser if parse_func is None else self.off_the_engine(parser, policy)
 
     def off_the_engine(self, parser: Parse, policy: Policy) -> Parse:
-        """Have something slow done elsewhere than on the one thread of an event-driven engine.
+        """Return a parser that does not block the only thread of an event-driven engine.
 
         Raises:
-            ConfigurationError: The caller is that other thread, which would wait for itself.
-            RuntimeError: There is no thread left for it.
+            ConfigurationError: The caller is the parser's thread, which would wait for itself.
+            RuntimeError: The parser's thread cannot be started.
         """
         if not self._on_own_thread:
             return parser
@@ -65,12 +65,12 @@ class Parsers:
             self._check_open()
             if self._thread is None:
                 thread = ThreadPoolExecutor(1, "parallel-requests-parse")
-                thread.submit(self._begin)  # started here, where it is no item's fault if it cannot be
+                thread.submit(self._begin)  # started now, so that a failure is the call's and not an item's
                 self._thread = thread
             return ThreadParser(parser, self._thread, policy)
 
     def close(self) -> None:
-        """End the thread and the processes; called on that thread, from a hook, without waiting for it."""
+        """End the thread and the processes; called on that thread, by a hook, it does not wait for it."""
         with self._lock:
             self._is_closed = True
             thread, self._thread = self._thread, None

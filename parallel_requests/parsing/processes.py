@@ -87,7 +87,7 @@ class ParsePool:
                 self._executor.submit(int)
             except RuntimeError as error:
                 raise ConfigurationError(
-                    f"The pool given as parse_processes is out of order ({type(error).__name__}: {error}).",
+                    f"The pool given as parse_processes is broken ({type(error).__name__}: {error}).",
                     "parse_processes",
                 ) from error
         else:

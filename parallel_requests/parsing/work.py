@@ -1,8 +1,8 @@
-"""What travels to a parse process and back, and what is done there.
+"""What is sent to a parse process and back, and what is done there.
 
-Of an answer only what decoding needs goes out: its body, and status and headers where
-``return_type`` hands them on; of the request no more than method, index and redacted URL. What comes
-back is pickled item by item, so that one that will not pickle spoils no other.
+Of a response, only what decoding needs is sent: its body, and its status and headers if ``return_type``
+exposes them; of the request, only its method, index and redacted URL. What comes back is pickled item
+by item, so that one that cannot be pickled does not affect the others.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 Parcel: TypeAlias = tuple[bytes, str, list[tuple[str, str]], "tuple[Any, ...] | None"]
-"""A body, its redacted URL, and the headers and the rest of the answer as far as they are needed."""
+"""A body, its redacted URL, and the headers and other parts of the response if they are needed."""
 
 _REPLY_SECONDS = 0.05
 _REPLY_BYTES = 1 << 20
-"""A worker sends back what it has done after so many seconds, or once it comes to so many bytes."""
+"""A worker sends back what it has done after this many seconds, or this many bytes."""
 
 
 class Work(NamedTuple):
-    """What is done to the answers of a batch.
+    """What a parse process does to the responses of a batch.
 
     Attributes:
         return_type: What they are decoded to.
@@ -50,7 +50,7 @@ class Work(NamedTuple):
 
 
 def plan_work(return_type: ReturnType, parse_func: Callable[[Any], Any] | None) -> Work:
-    """Return what is to be done, ready to travel.
+    """Return the work, ready to be sent to a process.
 
     Raises:
         ConfigurationError: ``parse_func`` cannot be pickled.
@@ -85,12 +85,12 @@ def _dump_by_reference(parse_func: Callable[[Any], Any]) -> bytes:
     is_importable = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
     if b"__main__" in function and not is_importable:
         raise pickle.PicklingError("it was defined interactively, and cannot be imported elsewhere")
-    pickle.loads(function)  # noqa: S301 - made above; a process must not be the first to find out
+    pickle.loads(function)  # noqa: S301 - made above; fail here, rather than in a process
     return function
 
 
 def pack(response: Response, return_type: ReturnType) -> Parcel:
-    """Return what of an answer has to travel."""
+    """Return the parts of a response that have to be sent."""
     url = redact(response.url)
     if return_type in {ReturnType.JSON, ReturnType.CONTENT}:
         return response.content, url, [], None
@@ -181,14 +181,14 @@ def _dump_value(value: Any, *, by_value: bool) -> bytes:
     except Exception:
         if not by_value:
             raise
-    import cloudpickle  # what was defined interactively, its results' classes are too
+    import cloudpickle  # the classes of its results may have been defined interactively, too
 
     outcome: bytes = cloudpickle.dumps((value, None))
     return outcome
 
 
 def _dump_failure(error: ParallelRequestsError) -> bytes:
-    """Pickle an error without its answer: the parent has that."""
+    """Pickle an error without its response, which the parent has."""
     if isinstance(error, DecodeError | ParseError):
         error.response = None
     try:
@@ -198,8 +198,8 @@ def _dump_failure(error: ParallelRequestsError) -> bytes:
 
 
 def serve(connection: Connection) -> None:
-    """Work for the parent until it hangs up: the main function of a parse process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the parent says what ends
+    """Serve the parent until it closes the connection: the main function of a parse process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches children too; the parent decides what ends
     with suppress(EOFError, OSError):
         connection.send_bytes(b"")
         work = Work(ReturnType.JSON, None, by_value=False)

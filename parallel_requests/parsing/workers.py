@@ -1,4 +1,4 @@
-"""Who does the work of parsing: a process of our own, or a place in the caller's pool."""
+"""The workers that parse: processes of our own, or slots in the caller's pool."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from parallel_requests.parsing.in_place import Deliver
 
 PATIENCE = 0.3
-"""Seconds a child has to end by itself, then seconds it has after it was asked to."""
+"""Seconds a child has to end by itself, and again after each way of ending it."""
 
 _CHUNK_SECONDS = 0.05
 _CHUNK_ITEMS = 256
-"""A chunk ends at the first of these. Its time is a guess, from what the items before it took."""
+"""Limits of a chunk; its seconds are estimated from what earlier items took."""
 
 Reply: TypeAlias = tuple[float, list[bytes]]
-"""Seconds of work, and a pickled pair of value and error for each item done."""
+"""Seconds of work, and for each finished item a pickled pair of value and error."""
 
 
 class Job:
@@ -41,8 +41,8 @@ class Job:
 
     Attributes:
         work: What is done to them.
-        policy: The terms of the batch, its deadline among them.
-        open: How many of them are here.
+        policy: The policy of the batch, with its deadline.
+        open: How many of them are in the pool.
     """
 
     __slots__ = ("_cost", "open", "policy", "work")
@@ -54,31 +54,31 @@ class Job:
         self._cost: float | None = None
 
     def learn(self, seconds: float, count: int) -> None:
-        """Note what some items took."""
+        """Update the estimated cost of an item."""
         cost = seconds / count
         self._cost = cost if self._cost is None else (self._cost + cost) / 2
 
     def items_per_chunk(self) -> int:
-        """Return how many items may go together; one, as long as nothing is known of them."""
+        """Return how many items may form a chunk; one, until their cost is known."""
         if self._cost is None:
             return 1
         return max(1, min(_CHUNK_ITEMS, int(_CHUNK_SECONDS / max(self._cost, 1e-9))))
 
 
 class Item:
-    """An answer on its way through a pool."""
+    """A Result on its way through a pool."""
 
     __slots__ = ("_deliver", "_result", "is_suspect", "job", "response")
 
     def __init__(self, job: Job, result: Result[Any], deliver: Deliver) -> None:
         self.job = job
-        self.response: Response = cast("Response", result.response)  # what succeeded has one
-        self.is_suspect = False  # of having killed a child: it goes alone
+        self.response: Response = cast("Response", result.response)  # only successes are parsed
+        self.is_suspect = False  # it may have killed a child, so it is sent alone
         self._result = result
         self._deliver = deliver
 
     def settle(self, outcome: bytes) -> None:
-        """Hand the Result on with what a child made of the answer."""
+        """Deliver the Result with what a child made of the response."""
         try:
             value, error = pickle.loads(outcome)  # noqa: S301 - from our child
         except BaseException as failure:  # noqa: BLE001 - whatever the caller's classes may raise, SystemExit too
@@ -89,15 +89,15 @@ class Item:
         self.end(error)
 
     def fail(self, problem: str) -> None:
-        """Hand the Result on as a failure to parse."""
+        """Deliver the Result as a failure to parse."""
         self.end(ParseError(f"{problem} The answer is kept in .response."))
 
     def stop(self, reason: ParallelRequestsError) -> None:
-        """Hand the Result on as one whose batch has to end."""
+        """Deliver the Result as one whose batch has to end."""
         self.end(stop_error(reason, self._result.request, self._result.attempts))
 
     def end(self, error: ParallelRequestsError | None) -> None:
-        """Hand the Result on."""
+        """Deliver the Result."""
         if isinstance(error, DecodeError | ParseError):
             error.response = self.response
         self._result.error = error
@@ -108,9 +108,9 @@ class Worker(Protocol):
     """Takes one chunk at a time.
 
     Attributes:
-        items: Those it has not answered yet.
-        is_idle: Whether it may be given some.
-        is_replaceable: Whether another may be started in its place.
+        items: The items it has not finished yet.
+        is_idle: Whether it can be given a chunk.
+        is_replaceable: Whether another one may be started in its place.
     """
 
     items: deque[Item]
@@ -118,7 +118,7 @@ class Worker(Protocol):
     is_replaceable: bool
 
     def waitables(self) -> list[Any]:
-        """Return what becomes ready when it has something to say."""
+        """Return what ``multiprocessing.connection.wait`` has to wait for."""
 
     def give(self, job: Job, items: list[Item]) -> None:
         """Hand over a chunk.
@@ -136,19 +136,19 @@ class Worker(Protocol):
         """
 
     def abandon(self) -> bool:
-        """End the work on its chunk; False where that ends the worker, too."""
+        """Abandon its chunk; return False if that ends the worker, too."""
 
     def cause_of_end(self) -> str:
-        """Bury it, and return what it died of."""
+        """Clean up after its death, and return the cause."""
 
     def disconnect(self) -> None:
-        """Let it end: now, if it is at work, else by itself."""
+        """Tell it to end: an idle one ends by itself, a busy one is terminated."""
 
     def reap(self, until: float) -> None:
-        """Wait for its end, and see to it from then on."""
+        """Wait for its end until a time, then force it."""
 
     def kill(self) -> None:
-        """End it from another thread, so that nobody waits for it."""
+        """Kill it; called on another thread, so that the pool's does not wait for it."""
 
 
 class Child:
@@ -156,8 +156,8 @@ class Child:
 
     def __init__(self, context: BaseContext) -> None:
         self.items: deque[Item] = deque()
-        self.is_idle = False  # until it says hello
-        self.is_replaceable = False  # likewise: what cannot start will not start the next time
+        self.is_idle = False  # until it reports that it is ready
+        self.is_replaceable = False  # likewise: if it cannot start, the next one cannot either
         self._job: Job | None = None
         self._connection, theirs = context.Pipe()
         with theirs:
@@ -218,13 +218,13 @@ class Child:
         )
 
     def disconnect(self) -> None:
-        """Let it end: now, if it is at work, else by itself."""
+        """Tell it to end: an idle one ends by itself, a busy one is terminated."""
         self._connection.close()
         if not self.is_idle:
             self._process.terminate()
 
     def reap(self, until: float) -> None:
-        """Wait for its end, and see to it."""
+        """Wait for its end until a time, then force it."""
         self._connection.close()
         self._process.join(max(0.0, until - monotonic()))
         for end in (self._process.terminate, self._process.kill):
@@ -232,17 +232,17 @@ class Child:
                 end()
                 self._process.join(PATIENCE)
         self._exit_code = self._process.exitcode
-        with suppress(ValueError):  # it takes long to die: whoever ends this process buries it
+        with suppress(ValueError):  # still alive: it is cleaned up when this process ends
             self._process.close()
 
     def kill(self) -> None:
-        """End it from another thread, so that nobody waits for it."""
-        with suppress(ValueError):  # it has been buried meanwhile
+        """Kill it; called on another thread, so that the pool's does not wait for it."""
+        with suppress(ValueError):  # it has been closed meanwhile
             self._process.kill()
 
 
 class Slot:
-    """A place in the caller's pool; the pool itself is left alone, whatever becomes of it."""
+    """A slot in the caller's pool; the pool itself is never shut down or repaired."""
 
     is_replaceable = False
 
@@ -271,7 +271,7 @@ class Slot:
         self._future.add_done_callback(self._ring)
 
     def _ring(self, _: Future[Reply]) -> None:
-        with suppress(OSError):  # nobody waits any more
+        with suppress(OSError):  # nobody is waiting
             self._wake_writer.send_bytes(b"")
 
     def receive(self) -> Reply:
@@ -293,7 +293,7 @@ class Slot:
         raise EOFError
 
     def abandon(self) -> bool:
-        """End the work on its items as far as that is ours to do; True: the slot lives on."""
+        """Cancel the chunk if the pool has not begun it; return True, as the slot lives on."""
         self._future.cancel()
         return True
 
@@ -301,8 +301,8 @@ class Slot:
         """Return what became of the pool."""
         self.disconnect()
         return (
-            f"The process pool given as parse_processes is out of order ({self._problem}). "
-            "It is the caller's, and so not rebuilt here."
+            f"The process pool given as parse_processes is broken ({self._problem}). "
+            "As it is the caller's, it is not rebuilt here."
         )
 
     def disconnect(self) -> None:
@@ -312,10 +312,10 @@ class Slot:
         self._wake_writer.close()
 
     def reap(self, until: float) -> None:
-        """Nothing: its processes live on."""
+        """Do nothing: the processes are the caller's."""
 
     def kill(self) -> None:
-        """Nothing: its processes are not ours."""
+        """Do nothing: the processes are the caller's."""
 
 
 def check_can_start() -> None:

@@ -218,5 +218,5 @@ def test_the_repr_shows_how_to_make_it_again() -> None:
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_bucket_is_not_copied(duplicate: Callable[[object], object]) -> None:
     """Two of them would let twice the rate pass."""
-    with pytest.raises(TypeError, match=r"TokenBucket cannot be copied .* share the one"):
+    with pytest.raises(TypeError, match=r"TokenBucket cannot be copied .* share it"):
         duplicate(TokenBucket(10))
