@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +268,6 @@ class Outbox:
 
     def rest(self) -> list[Result[Any]]:
         """Return what has not been handed over, in input order."""
-        # By index, as a Ctrl-C in the middle of a move may have left one in both places.
-        results = {result.index: result for result in (*self.arrived, *(self._early or {}).values())}
-        return [results[index] for index in sorted(results)]
+        # By identity, as a Ctrl-C in the middle of a move may have left one in both places.
+        results = {id(result): result for result in (*self.arrived, *(self._early or {}).values())}
+        return sorted(results.values(), key=attrgetter("index"))

@@ -69,6 +69,6 @@ def merge_retried(results: Sequence[Result[Any]], retried: Sequence[Result[Any]]
             merged.append(result)
             continue
         second = next(again)
-        second.request.index = result.index
+        second.request.index = second._index = result.index  # noqa: SLF001 - its place in the whole batch
         merged.append(second)
     return merged

@@ -12,6 +12,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
@@ -152,6 +153,7 @@ class Downloads:
             name = name_from_headers(headers)
             if name is not None and name != part.place.name:
                 # Whose the file of that name is cannot be told, if there is one: only "replace" touches it.
+                part.wanted = self._folder / name
                 part.place = self._folder / self._take(name, beside_files=self._existing != "replace")
                 part.name_is_sent = True
         if self._progress is not None:
@@ -176,9 +178,9 @@ class Downloads:
     def finish(self, result: Result[Any], deliver: Callable[[Result[Any]], None]) -> None:
         """Turn a finished exchange into a file in its place, and hand the Result on."""
         part = self._parts[result.index]
-        may_replace = not (self._existing == "keep" or part.name_is_sent) or self._existing == "replace"
+        is_kept = self._existing == "keep" or (part.name_is_sent and self._existing != "replace")
         try:
-            result.value = part.finish(result, may_replace=may_replace)
+            result.value = part.finish(result, partial(self._beside, part.wanted) if is_kept else None)
         except DownloadError as error:
             result.error = error
         deliver(result)
@@ -200,8 +202,9 @@ class Downloads:
             place = self._paths[request.index]
             return PartFile(place, mark, checksum)
         name = name_from_url(request.url)
-        place = self._folder / self._take(name, beside_files=self._existing == "keep")
-        return PartFile(place, f"{name}.{mark}", checksum)
+        part = PartFile(self._folder / name, f"{name}.{mark}", checksum)
+        part.place = self._folder / self._take(name, beside_files=self._existing == "keep")
+        return part
 
     def _checksum_of(self, request: Request) -> str | bool | None:
         if isinstance(self._checksums, list):
@@ -220,6 +223,12 @@ class Downloads:
                 self._taken.add(folded)
                 return candidate
         raise AssertionError("numbers do not end")
+
+    def _beside(self, place: Path) -> Path:
+        """Return a numbered place next to one that was free when it was assigned."""
+        if self._paths is not None:
+            return _free(place)
+        return self._folder / self._take(place.name, beside_files=True)
 
     def _found(self, part: PartFile) -> Path | None:
         """Return the file that makes a request needless."""
@@ -240,7 +249,7 @@ class Downloads:
         return there
 
     def _skip(self, request: Request, there: Path, checksum: str | bool | None) -> None:
-        result: Result[Any] = Result(request)
+        result: Result[Any] = Result(request, _index=request.index)
         try:
             digest = sha256_of(there) if checksum is True else checksum or None
             size = there.stat().st_size

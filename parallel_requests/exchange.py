@@ -172,6 +172,7 @@ class _ExchangeState:
     """The state of one exchange, and its decisions.
 
     Attributes:
+        index: The place in the input, by which its Result and its file are found.
         target: What the next attempt sends: the request, or what a redirect made of it.
         attempts: Attempts made so far, redirects and replays included.
         retries: Retries made.
@@ -190,6 +191,7 @@ class _ExchangeState:
     __slots__ = (
         "attempts",
         "earlier",
+        "index",
         "is_budget_spent",
         "pause",
         "policy",
@@ -206,6 +208,7 @@ class _ExchangeState:
 
     def __init__(self, request: Request, policy: Policy) -> None:
         self.request = request
+        self.index = request.index
         self.policy = policy
         self.target = request
         self.attempts = self.retries = self.retries_used = 0
@@ -313,6 +316,8 @@ class _ExchangeState:
                 self.policy.on_attempt(self.request, attempt)
             except BaseException:
                 logger.exception("on_attempt raised; the request goes on")
+            finally:
+                self.request.index = self.index
 
     def judge(self, reply: Reply) -> Result[Any] | Next:
         """Decide what follows from a reply."""
@@ -432,7 +437,9 @@ class _ExchangeState:
         if self.redirects:
             response.history = tuple(past for past in self.redirects if past is not response)
         elapsed = self.sent_at - self.started_at + response.elapsed
-        return Result(self.request, None, None, response, self.attempts, elapsed, self.retries, self.earlier)
+        return Result(
+            self.request, None, None, response, self.attempts, elapsed, self.retries, self.earlier, self.index
+        )
 
     def conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
         """Return the Result of the final reply.
@@ -466,7 +473,17 @@ class _ExchangeState:
                 self.request.url,
             )
         elapsed = self.policy.pacer.clock() - self.started_at if self.attempts else 0.0
-        return Result(self.request, None, error, response, self.attempts, elapsed, self.retries, self.earlier)
+        return Result(
+            self.request,
+            None,
+            error,
+            response,
+            self.attempts,
+            elapsed,
+            self.retries,
+            self.earlier,
+            self.index,
+        )
 
 
 def stop_error(stop: ParallelRequestsError, request: Request, attempts: int = 0) -> ParallelRequestsError:

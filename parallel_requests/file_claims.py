@@ -52,6 +52,28 @@ def is_claimed(path: Path) -> bool:
     return descriptor is None
 
 
+def move_to_free(path: Path, place: Path) -> bool:
+    """Move a file to a place that is free; return False, and do nothing, if it is taken by now.
+
+    If several processes move files to one place at once, exactly one succeeds, as a link is made in one
+    atomic step. On file systems without links it takes two steps.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    try:
+        place.hardlink_to(path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if os.path.lexists(place):
+            return False
+        path.replace(place)
+    else:
+        path.unlink(missing_ok=True)
+    return True
+
+
 def _claim(descriptor: int) -> bool:
     if sys.platform == "win32":
         return True

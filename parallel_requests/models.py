@@ -397,11 +397,12 @@ class Result(Generic[T_co]):
     elapsed: float = 0.0
     retries: int = 0
     _earlier: tuple[Attempt, ...] = ()
+    _index: int | None = None
 
     @property
     def index(self) -> int:
-        """The place in the input, from 0."""
-        return self.request.index
+        """The place in the input, from 0, even if a hook has changed that of the Request."""
+        return self.request.index if self._index is None else self._index
 
     @property
     def key(self) -> Any:

@@ -22,12 +22,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parallel_requests.exceptions import DownloadError, ProtocolError
-from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, NO_LINK, is_claimed, open_claimed
+from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, NO_LINK, is_claimed, move_to_free, open_claimed
 from parallel_requests.models import Headers, Request, Response, Result
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from parallel_requests.exchange import Reply
 
@@ -78,7 +78,7 @@ class PartFile:
             stem: What the temporary files begin with.
             checksum: The SHA-256 it must have; True to have it worked out.
         """
-        self.place = place
+        self.place = self.wanted = place
         self.checksum = checksum
         self.name_is_sent = False
         self.starts_at = 0
@@ -165,8 +165,13 @@ class PartFile:
             self.discard()
         return is_refused
 
-    def finish(self, result: Result[Any], *, may_replace: bool) -> Download:
+    def finish(self, result: Result[Any], elsewhere: Callable[[], Path] | None) -> Download:
         """Check the whole file and move it to its place.
+
+        Args:
+            result: The Result of the exchange.
+            elsewhere: Returns another place if this one is taken by now; None if what is there is to be
+                replaced.
 
         Raises:
             DownloadError: There is none, it is not what its checksum says, or it cannot be moved.
@@ -189,9 +194,11 @@ class PartFile:
                 raise DownloadError(
                     f"What {url} sent has the SHA-256 {digest} and not {self.checksum}.", str(self.place)
                 )
-            if not may_replace and os.path.lexists(self.place):
-                raise FileExistsError("it has come to be there in the meantime")
-            self._path.replace(self.place)
+            if elsewhere is None:
+                self._path.replace(self.place)
+            else:
+                while not move_to_free(self._path, self.place):
+                    self.place = elsewhere()
             self._drop_record()
             if self.name_is_sent:
                 self._write_record({"name": self.place.name})
@@ -348,6 +355,8 @@ def _begin(path: Path) -> int | None:
     except FileExistsError:
         if _status_of_ours(path) is not None:
             return open_claimed(path, os.O_WRONLY | os.O_CREAT)  # it may be moved to its place just now
+        if is_claimed(path):  # it is being moved, and linked in both places
+            return None
         path.unlink()
         return open_claimed(path, _NEW)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -16,6 +17,7 @@ from parallel_requests import (
     ParallelRequests,
     ParallelSession,
     PartialFailureError,
+    Response,
     RetryPolicy,
     RunStoppedError,
 )
@@ -23,6 +25,7 @@ from tests.server.faults import read_request, repeat, response, send, wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.server.control import Server
     from tests.server.faults import FaultServer
@@ -115,6 +118,43 @@ def test_an_async_input_that_lets_a_cancellation_through(backend: str, urls: lis
 
 
 # -- the caller's functions use the session
+
+
+def write_over(answer: Response) -> dict[str, int]:
+    answer.request.index = 0
+    return cast("dict[str, int]", answer.json())
+
+
+def write_over_and_decline(reply: Response | Exception) -> bool:
+    if isinstance(reply, Response):
+        reply.request.index = 0
+    return False
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "on_attempt": {"on_attempt": lambda request, _: setattr(request, "index", 0)},
+    "on_result": {"on_result": lambda result: setattr(result.request, "index", 0)},
+    "parse_func": {"return_type": "response", "parse_func": write_over, "raise_for_status": True},
+    "retry_on": {"retry": RetryPolicy(retry_on=write_over_and_decline)},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_index_that_is_written_over_costs_no_result_and_no_place(
+    place: str, session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    urls = [server.url("/status/404"), *(server.url(f"/id/{number}") for number in range(1, COUNT))]
+    error = failures(lambda: session.request(urls, **PLACES[place]))
+    assert [result.value for result in error.results] == [None, *({"id": n} for n in range(1, COUNT))]
+    for ordered in (False, True):
+        results = list(session.iter_results(iter(urls), ordered=ordered, **PLACES[place]))
+        assert sorted(result.index for result in results) == list(range(COUNT))
+        assert not ordered or [result.index for result in results] == list(range(COUNT))
+    if place in ("on_attempt", "on_result"):
+        files = session.download(urls[1:], tmp_path, **PLACES[place])
+        assert [json.loads(file.path.read_bytes()) for file in files] == [{"id": n} for n in range(1, COUNT)]
+        again = session.download(urls[1:], tmp_path, **PLACES[place])
+        assert [file.path for file in again] == [file.path for file in files]
 
 
 @pytest.mark.parametrize("place", ["on_result", "parse_func"])

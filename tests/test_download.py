@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ from tests.server.faults import close, read_request, repeat, response, rst, send
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from parallel_requests.downloading import Existing
     from tests.server.control import Server
     from tests.server.faults import FaultServer, Step
 
@@ -63,6 +65,11 @@ def fast() -> Iterator[ParallelSession]:
 def names(folder: Path) -> list[str]:
     """Everything in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def visible(folder: Path) -> list[str]:
+    """The files in a folder that are none of our notes."""
+    return [name for name in names(folder) if not name.startswith(".")]
 
 
 def head(*lines: str, status: str = "200 OK") -> bytes:
@@ -299,11 +306,21 @@ def in_two_halves(answer: bytes, at: int, then: threading.Event) -> list[Step]:
     return [read_request(), send(answer[:-at]), wait(then), send(answer[-at:])]
 
 
-def begun(pool: ThreadPoolExecutor, session: ParallelSession, url: str, folder: Path) -> Future[Download]:
+def begun(
+    pool: ThreadPoolExecutor,
+    session: ParallelSession,
+    url: str,
+    to: Path | list[Path],
+    existing: Existing = "skip",
+) -> Future[Download]:
     """Start a download, and return once it has written something."""
     has_written = threading.Event()
     file: Future[Download] = pool.submit(
-        session.download, url, folder, progress=lambda done, _: has_written.set() if done else None
+        session.download,
+        url,
+        to,
+        existing=existing,
+        progress=lambda done, _: has_written.set() if done else None,
     )
     assert has_written.wait(10)
     return file
@@ -350,6 +367,87 @@ def test_two_downloads_do_not_resume_one_beginning(
         assert first.result(10).path.read_bytes() == BODY
     assert names(tmp_path) == ["file"]
     assert descriptors() == 0
+
+
+CALLED_REPORT = b'Content-Disposition: attachment; filename="report.pdf"\r\n'
+
+
+@pytest.mark.parametrize("existing", ["skip", "keep"])
+def test_two_downloads_that_the_server_calls_alike_are_numbered(
+    existing: Existing, session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    first_goes_on, second_goes_on = threading.Event(), threading.Event()
+    answers = [
+        response(body).replace(b"\r\n\r\n", b"\r\n" + CALLED_REPORT + b"\r\n", 1)
+        for body in (BODY, BODY[::-1])
+    ]
+    server = fault_server(
+        in_two_halves(answers[0], 100_000, first_goes_on),
+        in_two_halves(answers[1], 100_000, second_goes_on),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        first = begun(pool, session, server.url("/get?id=1"), tmp_path, existing)
+        second = begun(pool, session, server.url("/get?id=2"), tmp_path, existing)
+        second_goes_on.set()
+        assert second.result(10).path == tmp_path / "report.pdf"
+        first_goes_on.set()
+        assert first.result(10).path == tmp_path / "report (2).pdf"
+    assert first.result().path.read_bytes() == BODY
+    assert second.result().path.read_bytes() == BODY[::-1]
+    assert visible(tmp_path) == ["report (2).pdf", "report.pdf"]
+    again = [session.download(server.url(f"/get?id={n}"), tmp_path) for n in (1, 2)]
+    assert [(file.path, file.status) for file in again] == [
+        (file.result().path, "skipped") for file in (first, second)
+    ]
+    assert len(server.requests) == 2
+    assert descriptors() == 0
+
+
+def test_of_many_downloads_that_the_server_calls_alike_none_is_lost(
+    fast: ParallelSession, server: Server, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    named_alike = fault_server([repeat(read_request(), send(named('attachment; filename="report.pdf"')))])
+    with ThreadPoolExecutor(8) as pool:
+        urls = [named_alike.url(f"/get?id={number}") for number in range(200)]
+        files = list(pool.map(lambda url: fast.download(url, tmp_path), urls))
+    assert len({file.path for file in files}) == len(visible(tmp_path)) == 200
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_file_that_comes_to_be_there_meanwhile_is_kept(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    goes_on = threading.Event()
+    server = fault_server(in_two_halves(whole(), 100_000, goes_on))
+    place = tmp_path / "paper.txt"
+    with ThreadPoolExecutor(1) as pool:
+        file = begun(pool, session, server.url("/file"), [place], "keep")
+        place.write_bytes(b"mine")
+        goes_on.set()
+        downloaded = file.result(10)
+    assert downloaded.path == tmp_path / "paper (2).txt"
+    assert (downloaded.path.read_bytes(), place.read_bytes()) == (BODY, b"mine")
+    assert names(tmp_path) == ["paper (2).txt", "paper.txt"]
+
+
+@pytest.mark.parametrize("existing", ["skip", "keep"])
+def test_where_files_cannot_be_linked_none_is_lost_either(
+    existing: Existing,
+    fast: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links on this file system")
+
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "report.pdf").write_bytes(b"mine")
+    server = fault_server([repeat(read_request(), send(named('attachment; filename="report.pdf"')))])
+    urls = [server.url(f"/get?id={number}") for number in range(2)]
+    files = fast.download(urls, tmp_path, existing=existing)
+    assert sorted(file.path.name for file in files) == ["report (2).pdf", "report (3).pdf"]
+    assert (tmp_path / "report.pdf").read_bytes() == b"mine"
 
 
 # -- resuming

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+from parallel_requests.backends.machine_reading import machine_read
 from parallel_requests.backends.reading import FinalResponse
 from parallel_requests.backends.sockets import PlainSocket, WatchedSocket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
@@ -68,12 +68,6 @@ class _Connecting:
             raise errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
         except (SocksError, OSError) as error:
             raise errors.ProxyError(str(error), error) from error
-
-    def peek_and_react(self, *args: Any, **kwargs: Any) -> Any:
-        """Check an idle connection for data, as urllib3-future does before it reuses it."""
-        timed = self.sock.timed() if isinstance(self.sock, WatchedSocket) else contextlib.nullcontext()
-        with timed:
-            return super().peek_and_react(*args, **kwargs)  # type: ignore[misc]
 
 
 class Wire:
@@ -187,6 +181,7 @@ class Wire:
             proxy: The SOCKS proxy it goes through.
         """
         wire = self
+        connection_class = machine_read(connection_class)
 
         class WatchedConnection(_Connecting, connection_class):  # type: ignore[misc]
             response_class = FinalResponse
@@ -217,15 +212,6 @@ class Wire:
                     return super().request(*args, **kwargs)
                 finally:
                     wire.uses(None)
-
-            def getresponse(self, *args: Any, **kwargs: Any) -> Any:
-                protocol = getattr(self, "_protocol", None)
-                try:
-                    return super().getresponse(*args, **kwargs)
-                except Exception as error:
-                    if _is_not_http(protocol):
-                        raise http.client.BadStatusLine("it is not HTTP") from error
-                    raise
 
             def _is_shared(self) -> bool:
                 """Whether other attempts use the socket too, so that it must not be shut down for one."""
@@ -272,9 +258,3 @@ def _connect(
         raise failure
     finally:
         del failure  # for the same reason
-
-
-def _is_not_http(protocol: Any) -> bool:
-    """Whether what urllib3-future reports as the end of a connection was an answer in another protocol."""
-    heard, _ = getattr(getattr(protocol, "_connection", None), "trailing_data", (b"", False))
-    return not b"HTTP/".startswith(heard[:5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ class WatchedSocket:
     """Socket mixin: makes resets distinguishable, and can do without timeouts."""
 
     _blocks = False
+    _machine: Any = None
+
+    def feeds(self, machine: Any) -> None:
+        """Set the protocol state machine of urllib3-future that parses what is received."""
+        self._machine = machine
 
     def recv(self, *args: Any) -> bytes:
         """Receive, as any socket does.
@@ -29,7 +35,10 @@ class WatchedSocket:
         Raises:
             PeerReset: The peer reset the connection. urllib3-future would take the standard library's
                 error for the end of a body.
+            HTTPException: What was received is malformed; urllib3-future has noticed, but waits for more.
         """
+        if self._machine is not None and self._machine.has_expired():
+            raise http.client.HTTPException("the answer is malformed")
         try:
             data: bytes = super().recv(*args)  # type: ignore[misc]
         except ConnectionResetError as error:

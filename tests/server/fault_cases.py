@@ -187,8 +187,8 @@ def _coded_in_no_way() -> list[FaultCase]:
 def _malformed() -> list[FaultCase]:
     chunked = _head("Transfer-Encoding: chunked")
     played = {
-        (0, "not_http_at_all"): b"SSH-2.0-OpenSSH_9.6\r\n",
         (2, "bad_chunk_size"): chunked + b"zz\r\nabcd\r\n0\r\n\r\n",
+        (2, "bad_size_of_a_later_chunk"): chunked + b"4\r\nabcd\r\nzz\r\nabcd\r\n0\r\n\r\n",
         (2, "negative_chunk_size"): chunked + b"-4\r\nabcd\r\n0\r\n\r\n",
         (2, "chunk_size_with_a_prefix"): chunked + b"0x4\r\nabcd\r\n0\r\n\r\n",
         (2, "chunk_size_with_an_underscore"): chunked + b"0_4\r\nabcd\r\n0\r\n\r\n",
@@ -198,21 +198,31 @@ def _malformed() -> list[FaultCase]:
         (0, "status_with_a_sign"): _head("Content-Length: 4", status="+200 OK") + b"abcd",
         (0, "version_in_small_letters"): b"http/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd",
         (0, "line_that_is_no_header"): _head("nonsense", "Content-Length: 100") + b"abcd",
+        (5, "line_that_is_no_header_after_hints"): _head(status="103 Early Hints")
+        + _head("nonsense", "Content-Length: 100"),
+        (5, "not_http_after_hints"): _head(status="103 Early Hints") + b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
         (0, "header_without_a_name"): _head(": nonsense", "Content-Length: 4") + b"abcd",
         (0, "nul_in_a_header"): _head("X-One: 1\0", "Content-Length: 4") + b"abcd",
         (2, "transfer_coding_nobody_asked_for"): _head("Transfer-Encoding: gzip, chunked")
         + b"4\r\nabcd\r\n0\r\n\r\n",
         (2, "trailer_that_is_no_header"): chunked + b"4\r\nabcd\r\n0\r\nnonsense\r\n\r\n",
-        (6, "content_length_of_30_digits"): _head(f"Content-Length: {'9' * 30}") + b"abcd",
         (6, "negative_content_length"): _head("Content-Length: -5") + b"abcde",
         (6, "content_length_no_number"): _head("Content-Length: five") + b"abcde",
         (6, "conflicting_content_lengths"): _head("Content-Length: 5", "Content-Length: 6") + b"abcde",
         (6, "list_of_content_lengths"): _head("Content-Length: 5, 6") + b"abcde",
     }
+    only_at_the_end = {  # some read on: urllib3-future to the end of the head, libcurl as without a length
+        (0, "not_http_at_all"): b"SSH-2.0-OpenSSH_9.6\r\n",
+        (6, "content_length_of_30_digits"): _head(f"Content-Length: {'9' * 30}") + b"abcd",
+    }
     switched = _head("Connection: Upgrade", "Upgrade: other", status="101 Switching Protocols")
     return [
         *(
             FaultCase(row, name, _once(send(data), close()), "ProtocolError", retried=False)
+            for (row, name), data in (played | only_at_the_end).items()
+        ),
+        *(
+            FaultCase(row, f"{name}_and_left_open", _always(data), "ProtocolError", retried=False)
             for (row, name), data in played.items()
         ),
         FaultCase(5, "protocol_switched", _once(send(switched), stall()), "ProtocolError", retried=False),
