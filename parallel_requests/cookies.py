@@ -10,19 +10,21 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from email.message import Message
     from http.client import HTTPResponse
-    from http.cookiejar import CookieJar
+    from http.cookiejar import Cookie, CookieJar
 
     from parallel_requests.models import Headers
 
 _MOST_SITES: Final = 10_000
 """Sites whose cookies are kept. RFC 6265, 6.1 has clients keep 3,000 cookies at least."""
+_MOST_OF_A_DOMAIN: Final = 180
+"""Cookies that are kept per domain, as in browsers; RFC 6265, 6.1 asks for at least 50."""
 
 
 class CookieStore:
-    """A thread-safe jar (RFC 6265, by the standard library's policy) that costs nothing while empty.
+    """A thread-safe jar (RFC 6265) that costs nothing while empty.
 
     Each site has a jar of its own, as the whole jar is searched for every request. Beyond 10,000 sites,
-    the least recently used one is dropped.
+    the least recently used one is dropped, and beyond 180 cookies of a domain the oldest ones.
 
     Attributes:
         is_empty: Whether no server has set a cookie.
@@ -62,8 +64,10 @@ class CookieStore:
     def absorb(self, url: str, headers: Headers) -> None:
         """Store the cookies that the ``Set-Cookie`` fields of a response set."""
         from email.message import Message
-        from http.cookiejar import CookieJar, DefaultCookiePolicy
+        from http.cookiejar import CookieJar
         from urllib.request import Request as UrllibRequest
+
+        from parallel_requests.cookie_policy import CookiePolicy
 
         carrier = UrllibRequest(url)  # noqa: S310 - opens nothing
         message = Message()
@@ -75,10 +79,9 @@ class CookieStore:
         with self._lock:
             jar = self._jars.pop(site, None)
             if jar is None:
-                # A cookie that names no domain goes back to its host alone (RFC 6265, 5.3).
-                policy = DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
-                jar = CookieJar(policy)
+                jar = CookieJar(CookiePolicy())
             jar.extract_cookies(cast("HTTPResponse", _Answer(message)), carrier)
+            _drop_surplus(jar)
             if len(jar) > 0:
                 self._jars[site] = jar
             if len(self._jars) > _MOST_SITES:
@@ -96,6 +99,16 @@ def _site_of(url: str) -> str:
     """Return the part of a host name that hosts sharing cookies share: the last two labels, or ``local``."""
     labels = (urlsplit(url).hostname or "").rsplit(".", 2)[-2:]
     return "local" if len(labels) == 1 or labels[-1] == "local" else ".".join(labels)
+
+
+def _drop_surplus(jar: CookieJar) -> None:
+    """Drop the oldest cookies of each domain that has too many."""
+    by_domain: dict[str, list[Cookie]] = {}
+    for cookie in jar:
+        by_domain.setdefault(cookie.domain, []).append(cookie)
+    for cookies in by_domain.values():
+        for cookie in cookies[:-_MOST_OF_A_DOMAIN]:
+            jar.clear(cookie.domain, cookie.path, cookie.name)
 
 
 class _Answer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -9,7 +11,8 @@ from urllib.parse import urlsplit
 from parallel_requests.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from urllib.parse import SplitResult
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -46,20 +49,36 @@ class Environment:
         """Return the proxy for a URL by its scheme, honouring ``NO_PROXY``."""
         if not self._proxies:
             return None
-        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
-
         parts = urlsplit(url)
         proxy = self._proxies.get(parts.scheme) or self._proxies.get("all")
-        host = parts.netloc.rpartition("@")[2]
-        if proxy is None or proxy_bypass_environment(host, self._proxies):
+        if proxy is None or self._is_exempt(parts):
             return None
         scheme, _, place = proxy.rpartition("://")
         return f"{scheme or 'http'}://{place.partition('/')[0]}"  # a path has no meaning there
+
+    def _is_exempt(self, parts: SplitResult) -> bool:
+        """Whether ``NO_PROXY`` lists a host: its name, the end of its name, its address or its network."""
+        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+        if proxy_bypass_environment(parts.netloc.rpartition("@")[2], self._proxies):
+            return True
+        try:
+            address = ipaddress.ip_address(parts.hostname or "")
+        except ValueError:
+            return False
+        return any(address in network for network in _networks_in(self._proxies.get("no", "")))
 
     @property
     def has_proxies(self) -> bool:
         """Whether any proxy is named at all."""
         return any(scheme != "no" for scheme in self._proxies)
+
+
+def _networks_in(names: str) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Yield the networks and addresses in a list that may also contain names."""
+    for name in names.split(","):
+        with contextlib.suppress(ValueError):
+            yield ipaddress.ip_network(name.strip().strip("[]"), strict=False)
 
 
 class Netrc:

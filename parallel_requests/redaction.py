@@ -12,7 +12,8 @@ REDACTED = "***"
 
 # Parts of names that tell a credential; an author is none.
 _TELLTALES = (
-    r"token|secret|pass(?:wd|word|phrase)|pwd|api[_-]?key|signature|credential|auth(?!ors?(?:[=_\-\[]|$))"
+    r"token|secret|pass(?:wd|word|phrase)|pwd|signature|credential|sess(?:ion)?[_-]?id"
+    r"|(?:api|access|private|subscription|application|account|license)[_-]?key|auth(?!ors?(?:[=_\-\[]|$))"
 )
 _NAME_LIKE_A_CREDENTIAL = rf"[\w.\-\[\]]*(?:{_TELLTALES})[\w.\-\[\]]*"
 # The second form is what a password looks like that has a reserved character in it.
@@ -20,7 +21,7 @@ _USERINFO = re.compile(
     r"(?<=://)(?:[^/?#@\s]*(?:@[^/?#@\s]*)*@|[^/?#@\s:\[\]]*:(?!\d*(?:[/?#\s\"']|$))[^@]*@)"
 )
 _SECRET_PAIR = re.compile(
-    rf"(?i)(?<=[?&;#])({_NAME_LIKE_A_CREDENTIAL}|key|sig|code|pass|jwt|session(?:id)?)=[^&;#\s'\"]*",
+    rf"(?i)(?<=[?&;#])({_NAME_LIKE_A_CREDENTIAL}|key|sig|hmac|code|otp|pass|jwt|bearer|session|sid)=[^&;#\s'\"]*",
 )
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 _SECRET_HEADER_NAME = re.compile(rf"(?i)^(?:{_NAME_LIKE_A_CREDENTIAL}|x-.*key)$")
@@ -38,7 +39,8 @@ class ShownUrl(str):
 def redact(text: str) -> str:
     """Return ``text`` without the user names, passwords and tokens of the URLs in it."""
     if "@" in text:
-        text = _USERINFO.sub(f"{REDACTED}@", text)
+        end = text.rindex("@") + 1  # a search beyond it would be in vain, and take quadratic time
+        text = _USERINFO.sub(f"{REDACTED}@", text[:end]) + text[end:]
     if "=" in text:
         text = _SECRET_PAIR.sub(rf"\1={REDACTED}", text)
     return text

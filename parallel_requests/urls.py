@@ -26,6 +26,12 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _KEPT_IN_USER_INFO = "!$%&'()*+,:;=~"
 _KEPT_IN_TARGET = "!$%&'()*+,/:;=?@~"
+_EMBEDS_IPV4 = (
+    ipaddress.IPv6Network("::/96"),
+    ipaddress.IPv6Network("::ffff:0:0/96"),
+    ipaddress.IPv6Network("64:ff9b::/96"),
+)
+"""IPv6 networks whose last 32 bits are an IPv4 address: RFC 4291, 2.5.5, and NAT64 (RFC 6052)."""
 _PERCENT = re.compile("%([0-9A-Fa-f]{2})?")
 
 
@@ -150,4 +156,16 @@ def is_private(host: str) -> bool:
         address = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
     except (ValueError, OSError):
         return False
-    return not address.is_global
+    return _is_internal(address)
+
+
+def _is_internal(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.is_site_local:
+            return True
+        embedded = address.sixtofour
+        if any(address in network for network in _EMBEDS_IPV4):
+            embedded = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if embedded is not None:
+            return _is_internal(embedded)
+    return not address.is_global or address.is_multicast

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _STEP = 1 << 20
 _SLICE = 1 << 14
 """Coded bytes that are decoded at a time: the rest of a slice is copied for every piece decoded from it."""
+_MOST_CODINGS = 5
+"""Nested content codings that are undone at most."""
+_ROOM_FOR_CODING = 1 << 10
+"""Bytes by which compression may enlarge even a short body."""
 BODILESS_STATUSES = frozenset({204, 304})
 
 
@@ -148,6 +152,11 @@ def content_length(headers: Headers, send: Send) -> int | None:
     return int(value)
 
 
+def most_coded(max_response_size: int) -> int:
+    """Return how many bytes a body of that size may have while it is compressed."""
+    return 2 * max_response_size + _ROOM_FOR_CODING
+
+
 class Body:
     """Receives the body of one response, piece by piece."""
 
@@ -155,7 +164,7 @@ class Body:
         """Get ready for the body that follows a head.
 
         Raises:
-            ProtocolError: The announced length is invalid.
+            ProtocolError: The announced length is invalid, or there are too many content codings.
             BodyTooLarge: The announced length is above ``max_response_size``.
         """
         policy = send.policy
@@ -166,8 +175,9 @@ class Body:
         self._raw = self._decoded = 0
         self._content: BytesIO | None = None
         self._streams = policy.deliver is not None and 200 <= status_code < 300
-        codings = [] if bodiless else _codings(headers)
+        codings = [] if bodiless else _codings(headers, send)
         self._decoders = [_DECODERS[coding]() for coding in reversed(codings) if coding in _DECODERS]
+        self._coded = [0] * len(self._decoders)
         if self._streams and policy.resume is not None:
             self._decoded = policy.resume.begin(send.request, status_code, headers)
         if (
@@ -186,16 +196,16 @@ class Body:
         """Receive bytes as they came from the server.
 
         Raises:
-            BodyTooLarge: There are more decoded bytes than ``max_response_size``.
+            BodyTooLarge: There are more decoded bytes than ``max_response_size``, or far more compressed
+                ones.
             ProtocolError: They cannot be decoded as ``content-encoding`` says.
         """
         self._raw += len(data)
         if not self._decoders:
             self._emit(data)
             return
-        for start in range(0, len(data), _SLICE):
-            for piece in self._decode_checked(data[start : start + _SLICE]):
-                self._emit(piece)
+        for piece in self._decode_checked(data):
+            self._emit(piece)
 
     def finish(self) -> bytes:
         """Return the whole body; empty if it was streamed.
@@ -215,6 +225,8 @@ class Body:
     def _decode_checked(self, data: bytes) -> Iterator[bytes]:
         try:
             yield from self._decode(data, 0)
+        except BodyTooLarge:
+            raise
         except Exception as error:  # noqa: BLE001 - each of the libraries has its own
             reason = str(error)
         else:
@@ -228,8 +240,13 @@ class Body:
         if level == len(self._decoders):
             yield data
             return
-        for piece in self._decoders[level].feed(data):
-            yield from self._decode(piece, level + 1)
+        self._coded[level] += len(data)
+        # Data that decodes to nothing, such as empty gzip members, would never reach the limit itself.
+        if self._limit is not None and self._coded[level] > most_coded(self._limit):
+            raise self._too_large()
+        for start in range(0, len(data), _SLICE):
+            for piece in self._decoders[level].feed(data[start : start + _SLICE]):
+                yield from self._decode(piece, level + 1)
 
     def _emit(self, piece: bytes) -> None:
         if not piece:
@@ -260,8 +277,15 @@ class Body:
         )
 
 
-def _codings(headers: Headers) -> list[str]:
+def _codings(headers: Headers, send: Send) -> list[str]:
     if not headers.may_have(b"content-encoding"):
         return []
     value = headers.get("content-encoding", "")
-    return [coding.strip().lower() for coding in value.split(",") if coding.strip()]
+    codings = [coding.strip().lower() for coding in value.split(",") if coding.strip()]
+    if len(codings) > _MOST_CODINGS:
+        raise ProtocolError(
+            f"{redact(send.request.url)} answered in {len(codings)} nested content codings; "
+            f"at most {_MOST_CODINGS} are undone.",
+            url=send.request.url,
+        )
+    return codings

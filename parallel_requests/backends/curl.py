@@ -81,6 +81,7 @@ class CurlBackend(Backend):
             (pycurl.BUFFERSIZE, _BUFFER),
             (pycurl.HTTP_CONTENT_DECODING, 0),
             (pycurl.PATH_AS_IS, 1),
+            (pycurl.NOPROXY, ""),  # or libcurl would read NO_PROXY, and bypass a proxy given as an option
         ]
 
     def close(self) -> None:

@@ -63,6 +63,7 @@ MALFORMED = (
     "chunked-encoding",
     "Invalid HTTP header field",
     "Invalid response header",
+    "Too large response headers",
 )
 """Messages, as the code is ambiguous, for a response that is not valid HTTP rather than truncated."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import pycurl
 
 from parallel_requests.backends.base import split_proxy
-from parallel_requests.backends.body import Body
+from parallel_requests.backends.body import Body, most_coded
 from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.quic import udp_port
 from parallel_requests.exceptions import (
@@ -42,8 +42,6 @@ _BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=H
 _HEAD = re.compile(rb"(HTTP/(?:1\.[01]|[23])) ([1-9]\d\d)(?: ([^\n]*+))?\r?(?:\n[^:\n]++:[^\n]*+)*+")
 _ADDED_ALWAYS = ("accept", "user-agent", "proxy-connection")
 _ADDED_WITH_BODY = ("expect", "content-type")
-_ROOM_FOR_CODING = 1 << 10
-"""Bytes by which compression may enlarge even a short body."""
 
 _TRUST = (pycurl.SSL_VERIFYPEER, pycurl.SSL_VERIFYHOST, pycurl.CAINFO, pycurl.CAPATH)
 _TRUST_IN_PROXY = (
@@ -196,8 +194,8 @@ class Transfer:
             easy.setopt(pycurl.WRITEFUNCTION, self._receive)
         if send.policy.max_response_size is not None and request.method != "HEAD":
             # libcurl counts coded bytes, which may be more than the decoded ones; Body checks those exactly.
-            coded_size = 2 * send.policy.max_response_size + _ROOM_FOR_CODING
-            easy.setopt(pycurl.MAXFILESIZE_LARGE, min(coded_size, sys.maxsize))
+            coded_size = min(most_coded(send.policy.max_response_size), sys.maxsize)
+            easy.setopt(pycurl.MAXFILESIZE_LARGE, coded_size)
         if self._is_https:
             self._choose_trust(request, *_TRUST)
         if request.proxy and request.proxy.startswith("https:"):
@@ -209,10 +207,11 @@ class Transfer:
         if verify is False:
             easy.setopt(check, 0)
             easy.setopt(check_name, 0)
-        elif verify is True:
-            easy.setopt(file, self._backend.ca_file)
-        else:
-            easy.setopt(folder if Path(verify).is_dir() else file, os.fsencode(verify))
+            return
+        bundle = verify if isinstance(verify, str) else self._backend.ca_file
+        chosen, other = (folder, file) if Path(bundle).is_dir() else (file, folder)
+        easy.setopt(chosen, os.fsencode(bundle))
+        easy.unsetopt(other)  # libcurl may be built with a default, which would be trusted as well
 
     def _choose_proxy(self, request: Request) -> None:
         easy, proxy, told = self.easy, request.proxy or "", request.proxy_authorization

@@ -251,6 +251,21 @@ def test_row_22_proxies_of_the_environment_are_used_unless_told_otherwise(
     assert len(running.requests) == 1
 
 
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_row_25_no_variable_leads_around_a_proxy_that_was_named(
+    monkeypatch: pytest.MonkeyPatch,
+    open_session: Callable[..., ParallelSession],
+    server: Server,
+    proxy: Callable[..., Proxy],
+    name: str,
+) -> None:
+    monkeypatch.setenv(name, "127.0.0.1")
+    running = proxy()
+    for session in (open_session(), open_session(trust_env=False)):
+        assert session.request(server.url("/id/1"), proxy=running.url) == {"id": 1}
+    assert len(running.requests) == 2
+
+
 MINE = {"Proxy-Authorization": "Bearer mine"}
 
 

@@ -203,6 +203,8 @@ def _malformed() -> list[FaultCase]:
         (5, "not_http_after_hints"): _head(status="103 Early Hints") + b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
         (0, "header_without_a_name"): _head(": nonsense", "Content-Length: 4") + b"abcd",
         (0, "nul_in_a_header"): _head("X-One: 1\0", "Content-Length: 4") + b"abcd",
+        (0, "more_headers_than_fit"): _head(*[f"X-{number}: {'1' * 100}" for number in range(5_000)]),
+        (3, "six_codings_in_one_another"): response(b"abcd", "Content-Encoding: " + ", ".join(["gzip"] * 6)),
         (2, "transfer_coding_nobody_asked_for"): _head("Transfer-Encoding: gzip, chunked")
         + b"4\r\nabcd\r\n0\r\n\r\n",
         (2, "trailer_that_is_no_header"): chunked + b"4\r\nabcd\r\n0\r\nnonsense\r\n\r\n",
@@ -488,6 +490,7 @@ def _bombs() -> list[FaultCase]:
             bomb, coded, "Location: /landed", status="302 Found"
         ),
         "longer_than_the_limit": response(bytes(2 * _MIB)),
+        "is_bombs_in_a_bomb": response(_bomb_of_nothing(), "Content-Encoding: gzip, gzip"),
         "announces_more_than_the_limit": _head("Content-Length: 1099511627776"),
     }
     return [
@@ -502,6 +505,12 @@ def _bombs() -> list[FaultCase]:
         )
         for name, data in played.items()
     ]
+
+
+def _bomb_of_nothing() -> bytes:
+    """20 KB that become 8 MiB of gzip, which in turn becomes nothing at all."""
+    nothing = gzip.compress(b"", mtime=0)
+    return gzip.compress(nothing * (8 * _MIB // len(nothing)), mtime=0)
 
 
 def _undecodable() -> list[FaultCase]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from email.message import Message
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 from urllib.request import Request
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parallel_requests.cookie_policy import CookiePolicy
 from parallel_requests.cookies import CookieStore
 from parallel_requests.models import Headers
 
@@ -73,6 +74,60 @@ def test_cookies_go_back_within_their_scope_and_age(set_cookie: str, url: str, i
     assert (store(set_cookie).header_for(url, None) is not None) is is_sent
 
 
+@pytest.mark.parametrize(
+    ("host", "domain", "other"),
+    [
+        ("evil.test", "test", "bank.test"),
+        ("evil.test.", "test.", "bank.test."),
+        ("evil.co.uk", "co.uk", "bank.co.uk"),
+        ("evil.co.uk", ".CO.UK", "bank.co.uk"),
+        ("127.0.0.1", "0.0.1", "10.0.0.1"),
+        ("127.0.0.1", ".0.1", "10.0.0.1"),
+        ("app", "local", "other"),
+        ("a.local", ".local", "b.local"),
+    ],
+)
+def test_no_host_sets_cookies_for_those_of_others(host: str, domain: str, other: str) -> None:
+    cookies = store(f"a=1; Path=/; Domain={domain}", url=f"http://{host}/")
+    assert cookies.header_for(f"http://{other}/", None) is None
+
+
+def test_hosts_of_one_owner_share_cookies() -> None:
+    assert store("a=1; Domain=x.co.uk", url="http://www.x.co.uk").header_for("http://x.co.uk/", None) == "a=1"
+    assert store("a=1; Domain=jobs.ch", url="http://www.jobs.ch").header_for("http://jobs.ch/", None) == "a=1"
+    address = "http://127.0.0.1/"
+    assert store("a=1; Domain=127.0.0.1", url=address).header_for(address, None) == "a=1"
+
+
+@pytest.mark.parametrize(
+    ("set_cookie", "url", "is_kept"),
+    [
+        ("__Secure-a=1; Path=/; Secure; Domain=api.test", "https://api.test/", True),
+        ("__Secure-a=1; Path=/; Domain=api.test", "https://sub.api.test/", False),
+        ("__Secure-a=1; Path=/; Secure; Domain=api.test", "http://sub.api.test/", False),
+        ("__Host-a=1; Path=/; Secure", "https://api.test/", True),
+        ("__Host-a=1; Path=/; Secure; Domain=api.test", "https://sub.api.test/", False),
+        ("__Host-a=1; Path=/dir; Secure", "https://api.test/dir/", False),
+        ("__host-a=1; Path=/; Secure", "http://api.test/", False),
+    ],
+)
+def test_the_prefix_of_a_name_holds_what_it_promises(set_cookie: str, url: str, is_kept: bool) -> None:
+    assert store(set_cookie, url=url).is_empty is not is_kept
+
+
+@pytest.mark.parametrize("value", ["1\x012", "1\x1f2", "1\x7f2", "1" * 4_096])
+def test_what_browsers_do_not_keep_is_not_sent_back(value: str) -> None:
+    assert store(f"a={value}; Path=/", "b=2; Path=/").header_for(URL, None) == "b=2"
+
+
+def test_of_a_domains_cookies_those_set_first_are_forgotten() -> None:
+    cookies = store("other=1; Path=/; Domain=api.test", url="http://sub.api.test/")
+    for number in range(1_000):
+        cookies.absorb(URL, Headers([("Set-Cookie", f"c{number}=1; Path=/")]))
+    header = cookies.header_for(URL, None) or ""
+    assert set(header.split("; ")) == {"other=1", *(f"c{number}=1" for number in range(820, 1_000))}
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
 def test_hosts_without_a_dot_and_addresses(host: str) -> None:
     cookies = store("a=1; Path=/", url=f"http://{host}:8080/")
@@ -124,7 +179,7 @@ DOMAINS = [f"; Domain={host}" for host in (*HOSTS, ".local")]
 
 def jar_of_all(answers: Iterable[tuple[str, str]]) -> CookieJar:
     """One jar of the standard library for all sites, which has the say on who is sent what."""
-    jar = CookieJar(DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain))
+    jar = CookieJar(CookiePolicy())
     for host, value in answers:
         message = Message()
         message["Set-Cookie"] = value

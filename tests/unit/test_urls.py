@@ -101,6 +101,12 @@ def test_user_info_is_split_off(url: str, clean: str, credentials: tuple[str, st
         "fe80::1",
         "fd00::1",
         "::ffff:127.0.0.1",
+        "::127.0.0.1",
+        "64:ff9b::169.254.169.254",
+        "2002:7f00:1::",
+        "fec0::1",
+        "ff02::1",
+        "224.0.0.1",
         "localhost",
         "LOCALHOST",
         "a.localhost",
@@ -117,7 +123,16 @@ def test_private_hosts_are_known_in_every_spelling(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["93.184.216.34", "api.test", "2606:4700::1111", "localhost.api.test", "10.api.test"]
+    "host",
+    [
+        "93.184.216.34",
+        "api.test",
+        "2606:4700::1111",
+        "64:ff9b::93.184.216.34",
+        "::ffff:93.184.216.34",
+        "localhost.api.test",
+        "10.api.test",
+    ],
 )
 def test_public_hosts_are_not_private(host: str) -> None:
     assert not is_private(host)
