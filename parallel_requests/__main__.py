@@ -1,4 +1,4 @@
-"""``python -m parallel_requests``, for where the command is not on the path."""
+"""``python -m parallel_requests``, in case the command is not on the path."""
 
 import sys
 

@@ -43,7 +43,7 @@ def parallel_requests(
 ) -> Any:
     """Fetch one URL or many, and return one value or many, in input order.
 
-    It blocks until all are done, and also works where an event loop runs in this thread.
+    It blocks until all are done, and also works if an event loop is running in this thread.
 
     Args:
         urls: A URL gives a value, a list (or any iterable) of them a list. Items may also be
@@ -102,7 +102,7 @@ def iter_results(
         Exception: The input raised; what was in flight is yielded first.
     """
     reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS["iter_results"])
-    Settings.of(options, "iter_results")  # a wrong option fails here, not where the loop begins
+    Settings.of(options, "iter_results")  # a wrong option fails here, not when the loop begins
     of_session, of_call = split_options(options)
 
     def results() -> Generator[Result[Any]]:

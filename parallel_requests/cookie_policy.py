@@ -1,4 +1,4 @@
-"""Which cookies a server may set: as strict as browsers, where the standard library is not."""
+"""Which cookies a server may set: stricter than the standard library, and as strict as browsers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ public suffixes, which the standard library does not have."""
 
 
 class CookiePolicy(DefaultCookiePolicy):
-    """Keeps a host from setting cookies for the hosts of other owners.
+    """Prevents a host from setting cookies for the hosts of other owners.
 
     A cookie that names no domain goes back to its host alone (RFC 6265, 5.3).
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def decoder(return_type: ReturnType) -> Callable[[Response], Any]:
     """Return the function that makes json, text or content of a Response, or leaves it as it is.
 
-    The one for json raises DecodeError where the body is not JSON.
+    The one for json raises DecodeError if the body is not JSON.
     """
     return _DECODERS[return_type]
 

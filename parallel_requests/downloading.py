@@ -1,6 +1,6 @@
-"""Answers → files: where each one goes, what is there already, and what came of it.
+"""Responses → files: where each one goes, which files exist already, and what came of each.
 
-How one file comes to be whole is told in `part_files`.
+How a single file is written, resumed and completed is in `part_files`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Downloads:
-    """The files of one batch: where they go, what is skipped, and what came of each."""
+    """The files of one batch: where they go, which are skipped, and what came of each."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class Downloads:
 
         Args:
             to: The folder, or one path per URL.
-            sha256: The checksum of all, a list with one per URL, or a dict by URL; True works it out only.
-            existing: What is done about a file that is there: skip, replace, or keep both.
-            observer: Told of each Result.
-            progress: Told of bytes.
+            sha256: The checksum of all, a list with one per URL, or a dict by URL; True only computes it.
+            existing: What to do if a file exists: skip, replace, or keep both.
+            observer: Called with each Result.
+            progress: Shows the bytes received.
 
         Raises:
             ConfigurationError: One of these is wrong, or the folder cannot be created.
@@ -88,14 +88,14 @@ class Downloads:
 
     @property
     def needs_time(self) -> bool:
-        """Whether to finish a file takes more than moving it."""
+        """Whether finishing a file takes more than moving it."""
         return self._checksums is not None
 
     def check(self, urls: Iterable[object]) -> None:
-        """Check that what is given per URL fits the number of URLs.
+        """Check that lists with one entry per URL are as long as the list of URLs.
 
         Raises:
-            ConfigurationError: It does not.
+            ConfigurationError: One of them is not.
         """
         self.is_counted = isinstance(urls, Sized)
         if not isinstance(urls, Sized):
@@ -105,7 +105,7 @@ class Downloads:
                 raise ConfigurationError(f"{name} has {len(column)} entries for {len(urls)} URLs.", name)
 
     def wanted(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """Yield the Requests whose files are not there; the others become Results at once."""
+        """Yield the Requests whose files do not exist; the others become Results at once."""
         for request in requests:
             if request.problem is not None:
                 yield request
@@ -124,9 +124,9 @@ class Downloads:
         """Return all Results, in input order.
 
         Args:
-            results: Those of the run.
-            left_out: What a run that was stopped never came to.
-            stop: What that dies of.
+            results: The Results of the run.
+            left_out: The Requests that a stopped run never started.
+            stop: Why the run was stopped; None if it was not.
         """
         unsent: list[Result[Any]] = []
         if stop is not None:
@@ -138,21 +138,21 @@ class Downloads:
         if self._progress is not None:
             self._progress.close()
 
-    # What an exchange and its answer's body ask for; see `exchange.Resumption`.
+    # Called by an exchange and while a body is read; see `exchange.Resumption`.
 
     def prepare(self, request: Request) -> Request:
-        """Ask for the rest alone, where there is a beginning."""
+        """Return a request for the missing part only, if there is a beginning."""
         headers = self._parts[request.index].headers()
         return dataclasses.replace(request, headers={**request.headers, **headers}) if headers else request
 
     def begin(self, request: Request, status_code: int, headers: Headers) -> int:
-        """Open the file for a body and return how many bytes of it are there."""
+        """Open the file for a body and return how many bytes of it are there already."""
         part = self._parts[request.index]
         start = part.begin(request, status_code, headers)
         if self._paths is None and not part.name_is_sent:
             name = name_from_headers(headers)
             if name is not None and name != part.place.name:
-                # Whose the file of that name is cannot be told, if there is one: only "replace" touches it.
+                # An existing file of that name may be of any origin: only "replace" overwrites it.
                 part.wanted = self._folder / name
                 part.place = self._folder / self._take(name, beside_files=self._existing != "replace")
                 part.name_is_sent = True
@@ -162,7 +162,7 @@ class Downloads:
         return start
 
     def write(self, chunk: bytes, request: Request) -> None:
-        """Add a piece of a body to its file."""
+        """Append a chunk of a body to its file."""
         part = self._parts[request.index]
         part.write(chunk)
         if self._progress is not None:
@@ -173,10 +173,10 @@ class Downloads:
         """Whether another attempt, for the whole file, has to follow at once."""
         return self._parts[request.index].is_refused(reply)
 
-    # What becomes of a Result.
+    # Called with each Result.
 
     def finish(self, result: Result[Any], deliver: Callable[[Result[Any]], None]) -> None:
-        """Turn a finished exchange into a file in its place, and hand the Result on."""
+        """Move the file of a finished exchange to its place, and hand the Result on."""
         part = self._parts[result.index]
         is_kept = self._existing == "keep" or (part.name_is_sent and self._existing != "replace")
         try:
@@ -186,7 +186,7 @@ class Downloads:
         deliver(result)
 
     def let_go(self, result: Result[Any]) -> None:
-        """Give back what an item holds; called once with each Result."""
+        """Release what an item holds; called once with each Result."""
         part = self._parts.pop(result.index, None)
         if part is not None:
             part.give_up()
@@ -214,10 +214,10 @@ class Downloads:
         return self._checksums
 
     def _take(self, name: str, *, beside_files: bool) -> str:
-        """Return a name nobody else in this batch has; with ``beside_files``, no file either."""
+        """Return a name that is unused in this batch and, with ``beside_files``, in the folder."""
         with self._lock:
             for candidate in numbered(name):
-                folded = candidate.casefold()  # some file systems do not tell a from A
+                folded = candidate.casefold()  # some file systems ignore case
                 if folded in self._taken or (beside_files and os.path.lexists(self._folder / candidate)):
                     continue
                 self._taken.add(folded)
@@ -231,7 +231,7 @@ class Downloads:
         return self._folder / self._take(place.name, beside_files=True)
 
     def _found(self, part: PartFile) -> Path | None:
-        """Return the file that makes a request needless."""
+        """Return the existing file that makes a request needless, or None."""
         if self._existing != "skip":
             if self._existing == "keep" and self._paths is not None:
                 part.place = _free(part.place)
@@ -287,7 +287,7 @@ def _checked_paths(to: object) -> list[Path]:
             )
     for path in paths:
         if not path.name or "\0" in str(path):
-            raise ConfigurationError(f"to has {str(path)!r}, which is no path of a file.", "to")
+            raise ConfigurationError(f"to has {str(path)!r}, which is not the path of a file.", "to")
     return paths
 
 
@@ -297,7 +297,7 @@ def _checked_checksums(
     """Return checksums in lower case.
 
     Raises:
-        ConfigurationError: One of them is none.
+        ConfigurationError: One of them is not a SHA-256.
     """
     if sha256 is None or sha256 is False:
         return None
@@ -309,11 +309,11 @@ def _checked_checksums(
 
 
 def _as_sent(url: object) -> str:
-    """Return a URL as its Request has it, or a checksum by another spelling would not be compared."""
+    """Return a URL as its Request has it, so that any spelling of it finds its checksum."""
     try:
         address, _ = check_url(url)
     except ValidationError as error:
-        raise ConfigurationError(f"sha256 has a key that is no URL: {error}", "sha256") from None
+        raise ConfigurationError(f"sha256 has a key that is not a URL: {error}", "sha256") from None
     return split_user_info(address)[0]
 
 

@@ -88,7 +88,7 @@ class ConfigurationError(ParallelRequestsError, ValueError):
     """An option is wrong; nothing was sent.
 
     Attributes:
-        config_key: The name of the option, where there is one.
+        config_key: The name of the option, if there is one.
     """
 
     def __init__(self, message: str, config_key: str | None = None) -> None:
@@ -284,7 +284,7 @@ class FailureDetails:
     Attributes:
         url: The item's URL with its whole query, but without user and password; its repr hides tokens.
         error: Why it failed.
-        attempt: How many attempts were made; 0 where nothing was sent.
+        attempt: How many attempts were made; 0 if nothing was sent.
         index: Its place in the input.
     """
 

@@ -80,7 +80,7 @@ class Resumption(Protocol):
         """
 
     def starts_over(self, request: Request, reply: Reply) -> bool:
-        """Whether the missing part cannot be had, so that the whole has to be requested at once."""
+        """Whether the missing part is not available, so that the whole has to be requested at once."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -148,7 +148,7 @@ def exchange(request: Request, policy: Policy) -> Exchange:
             yield wait
             continue
 
-        # The wire.
+        # The attempt.
         reply = state.receive((yield state.next_attempt()))
 
         # The verdict: the Result, or another attempt, at once (after a redirect, say) or after a wait.
@@ -181,7 +181,7 @@ class _ExchangeState:
         replayed: Whether an attempt was replayed because its kept-alive connection was stale.
         is_budget_spent: Whether the retry budget refused the last retry.
         pause: Seconds the last response asks to wait.
-        earlier: The recorded attempts; stays empty if the first one succeeds and nobody watches.
+        earlier: The recorded attempts; empty if the first one succeeds and no hook or log needs it.
         redirects: The responses that led to the target.
         send: The attempt under way.
         started_at: When the first attempt began, by the pacer's clock.

@@ -1,7 +1,7 @@
-"""Claims on files: whoever writes one, in this process or in another, is its only writer.
+"""Claims on files: a file has only one writer at a time, across threads and processes.
 
-A claim is an advisory lock (``flock``), which ends with the process that holds it, however that dies.
-On Windows a file that is open can neither be removed nor replaced, which serves as well.
+A claim is an advisory lock (``flock``), which ends with the process that holds it, however it dies.
+On Windows an open file can neither be removed nor replaced, which serves the same purpose.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | ge
 
 
 def open_claimed(path: Path, flags: int) -> int | None:
-    """Open a file, and keep it for oneself as long as it is open; None where somebody else has it.
+    """Open a file and claim it while it is open; return None if somebody else has claimed it.
 
     Args:
         path: Where it is.
@@ -40,11 +40,11 @@ def open_claimed(path: Path, flags: int) -> int | None:
 
 
 def is_claimed(path: Path) -> bool:
-    """Whether somebody is writing a file."""
+    """Whether a file is being written."""
     if sys.platform == "win32":
         return False
     try:
-        descriptor = open_claimed(path, os.O_WRONLY | os.O_NONBLOCK)  # a pipe would wait for its reader
+        descriptor = open_claimed(path, os.O_WRONLY | os.O_NONBLOCK)  # a pipe would block until it is read
     except OSError:  # nothing is there, or nothing that could be written
         return False
     if descriptor is not None:
@@ -87,7 +87,7 @@ def _claim(descriptor: int) -> bool:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether a file is still there: who had it may have moved it between its opening and its claim."""
+    """Whether a path still names the open file: an earlier writer may have moved it before the claim."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:

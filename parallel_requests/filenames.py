@@ -1,4 +1,4 @@
-"""The name that a server or a URL gives a file → one that is safe in a folder, on every system."""
+"""File names that servers and URLs give → names that are safe in a folder, on every system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def name_from_url(url: str) -> str:
 
 
 def name_from_headers(headers: Headers) -> str | None:
-    """Return a safe name from ``Content-Disposition``; None where it has none."""
+    """Return a safe name from ``Content-Disposition``; None if there is none."""
     if not headers.may_have(b"content-disposition"):
         return None
     message = Message()

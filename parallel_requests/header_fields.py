@@ -70,7 +70,7 @@ def _check_field_value(name: str, value: object) -> str:
 
 
 def take_framing(headers: dict[str, str], content: bytes | None) -> None:
-    """Remove the headers that say where the body ends, as backends add them.
+    """Remove the headers that say where the body ends: backends add them themselves.
 
     Raises:
         ValidationError: They are wrong: a server would take part of the body for another request.
@@ -100,7 +100,7 @@ def check_cookies(cookies: object) -> dict[str, str]:
 
 
 def add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
-    """Add cookies to those in the caller's own Cookie header, which win."""
+    """Add cookies to those in the caller's own Cookie header, which take precedence."""
     standing = find_field(headers, "cookie")
     pairs = headers.pop(standing).split("; ") if standing is not None else []
     names = {pair.partition("=")[0] for pair in pairs}

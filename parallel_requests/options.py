@@ -224,7 +224,7 @@ class Settings:
                 raise ConfigurationError(f"{name} must be {expected}, not {shown}.", name)
         if self.http3 and self.http2 is False:
             raise ConfigurationError(
-                "http3=True falls back to HTTP/2 where QUIC is not answered: http2 cannot be False.", "http3"
+                "http3=True falls back to HTTP/2 if QUIC is not answered: http2 cannot be False.", "http3"
             )
 
     @classmethod
@@ -488,7 +488,7 @@ _CALLED_ELSEWHERE = {
     "max_workers": "concurrency",
     "ssl": "verify_ssl",
 }
-"""What other libraries call an option of ours, where no likeness of letters would tell."""
+"""What other libraries call an option of ours, if the spelling is too different to suggest it."""
 
 
 def reject_unknown(

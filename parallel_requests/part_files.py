@@ -1,8 +1,8 @@
-"""One file on its way: written beside its place, resumed where it broke off, moved there when whole.
+"""One file while it is downloaded: written beside its place, resumed, and moved there when complete.
 
-What is not whole yet lies in a hidden ``.part`` file; a ``.json`` file beside it remembers what has
-to be the same for the rest to fit. Both survive a crash, and the next call goes on from them. Where
-another download, in this process or another, is at the same file, who comes second writes one of its own.
+An incomplete file is a hidden ``.part`` file. A ``.json`` file beside it, its record, says what has to be
+the same for the missing part to fit. Both survive a crash, and the next call continues from them. If two
+downloads, in one process or in several, write the same file, the second one writes a part file of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger("parallel_requests")
 _BUFFER_SIZE: Final = 1 << 16
 """Many files are written side by side: with larger buffers they would no longer fit the processor's cache."""
 _RECORD_AFTER: Final = 0.25
-"""Seconds a transfer lasts before its note is written: what is quicker is as quickly fetched again."""
+"""Seconds a transfer lasts before its record is written: a shorter one can be repeated as quickly."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]+")
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -44,13 +44,13 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """One file that is there now.
+    """One file that is in its place now.
 
     Attributes:
         path: Where it is.
-        url: What it was asked for under, without credentials.
-        size: Its bytes.
-        sha256: Its SHA-256 in hex, where one was given or asked for.
+        url: Its URL, without credentials.
+        size: Its size in bytes.
+        sha256: Its SHA-256 in hex, if one was given or asked for.
         status: ``"downloaded"``; ``"resumed"``, if the beginning was there from an earlier attempt or
             call; ``"skipped"``, if it was there already and nothing was sent.
         result: The Result of the exchange.
@@ -65,18 +65,29 @@ class Download:
 
 
 class PartFile:
-    """The file of one item while it is not whole.
+    """The file of one item while it is incomplete.
 
-    It is used by one thread at a time: by whoever carries the item's exchange forward.
+    It is used by one thread at a time: the one that advances the item's exchange.
+
+    Attributes:
+        place: Where the complete file is to be.
+        wanted: The same, before a number was added to the name.
+        checksum: The SHA-256 it must have; True to compute it.
+        name_is_sent: Whether the server has named the file.
+        starts_at: Bytes that were there when the attempt began.
+        size: Bytes of the complete file, if known.
+        counted: Bytes that the progress bar has counted.
+        expected: The size that the progress bar has counted.
+        known_as: The name under which an earlier call has put the file in its place.
     """
 
     def __init__(self, place: Path, stem: str, checksum: str | bool | None) -> None:
-        """Set up, and look up what an earlier call has left.
+        """Set up, and read the record of an earlier call.
 
         Args:
             place: Where the file is to be.
-            stem: What the temporary files begin with.
-            checksum: The SHA-256 it must have; True to have it worked out.
+            stem: What the names of the temporary files begin with.
+            checksum: The SHA-256 it must have; True to compute it.
         """
         self.place = self.wanted = place
         self.checksum = checksum
@@ -101,7 +112,7 @@ class PartFile:
         self.known_as = name if isinstance(name, str) and name and name == Path(name).name else None
 
     def headers(self) -> dict[str, str]:
-        """Return what asks for the rest alone, where there is a beginning."""
+        """Return the headers that request the missing part only; empty if there is no beginning."""
         self.break_off()
         self._is_unfit = False
         self.starts_at = self._length() if self._validator is not None else 0
@@ -112,10 +123,10 @@ class PartFile:
         return {"Range": f"bytes={self.starts_at}-", "If-Range": self._validator}
 
     def begin(self, request: Request, status_code: int, headers: Headers) -> int:
-        """Open the file for an answer's body and return how much of it is there.
+        """Open the file for a body and return how many bytes of it are there already.
 
         Raises:
-            ProtocolError: The answer is a part that does not fit.
+            ProtocolError: The response is a part that does not fit.
             DownloadError: The file cannot be opened.
         """
         self._has_begun = True
@@ -142,7 +153,7 @@ class PartFile:
         return self.starts_at
 
     def write(self, chunk: bytes) -> None:
-        """Add bytes.
+        """Append bytes.
 
         Raises:
             DownloadError: They could not be written.
@@ -157,7 +168,7 @@ class PartFile:
             raise self._failure("written", error) from error
 
     def is_refused(self, reply: Reply) -> bool:
-        """Whether the server has nothing that fits the beginning: it is dropped then."""
+        """Whether the server has nothing that fits the beginning, which is then discarded."""
         is_refused = self.starts_at > 0 and (
             self._is_unfit or (isinstance(reply, Response) and reply.status_code == 416)
         )
@@ -166,15 +177,14 @@ class PartFile:
         return is_refused
 
     def finish(self, result: Result[Any], elsewhere: Callable[[], Path] | None) -> Download:
-        """Check the whole file and move it to its place.
+        """Check the complete file and move it to its place.
 
         Args:
             result: The Result of the exchange.
-            elsewhere: Returns another place if this one is taken by now; None if what is there is to be
-                replaced.
+            elsewhere: Returns another place if this one is taken by now; None to replace what is there.
 
         Raises:
-            DownloadError: There is none, it is not what its checksum says, or it cannot be moved.
+            DownloadError: There is no file, it does not match its checksum, or it cannot be moved.
         """
         url = redact(result.request.url)
         if not self._has_begun:
@@ -209,23 +219,23 @@ class PartFile:
         return Download(self.place, url, size, digest, "resumed" if self.starts_at else "downloaded", result)
 
     def break_off(self) -> None:
-        """Close for now, so that another attempt or call may go on."""
+        """Close for now, so that another attempt or call can continue."""
         if self._file is None:
             return
         try:
             self._close()
             self._record()
-        except OSError as error:  # what is missing will be asked for again
+        except OSError as error:  # what is missing will be requested again
             logger.warning("%s could not be written: %s", self._path, error)
 
     def give_up(self) -> None:
-        """Close, and keep only what a later call can go on from."""
+        """Close, and keep only what a later call can continue."""
         self.break_off()
         if self._validator is None and self._has_begun:
             self.discard()
 
     def discard(self) -> None:
-        """Drop what is there, unless it is being written elsewhere."""
+        """Remove what is there, unless it is being written elsewhere."""
         self._validator = self.size = None
         self.break_off()
         if is_claimed(self._path):
@@ -237,7 +247,7 @@ class PartFile:
             logger.warning("%s could not be removed: %s", self._path, error)
 
     def _start(self, headers: Headers) -> None:
-        """Begin a new file, and note what tells whether a later answer is of the same one."""
+        """Begin a new file, and remember what identifies its content."""
         try:
             try:
                 descriptor = self._begin_file()
@@ -253,15 +263,15 @@ class PartFile:
         self.size = None if coded else _number(headers.get("content-length"))
 
     def _begin_file(self) -> int:
-        """Return the descriptor of a file that nobody else writes."""
+        """Return the descriptor of a file that nobody else is writing."""
         while (descriptor := _begin(self._path)) is None:
-            # The note belongs to who writes that one. No later call looks for this one, nor goes on from it.
+            # The record belongs to the other writer. No later call looks for this file or continues it.
             self._gives_way, self._is_recorded = True, False
             self._path = self._path.with_name(next(self._other_names))
         return descriptor
 
     def _fits(self, headers: Headers) -> bool:
-        """Whether an answer with status 206 goes on where the file ends, and to its end."""
+        """Whether a 206 response begins where the file ends and contains all that is missing."""
         match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
         if match is None or not self.starts_at or int(match[1]) != self.starts_at:
             return False
@@ -279,24 +289,24 @@ class PartFile:
         return 0 if found is None else found.st_size
 
     def _open(self, descriptor: int, length: int) -> None:
-        """Write on behind the first bytes."""
+        """Continue after the first ``length`` bytes."""
         self._file = BufferedWriter(FileIO(descriptor, "w"), _BUFFER_SIZE)
         self._file.truncate(length)
         self._file.seek(length)
         self._opened_at = monotonic()
 
     def _close(self) -> None:
-        """Write what is still buffered, and give the descriptor back, if that has not been done.
+        """Flush and close the file, if it is open.
 
         Raises:
-            OSError: It could not be written; the descriptor is given back all the same.
+            OSError: It could not be flushed; it is closed all the same.
         """
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
     def _record(self) -> None:
-        """Leave a note of what has to be the same for the rest to fit."""
+        """Write the record, if something identifies the content and none has been written."""
         if self._validator is not None and not self._is_recorded:
             self._write_record({"validator": self._validator, "size": self.size})
 
@@ -319,7 +329,7 @@ class PartFile:
         draft = self._record_path.with_suffix(".draft")
         with FileIO(_create(draft), "w") as file:
             file.write(json.dumps(record).encode())
-        draft.replace(self._record_path)  # a note that is there is whole, whenever the process dies
+        draft.replace(self._record_path)  # atomic: a record is complete whenever the process dies
 
     def _drop_record(self) -> None:
         if self._is_recorded:
@@ -337,7 +347,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _status_of_ours(path: Path) -> os.stat_result | None:
-    """Return what is known of a file; None for what is none of ours: a link might lead out of the folder."""
+    """Return the status of a regular file; None for anything else: a link may lead out of the folder."""
     try:
         found = path.lstat()
     except OSError:
@@ -346,15 +356,15 @@ def _status_of_ours(path: Path) -> os.stat_result | None:
 
 
 def _begin(path: Path) -> int | None:
-    """Open a file to write from its beginning; None where it is being written elsewhere.
+    """Open a file to write from its beginning; return None if it is being written elsewhere.
 
-    What is there and none of ours is unlinked, so that no link is ever written through.
+    Anything else of that name is unlinked, so that nothing is ever written through a link.
     """
     try:
         return open_claimed(path, _NEW)
     except FileExistsError:
         if _status_of_ours(path) is not None:
-            return open_claimed(path, os.O_WRONLY | os.O_CREAT)  # it may be moved to its place just now
+            return open_claimed(path, os.O_WRONLY | os.O_CREAT)  # it may be gone by now: moved to its place
         if is_claimed(path):  # it is being moved, and linked in both places
             return None
         path.unlink()
@@ -362,7 +372,7 @@ def _begin(path: Path) -> int | None:
 
 
 def _create(path: Path) -> int:
-    """Open a new file; what is there is unlinked, so that no link is ever written through."""
+    """Create a file; what is there is unlinked, so that nothing is ever written through a link."""
     try:
         return os.open(path, _NEW | NO_LINK, 0o666)
     except FileExistsError:
@@ -371,7 +381,7 @@ def _create(path: Path) -> int:
 
 
 def _validator(headers: Headers) -> str | None:
-    """Return what identifies this very content: a strong ETag, or a date as good (RFC 9110, 8.8.2.2)."""
+    """Return what identifies the content: a strong ETag, or a date that is as good (RFC 9110, 8.8.2.2)."""
     if headers.get("accept-ranges", "").strip().lower() == "none":
         return None
     etag = headers.get("etag", "")

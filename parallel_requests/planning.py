@@ -85,7 +85,7 @@ class Planner:
             environment: Proxies and CA bundles to fall back on.
             accept_encoding: The content codings that can be decoded.
             cookies: The cookies set on the session.
-            lacking_for_socks: Says why SOCKS proxies cannot be used, or None where they can.
+            lacking_for_socks: Says why SOCKS proxies cannot be used, or returns None if they can.
 
         Raises:
             ConfigurationError: An option that applies to all items is wrong.

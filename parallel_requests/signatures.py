@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from parallel_requests.part_files import Download
 
 K = TypeVar("K")
-# What comes out: the default stands where no parse_func is given.
+# What comes out; the default applies if no parse_func is given.
 J = TypeVar("J", default=Any)
 S = TypeVar("S", default=str)
 B = TypeVar("B", default=bytes)

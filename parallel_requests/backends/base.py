@@ -288,10 +288,7 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
         )
     try:
         return _from_entry_point(name) if entry is None else entry.load()
-    except (
-        ImportError,
-        AttributeError,
-    ) as error:  # AttributeError: an entry point may name what its module lacks
+    except (ImportError, AttributeError) as error:  # an entry point may name what its module lacks
         raise ConfigurationError(f"backend {name!r} cannot be imported: {error}.", "backend") from error
 
 

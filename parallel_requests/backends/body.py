@@ -256,9 +256,7 @@ class Body:
             raise self._too_large()
         if not self._streams:
             if self._content is None:
-                self._content = BytesIO(
-                    piece
-                )  # shares the object until it is written to, so it costs nothing
+                self._content = BytesIO(piece)  # shares the object until written to, so it costs nothing
                 self._content.seek(len(piece))
             else:
                 self._content.write(piece)

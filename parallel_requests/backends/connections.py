@@ -196,9 +196,8 @@ class Wire:
             def connect(self) -> Any:
                 answer = super().connect()
                 if getattr(self, "cert_reqs", None) == "CERT_NONE":
-                    self.is_verified = (
-                        True  # as the caller asked for it; or urllib3 would warn at each request
-                    )
+                    # The caller has chosen this; urllib3 would warn about it at each request.
+                    self.is_verified = True
                 wire.connected(None if self._is_shared() else self.sock)
                 return answer
 
@@ -238,7 +237,7 @@ def _connect(
     for family, kind, protocol, _, place in found:
         sock = None
         try:
-            sock = new(family, kind, protocol)  # fails where this machine has no IPv6, say
+            sock = new(family, kind, protocol)  # fails if this machine has no IPv6, say
             # urllib3-future adds the protocol that an option is for: "tcp".
             for level, name, value, *_ in connection.socket_options or ():
                 sock.setsockopt(level, name, value)
@@ -251,7 +250,7 @@ def _connect(
         except OSError as error:
             if sock is not None:
                 sock.close()
-            failure = error.with_traceback(None)  # which would hold this frame, and so the sockets
+            failure = error.with_traceback(None)  # it would keep this frame, and so the sockets, alive
         else:
             return sock
     try:

@@ -48,7 +48,7 @@ class CurlBackend(Backend):
         self._places = itertools.cycle(range(_POOL_SIZE))
         self._opened = itertools.count()
         self.connections = 0  # opened so far
-        self.quic: QuicReach | None = None  # where HTTP/3 may be spoken
+        self.quic: QuicReach | None = None  # set if HTTP/3 may be used
         self.unconnected: set[Transfer] = set()  # over https, and without a connection yet
         self.has_connected = False  # whether one of them got one since the engine last looked
         self._last_block: bytes | None = None

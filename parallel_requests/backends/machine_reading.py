@@ -1,4 +1,4 @@
-"""Fixes for connections of urllib3-future, which parses answers by state machines apart from the socket."""
+"""Fixes for connections of urllib3-future, whose state machines parse responses apart from the socket."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
 
 
 def machine_read(connection_class: Any) -> Any:
-    """Return a connection class with the fixes; those of urllib3 need none and are returned as they are."""
+    """Return a connection class with the fixes; one of real urllib3 needs none and is returned as it is."""
     if not hasattr(connection_class, "peek_and_react"):
         return connection_class
     return type(connection_class.__name__, (_MachineRead, connection_class), {})
 
 
 class _MachineRead:
-    """Connection mixin: fails at once on a malformed answer, and is not reused with unread bytes."""
+    """Connection mixin: fails at once on a malformed response, and is not reused with unread bytes."""
 
     sock: Any
     _protocol: Any
@@ -27,7 +27,7 @@ class _MachineRead:
     def connect(self) -> Any:
         """Connect, and have the socket refuse to receive once the state machine has failed.
 
-        Not with several streams: one of them may still be read when the connection is about to end.
+        Not if streams share it: some of them may still be read when the connection is about to end.
         """
         answer = super().connect()  # type: ignore[misc]
         sock = socket_beneath(self.sock)
@@ -37,7 +37,7 @@ class _MachineRead:
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can be used (again): not with bytes left after an answer, such as the body of a 204."""
+        """Whether it can be used (again): not with bytes left after a response, such as the body of a 204."""
         return bool(super().is_connected) and not (self.is_idle and _unread(self._protocol))  # type: ignore[misc]
 
     def peek_and_react(self, *args: Any, **kwargs: Any) -> Any:
@@ -47,7 +47,7 @@ class _MachineRead:
             return super().peek_and_react(*args, **kwargs)  # type: ignore[misc]
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the head of an answer; distinguish one that is not HTTP from a closed connection."""
+        """Read the head of a response; distinguish one that is not HTTP from a closed connection."""
         protocol = self._protocol
         try:
             return super().getresponse(*args, **kwargs)  # type: ignore[misc]

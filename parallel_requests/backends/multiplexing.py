@@ -1,9 +1,8 @@
 """HTTP/2 connections of urllib3-future that many threads share.
 
-There, the thread that waits for its answer holds the connection, and all others wait with it: one
-slow answer would hold up every other one, and nothing could be sent meanwhile. Here nobody holds
-a connection while waiting. Of the threads that wait, one has the turn: it watches the socket, and
-takes in what comes for all of them.
+In urllib3-future, a thread that waits for its response holds the connection: a slow response would
+delay all the others, and nothing could be sent meanwhile. Here no thread holds a connection while it
+waits. One of the waiting threads at a time watches the socket, and reads what arrives for all of them.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
     from parallel_requests.backends.socks_proxies import SocksProxy
 
 _LOOK_EVERY = 0.05
-"""Seconds after which the thread that watches the socket looks whether its own attempt was ended."""
+"""Seconds between two checks, by a thread that waits, of whether its own attempt was cut."""
 
 
 class _Stream:
-    """One stream, and the life of the connection it belongs to.
+    """One stream, and the protocol object of the connection it was opened on.
 
-    A connection that was lost is connected again, and then counts its streams from the beginning.
+    A lost connection is reconnected with a new protocol object, and numbers its streams from the start.
     """
 
     def __init__(self, promise: Any) -> None:
@@ -40,7 +39,7 @@ class _Stream:
 
 
 class SharedConnection:
-    """Mixed into a connection: threads wait for their streams without holding it."""
+    """Connection mixin: threads wait for their streams without holding the connection."""
 
     sock: Any
     _protocol: Any
@@ -63,16 +62,16 @@ class SharedConnection:
         return promise
 
     def wait_for_news(self, wire: Wire, police: Any, owner: Any, stream: _Stream) -> None:
-        """Block until there is something to read from a stream, or its connection is lost.
+        """Block until there is something to read from a stream, or until its connection is lost.
 
         Args:
-            wire: Knows whether the attempt has been ended.
-            police: The pool's scheduler, which lends the connection out.
-            owner: The promise or response by which it does so.
+            wire: Tells whether the attempt has been cut.
+            police: The pool's ``TrafficPolice``, which lends connections to threads.
+            owner: The promise or response for which the connection is borrowed.
             stream: The stream.
 
         Raises:
-            TimeoutError: The attempt was ended from outside.
+            TimeoutError: The attempt was cut by the watchdog.
         """
         stream.has_news = False
         self._waiting[stream] = None
@@ -97,24 +96,24 @@ class SharedConnection:
             self._pass_turn()
 
     def lost(self, stream: _Stream) -> bool:
-        """Whether the connection a stream began on has ended."""
+        """Whether the connection that a stream was opened on has ended."""
         return self._protocol is None or self._protocol is not stream.protocol
 
     @property
     def is_saturated(self) -> bool:
-        """Whether it takes no further attempt: one that goes away may not, while it has streams."""
-        protocol = self._protocol  # another thread may end it meanwhile
+        """Whether it accepts no further attempt; after a GOAWAY it accepts none while it has streams."""
+        protocol = self._protocol  # another thread may reset it meanwhile
         if protocol is not None and protocol.multiplexed and protocol._goaway_to_honor:  # noqa: SLF001
             return bool(self._promises_per_stream)  # type: ignore[attr-defined]
         return bool(super().is_saturated)  # type: ignore[misc]
 
     def capacity(self) -> int:
-        """How many attempts it can carry at once."""
+        """Return how many attempts it can carry at once."""
         is_multiplexed: bool = self.is_multiplexed  # type: ignore[attr-defined]
         return max(1, self._protocol.max_stream_count) if is_multiplexed else 1
 
     def give_up(self, promise: Any) -> None:
-        """Cancel a stream whose answer has not begun; the connection must be borrowed."""
+        """Cancel a stream whose response has not begun; the connection must be borrowed."""
         self._promises.pop(promise.uid, None)  # type: ignore[attr-defined]
         self._promises_per_stream.pop(promise.stream_id, None)  # type: ignore[attr-defined]
         self._protocol.submit_stream_reset(stream_id=promise.stream_id)
@@ -122,7 +121,7 @@ class SharedConnection:
             self.sock.sendall(data)
 
     def _take_in(self, police: Any, owner: Any) -> None:
-        """Read what has come, for every stream; wait a little where nothing has."""
+        """Read what has arrived, for all streams; if nothing has, wait for it briefly."""
         with police.borrow(owner):
             came = self.peek_and_react()  # type: ignore[attr-defined]
             for stream in list(self._waiting):
@@ -134,31 +133,31 @@ class SharedConnection:
             try:
                 wait_for_read(sock, _LOOK_EVERY)
             except (OSError, ValueError):
-                return  # closed by another thread: the next look tells
+                return  # closed by another thread, which the next check detects
 
     def _has_news(self, stream: _Stream) -> bool:
         if self.lost(stream) or self._protocol.has_pending_event(stream_id=stream.number):
             return True
-        # Not so where it only goes away: it may have nothing to say yet, and reading would hold it up.
+        # Not after a GOAWAY alone: there may be nothing to read yet, and reading would block the connection.
         return bool(self._protocol.has_expired() and self._protocol._terminated)  # noqa: SLF001
 
     def _pass_turn(self) -> None:
-        """Wake one of those who wait, as nobody may be watching the socket now."""
+        """Wake one of the waiting threads, as none may be watching the socket now."""
         for stream in list(self._waiting):
             stream.wake.set()
             return
 
 
 class OriginPool:
-    """Mixed into a pool: as many connections as the origin's protocol makes useful.
+    """Pool mixin: as many connections as are useful with the protocol of the origin.
 
-    The first connection tells. Until it is there only one thread connects, and the others wait for
-    it. Of connections that speak HTTP/2 there are as few as the server lets carry all attempts; of
-    those that speak HTTP/1.1 there may be one for each attempt.
+    The first connection shows which protocol that is. Until it is established only one thread
+    connects, and the others wait for it. With HTTP/2 there are as few connections as the server's limit
+    of streams allows; with HTTP/1.1 there may be one for each attempt.
     """
 
     is_saturated = False
-    """What niquests asks before each attempt; it would take other threads' answers in to make room."""
+    """Read by niquests before each attempt: if true, it would read other threads' responses to make room."""
 
     wire: Wire
 
@@ -178,10 +177,10 @@ class OriginPool:
             self._found_out()
 
     def _get_conn(self, timeout: float | None = None, **kwargs: Any) -> Any:
-        """Wait for a connection with room; where those there are take no more, make one more.
+        """Wait for a connection with room; if all existing ones are saturated, allow one more.
 
         Raises:
-            TimeoutError: The attempt was ended from outside.
+            TimeoutError: The attempt was cut by the watchdog.
         """
         while True:
             try:
@@ -199,16 +198,16 @@ class OriginPool:
         return connection
 
     def _fit(self, connection: Any) -> None:
-        """Set the size by what a new connection speaks."""
+        """Set the size of the pool by the protocol of a new connection."""
         streams = connection.capacity()
         self.pool.maxsize = math.ceil(self._attempts / streams)  # type: ignore[attr-defined]
         self._is_known = True
         self._found_out()
 
     def _find_out(self, seconds: float | None) -> None:
-        """Be the one that connects first, or wait for it."""
+        """Be the thread that connects first, or wait for it."""
         if not self._finding_out.acquire(timeout=-1 if seconds is None else seconds):
-            raise TimeoutError("the first connection to this host did not come about")
+            raise TimeoutError("the first connection to this host was not established in time")
         if self._is_known:
             self._finding_out.release()
         else:
@@ -221,7 +220,7 @@ class OriginPool:
 
 
 class SharingPools(Pools):
-    """Pools whose https connections are shared where they speak HTTP/2."""
+    """Pools whose https connections are shared if they use HTTP/2."""
 
     def _pool_class(self, base: Any, socks_proxy: SocksProxy | None) -> Any:
         if base.scheme != "https":
@@ -232,13 +231,13 @@ class SharingPools(Pools):
 
 
 class StreamedAnswer:
-    """The answer to a promise of urllib3-future, read as any other of its responses is."""
+    """The response to a promise of urllib3-future, with the interface of its other responses."""
 
     def __init__(self, wire: Wire, promise: Any, read_timeout: float | None) -> None:
         """Wait for the head.
 
         Raises:
-            TimeoutError: The attempt was ended from outside.
+            TimeoutError: The attempt was cut by the watchdog.
             ConnectionError: The connection was lost.
         """
         self._wire = wire
@@ -264,13 +263,13 @@ class StreamedAnswer:
         self.version: int = self._raw.version
 
     def read(self, amt: int | None = None, *, decode_content: bool = False) -> bytes:
-        """Return what has come of the body or, without ``amt``, all of it; b"" at its end."""
+        """Return what has arrived of the body or, without ``amt``, all of it; b"" at its end."""
         if amt is not None:
             return self.read1(decode_content=decode_content)
         return b"".join(iter(self.read1, b""))
 
     def read1(self, amt: int = -1, *, decode_content: bool = False) -> bytes:
-        """Return what has come of the body, whatever its size: what is left behind brings no news."""
+        """Return what has arrived of the body, however much: what is left unread is not reported again."""
         try:
             while not self._raw.closed:
                 self._await(self._raw)
@@ -284,11 +283,11 @@ class StreamedAnswer:
         return b""
 
     def close(self) -> None:
-        """Cancel the stream; the connection goes on."""
+        """Cancel the stream; the connection stays open."""
         self._raw.close()
 
     def release_conn(self) -> None:
-        """Do nothing: it is held by nobody."""
+        """Do nothing: no thread holds the connection."""
 
     def _await(self, owner: Any) -> None:
         self._connection.wait_for_news(self._wire, self._police, owner, self._stream)
@@ -303,4 +302,4 @@ class StreamedAnswer:
                 if not connection.lost(self._stream):
                     connection.give_up(promise)
         except (OSError, queue.Empty):
-            return  # the connection is gone, and the stream with it
+            return  # the connection is gone, and so is the stream

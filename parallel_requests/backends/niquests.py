@@ -1,4 +1,4 @@
-"""niquests: HTTP/2 where the server speaks it, many attempts to a connection."""
+"""niquests: HTTP/2 if the server supports it, with many attempts on one connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _PooledAdapter(HTTPAdapter):  # type: ignore[misc]
-    """An adapter over one of our pool managers, which hands over what urllib3-future returns."""
+    """An adapter for one of our pool managers that returns urllib3-future's response as it is."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
@@ -39,17 +39,17 @@ class _PooledAdapter(HTTPAdapter):  # type: ignore[misc]
         return str(request.url if is_forwarded else request.path_url)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Leave the connection alone: its pool has a TLS context."""
+        """Do nothing: the pool of the connection has a TLS context."""
 
     def build_response(self, req: Any, resp: Any) -> Any:
         return resp
 
 
 class NiquestsBackend(BlockingBackend):
-    """Sends through adapters of niquests.
+    """Sends through niquests' adapters.
 
-    HTTP/3 is left off: it would be spoken on some later connection, whose datagrams no timeout of
-    ours can cut off.
+    HTTP/3 is disabled: niquests would use it on a later connection, where our timeout cannot cut off
+    an attempt.
     """
 
     name: ClassVar[str] = "niquests"
@@ -83,7 +83,7 @@ class NiquestsBackend(BlockingBackend):
     def send(self, send: Send) -> Response:
         request = send.request
         self._wire.begin(send)
-        # Asked for where it cannot be, niquests would have this thread read the others' answers first.
+        # Requested over HTTP/1.1, it would make this thread read the other threads' responses first.
         can_be_http2 = request.url.startswith("https:")
         answer = self._adapter_for(request).send(
             _prepare(request), timeout=timeouts_of(send), multiplexed=can_be_http2
@@ -108,7 +108,7 @@ class NiquestsBackend(BlockingBackend):
 
 
 def _prepare(request: Request) -> niquests.PreparedRequest:
-    """Fill in what planning has worked out; ``PreparedRequest.prepare`` would do it all again."""
+    """Copy a planned request; ``PreparedRequest.prepare`` would check and encode it all again."""
     prepared = niquests.PreparedRequest()
     prepared.method = request.method
     prepared.url = request.url

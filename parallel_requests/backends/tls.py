@@ -50,7 +50,7 @@ def _context_of(verify: bool | str) -> ssl.SSLContext:
 
 
 def _trusting_the_system() -> ssl.SSLContext:
-    """Trust the system's CAs, or certifi's where the system has none.
+    """Trust the system's CAs, or certifi's if the system has none.
 
     The paths are explicit, as OpenSSL would otherwise read the environment, which is done elsewhere.
     """

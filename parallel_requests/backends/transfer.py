@@ -164,7 +164,7 @@ class Transfer:
         """Note that it is opening a connection of its own; called by libcurl."""
         self._backend.unconnected.discard(self)
         if self._backend.quic is not None and udp_port(descriptor) is not None:
-            self._quic_sockets.append(descriptor)  # a connection only where it is answered
+            self._quic_sockets.append(descriptor)  # a connection only once it is answered
             return int(pycurl.SOCKOPT_OK)
         return self._backend.count_connection()
 

@@ -1,6 +1,6 @@
 """The command line: ``parallel-requests fetch``, ``download`` and ``backends``.
 
-A command is a module: one line of help, what configures its parser, and what carries it out.
+Each command is a module: ``HELP`` for the list of commands, ``configure`` for its parser, and ``run``.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; default ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 0, 1 where a call failed or a result could not be written, 2 for wrong usage,
-        130 after Ctrl-C.
+        The exit status: 0; 1 if a call failed or a result could not be written; 2 for wrong usage;
+        130 after Ctrl-C; 141 if nobody reads stdout any more.
     """
     _open_missing_streams()
     _escape_what_cannot_be_shown()
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open_missing_streams() -> None:
-    """Discard what is written to a closed stdout or stderr, lest it go to a socket with its descriptor."""
+    """Discard the output if stdout or stderr is closed: a socket might get its descriptor."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the program ends

@@ -24,7 +24,7 @@ HELP = "show which HTTP libraries are installed, and what they can do"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Say what the command does; it takes nothing."""
+    """Describe the command, which has no arguments."""
     parser.description = (
         "Show which HTTP libraries are installed, what they can do, and which one auto takes."
     )
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_arguments: argparse.Namespace) -> int:
-    """Print what is known of every backend."""
+    """Print a table of all backends."""
     abilities = [field.name for field in fields(Capabilities)]
     titles = [name.replace("_", " ").replace("http", "HTTP/") for name in abilities]
     names = [*BACKEND_NAMES, *sorted(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP))]
@@ -66,7 +66,7 @@ def _choice_of_auto() -> str:
 
 
 def _urllib3_verdict() -> str:
-    """Say whether ``import urllib3`` gives the real one: urllib3-future installs itself in its place."""
+    """Tell whether ``import urllib3`` imports the real one: urllib3-future installs itself in its place."""
     version = backend_class("urllib3").version()
     try:
         future = metadata.version("urllib3-future")

@@ -1,4 +1,4 @@
-"""``parallel-requests download``: URLs into files."""
+"""``parallel-requests download``: URLs to files."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
     from parallel_requests.models import Result
 
-HELP = "download URLs into files, one line of JSON for each"
+HELP = "download URLs to files, and print one line of JSON for each"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Describe the command, and add its arguments."""
     parser.description = (
-        "Download URLs in parallel, each into a file of its own. What broke off is resumed, by this call "
-        "or the next. Each file is one line of JSON on stdout, as soon as it is there: index, url, "
+        "Download URLs in parallel, each to a file of its own. Interrupted downloads are resumed, by this "
+        "call or the next. For each file one line of JSON is printed as soon as it is complete: index, url, "
         "status, attempts, elapsed, and value (path, size, sha256, status) or error."
     )
-    parser.epilog = "Exit status: 0, 1 where a file failed, 2 for wrong usage, 130 after Ctrl-C."
+    parser.epilog = "Exit status: 0, 1 if a file failed, 2 for wrong usage, 130 after Ctrl-C."
     add_input(parser)
-    parser.add_argument("--to", default=".", metavar="FOLDER", help="where the files go; default: here")
+    parser.add_argument("--to", default=".", metavar="FOLDER", help="folder for the files; default: .")
     parser.add_argument(
         "--sha256",
         action="append",
         default=[],
         metavar="HEX",
-        help="the checksum of the file; given several times, of one URL after the other",
+        help="the SHA-256 of the file; for several URLs, give one for each in the same order",
     )
     parser.add_argument(
         "--existing",
         choices=["skip", "replace", "keep"],
         default="skip",
-        help="a file that is there: skip it, replace it, or keep both and number the new one; default: skip",
+        help="if a file exists: skip it, replace it, or keep both and number the new one; default: skip",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
     add_options(parser)
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: There is no input, it cannot be read, or an option is wrong.
-        OSError: Stdout cannot be written to: its disk is full, its reader has left.
+        OSError: Stdout cannot be written to: its disk is full, say, or its reader has left.
     """
     checksums: list[str] = arguments.sha256
     with contextlib.ExitStack() as resources:
@@ -83,11 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _FileLines:
-    """A line on stdout for each file.
+    """Prints a line on stdout for each file.
 
     Attributes:
-        failed: How many were failures.
-        problem: Why no more can be written to stdout; the files are fetched all the same.
+        failed: How many files failed.
+        problem: Why stdout can no longer be written to; the files are downloaded all the same.
     """
 
     def __init__(self) -> None:

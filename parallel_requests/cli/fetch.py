@@ -1,4 +1,4 @@
-"""``parallel-requests fetch``: URLs to one line of JSON each."""
+"""``parallel-requests fetch``: URLs to lines of JSON."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from parallel_requests.stats import RunStats
 
-HELP = "fetch URLs, one line of JSON for each"
+HELP = "fetch URLs, and print one line of JSON for each"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Describe the command, and add its arguments."""
     parser.description = (
-        "Fetch URLs in parallel. Each result is one line of JSON on stdout, as soon as it is there: "
+        "Fetch URLs in parallel. Each result is printed as one line of JSON as soon as it is there: "
         "index, url, status, attempts, elapsed, and value or error."
     )
-    parser.epilog = "Exit status: 0, 1 where a call failed, 2 for wrong usage, 130 after Ctrl-C."
+    parser.epilog = "Exit status: 0, 1 if a call failed, 2 for wrong usage, 130 after Ctrl-C."
     add_input(parser)
     parser.add_argument("--ordered", action="store_true", help="keep the order of the input")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--method",
         default=argparse.SUPPRESS,
         metavar="NAME",
-        help="HTTP method; default: GET, or POST where there is a body",
+        help="HTTP method; default: GET, or POST if there is a body",
     )
     body = parser.add_mutually_exclusive_group()
     body.add_argument(
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: There is no input, it cannot be read, or an option is wrong.
-        OSError: Stdout cannot be written to: its disk is full, its reader has left.
+        OSError: Stdout cannot be written to: its disk is full, say, or its reader has left.
     """
     options = given_options(arguments)
     if arguments.json_text is not None:
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Report:
-    """Results on stdout; on stderr a progress bar, or a summary where there can be none.
+    """Prints results on stdout and, on stderr, a progress bar or a summary.
 
     Attributes:
         failed: How many results were failures.
@@ -137,7 +137,7 @@ class _Report:
         self._bar.update()
 
     def summarize(self, stats: RunStats) -> None:
-        """Say what the run came to, where no bar has shown it."""
+        """Print the statistics of the run, unless a progress bar has shown them."""
         if self._bar is None and not self._quiet:
             say(str(stats))
 

@@ -1,4 +1,4 @@
-"""The URLs a command is given: as arguments, in files and on stdin."""
+"""The URLs given to a command: as arguments, in files and on stdin."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="take URLs from a file, one a line, or from stdin (-); empty lines and # comments are skipped",
+        help="read URLs from a file, one per line, or from stdin (-); empty lines and # comments are skipped",
     )
 
 
 class Lines:
-    """The URLs in a text file, or on stdin: one a line, without empty lines and comments."""
+    """The URLs in a text file, or on stdin: one per line, without empty lines and comments."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -39,7 +39,7 @@ class Lines:
                 yield url
 
     def count(self) -> int | None:
-        """Return how many there are, or None where that cannot be known beforehand."""
+        """Return how many there are, or None if that cannot be known beforehand."""
         if not self._file.seekable():
             return None
         start = self._file.tell()
@@ -67,7 +67,7 @@ def open_sources(arguments: argparse.Namespace, resources: contextlib.ExitStack)
 
 
 def count_urls(sources: Iterable[Source]) -> int | None:
-    """Return how many URLs there are, or None where that cannot be known beforehand."""
+    """Return how many URLs there are, or None if that cannot be known beforehand."""
     total = 0
     for source in sources:
         count = source.count() if isinstance(source, Lines) else len(source)

@@ -23,7 +23,7 @@ def line_of(result: Result[Any]) -> tuple[str, bool]:
     if result.error is None:
         try:
             return json.dumps({**record, "value": _plain(result.value)}, allow_nan=False), True
-        except (ValueError, RecursionError) as error:  # NaN, or nested beyond reason
+        except (ValueError, RecursionError) as error:  # NaN, or nested too deeply
             failure: Exception = error
     else:
         failure = result.error

@@ -122,7 +122,7 @@ class EventLoopEngine:
     async def _live(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
         try:
             self._backend.bind(loop)
-        except BaseException as error:  # noqa: BLE001 - raised where the batch is submitted
+        except BaseException as error:  # noqa: BLE001 - raised again when a batch is submitted
             self._loop = None  # unlocked, as whoever started this thread holds the lock
             bound.set_exception(error)
             return
@@ -185,7 +185,7 @@ class EventLoopEngine:
             self._dispatch()
 
     async def _advance(self, worker: _Worker, task: Task) -> bool:
-        """Drive an exchange until it is parked or done; True where it was on the wire."""
+        """Drive an exchange until it is parked or done; return True if it made an attempt."""
         reply: Reply | None = None
         authority = ""
         while True:

@@ -20,7 +20,7 @@ class _GateQueue:
     Attributes:
         waiting: The queued tasks, in the order in which they will try the gate.
         probe: The one task that is trying the gate now, if any; the others wait for its outcome.
-        probe_at: When the first in the queue may try; None where it waits for a slot of the host instead.
+        probe_at: When the first in the queue may try; None if it waits for a slot of the host instead.
     """
 
     __slots__ = ("probe", "probe_at", "waiting")

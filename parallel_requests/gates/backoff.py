@@ -190,7 +190,7 @@ class RetryBudget:
         self._deposit(self.DEPOSIT_PER_SUCCESS)
 
     def withdraw(self) -> bool:
-        """Spend one retry; False where there is none left."""
+        """Spend one retry; return False if none is left."""
         with self._lock:
             if self._balance < 1.0:
                 return False

@@ -36,7 +36,7 @@ class Wait:
     Attributes:
         seconds: For how long; None for until a slot of the host comes free.
         gate: The host (or `ALL_HOSTS`) whose gate is closed: other exchanges that want to pass it
-            queue behind this one. None where only this exchange waits.
+            queue behind this one. None if only this exchange waits.
     """
 
     seconds: float | None

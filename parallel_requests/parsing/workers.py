@@ -259,7 +259,7 @@ class Slot:
         return [self._wake_reader]
 
     def give(self, job: Job, items: list[Item]) -> None:
-        """Submit a chunk; where that fails, `receive` says so."""
+        """Submit a chunk; if that fails, `receive` raises."""
         self.is_idle = False
         self.items.extend(items)
         parcels = [pack(item.response, job.work.return_type) for item in items]
