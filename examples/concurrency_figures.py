@@ -1,9 +1,9 @@
 """The figures of docs/async-and-fastapi.md: `python -m examples.concurrency_figures`.
 
-It serves small FastAPI endpoints with uvicorn, in one process or two, lets users call them at once, and
-asks for /health meanwhile. Then it measures how late an event loop gets while 4,000 calls run beside it.
-Everything happens on loopback; the upstream is the server of the tests. Everybody takes a turn in each round,
-and medians are shown.
+It serves small FastAPI endpoints with uvicorn, in one process or two, has many users call them at once, and
+requests /health meanwhile. Then it measures how late an event loop gets while 4,000 calls run beside it.
+Everything happens on loopback; the upstream is the server of the tests. Everything is measured once in each
+round, and medians are printed.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ async def compute_in_a_process(request: Request) -> int:
 
 @app.get("/health")
 async def health() -> str:
-    """Answer at once."""
+    """Respond at once."""
     return "ok"
 
 
@@ -115,7 +115,7 @@ def compute() -> int:
 
 @contextmanager
 def served(upstream: str, processes: int) -> Iterator[str]:
-    """Serve the endpoints with so many processes; yields the base URL."""
+    """Serve the endpoints with a number of processes; yields the base URL."""
     command = [sys.executable, "-m", "uvicorn", "examples.concurrency_figures:app", "--no-access-log"]
     command += ["--port", "0", "--workers", str(processes)]
     environment = {**os.environ, "UPSTREAM_URL": upstream}
@@ -137,14 +137,14 @@ def served(upstream: str, processes: int) -> Iterator[str]:
 
 
 def call_as_users(url: str) -> float:
-    """Call an endpoint as all users at once; the seconds until the last is served."""
+    """Call an endpoint for all users at once; return the seconds until the last is served."""
     with ParallelSession(concurrency=USERS, timeout=60) as session:
         session.get([url] * USERS)
         return session.last_run.seconds
 
 
 def slowest_health(url: str, until: Callable[[], bool]) -> float:
-    """Ask for health 100 times a second; the seconds of the slowest answer."""
+    """Request /health 100 times a second; return the seconds of the slowest response."""
     pace = TokenBucket(rate=100, burst=1)
     host, port = url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
@@ -160,7 +160,7 @@ def slowest_health(url: str, until: Callable[[], bool]) -> float:
 
 
 def measure_endpoint(base: str, path: str) -> Figures:
-    """Return the seconds until all users are served, and the slowest health answer meanwhile."""
+    """Return the seconds until all users are served, and the slowest /health meanwhile."""
     with ThreadPoolExecutor(1) as users:
         calling = users.submit(call_as_users, base + path)
         slowest = slowest_health(base, calling.done)
@@ -171,10 +171,10 @@ def measure_endpoint(base: str, path: str) -> Figures:
 
 
 async def lateness(work: Callable[[], Awaitable[object]]) -> tuple[list[float], float]:
-    """Tick on the event loop for as long as the work goes on.
+    """Run a timer on the event loop while some work goes on.
 
     Returns:
-        The seconds each tick was late, sorted, and the seconds the work took.
+        How many seconds late each tick was, sorted, and the seconds the work took.
     """
     late = []
     began = time.perf_counter()
@@ -216,14 +216,14 @@ def _summary(late: list[float], seconds: float) -> Figures:
 
 
 def medians(measures: dict[str, Callable[[], Figures]]) -> Iterator[tuple[str, list[float]]]:
-    """Take every measure once a round; yields the median of each figure, by title."""
+    """Take every measurement once a round; yields each title with the medians of its figures."""
     rounds = [{title: measure() for title, measure in measures.items()} for _ in range(ROUNDS)]
     for title in measures:
         yield title, [statistics.median(figures) for figures in zip(*(r[title] for r in rounds), strict=True)]
 
 
 def endpoints(one: str, two: str) -> dict[str, Callable[[], Figures]]:
-    """Return what is measured of the endpoints, served by one process and by two."""
+    """Return the measurements of the endpoints, served by one process and by two."""
     return {
         "wait 200 ms: blocking call in `async def`": partial(measure_endpoint, one, "/wait/serial"),
         "the same, 2 processes": partial(measure_endpoint, two, "/wait/serial"),
@@ -236,7 +236,7 @@ def endpoints(one: str, two: str) -> dict[str, Callable[[], Figures]]:
 
 
 def loops(url: str) -> dict[str, Callable[[], Figures]]:
-    """Return what is measured of the event loop."""
+    """Return the measurements of the event loop."""
     measures: dict[str, Callable[[], Figures]] = {}
     for concurrency in (20, 100):
         for backend in filter(is_installed, BACKEND_NAMES):

@@ -1,6 +1,6 @@
-"""The main job, for real: the same URLs one after another, then in parallel, with a rate limit, with retries.
+"""The main job on a real server: URLs one after another, in parallel, with a rate limit, with retries.
 
-Run it with ``make demo``. The server is a process of its own on loopback that takes 100 ms for each answer.
+Run it with ``make demo``. The server is a process of its own on loopback that takes 100 ms for each response.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ class Row:
 
     name: str
     seconds: float
-    answers: list[Any]
+    values: list[Any]
 
     @property
-    def arrived(self) -> int:
-        """How many answers came; a failed call gave None."""
-        return sum(answer is not None for answer in self.answers)
+    def succeeded(self) -> int:
+        """How many calls succeeded; a failed one gave None."""
+        return sum(value is not None for value in self.values)
 
 
 def timed(name: str, job: Callable[[], list[Any]]) -> Row:
     """Do a job and time it."""
     began = time.perf_counter()
-    answers = job()
-    return Row(name, time.perf_counter() - began, answers)
+    values = job()
+    return Row(name, time.perf_counter() - began, values)
 
 
 @contextlib.contextmanager
 def running_server() -> Iterator[str]:
-    """Start the server in a process of its own; gives its base URL."""
+    """Run the server in a process of its own; yields its base URL."""
     command = [sys.executable, str(Path(__file__).with_name("demo_server.py"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 -- our own file
         try:
@@ -60,7 +60,7 @@ def running_server() -> Iterator[str]:
 
 
 def run(base: str, calls: int) -> Iterator[Row]:
-    """Do the job in every way."""
+    """Do the job in each way."""
     urls = [f"{base}/item/{number}" for number in range(calls)]
     yield timed(
         "requests, one after another",
@@ -94,12 +94,12 @@ def run(base: str, calls: int) -> Iterator[Row]:
 
 
 def problems(rows: list[Row], calls: int) -> Iterator[str]:
-    """Say what is not as it should be."""
+    """Yield a message for each result that is not as expected."""
     expected = [{"item": number} for number in range(calls)]
-    not_retried = [answer if answer["item"] % 3 else None for answer in expected]
-    for row, answers in zip(rows, [expected, expected, expected, not_retried, expected], strict=True):
-        if row.answers != answers:
-            yield f"{row.name}: the answers are not what the server gives"
+    not_retried = [value if value["item"] % 3 else None for value in expected]
+    for row, values in zip(rows, [expected, expected, expected, not_retried, expected], strict=True):
+        if row.values != values:
+            yield f"{row.name}: the values are not what the server sends"
     one_by_one, parallel, limited, *_ = rows
     if one_by_one.seconds < LEAST_SPEED_UP * parallel.seconds:
         yield f"{parallel.name}: less than {LEAST_SPEED_UP} times as fast as {one_by_one.name}"
@@ -113,14 +113,14 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=60, metavar="N", help="calls in each row (default: 60)")
     calls = parser.parse_args().calls
 
-    print(f"{calls} calls to a server on this machine that takes 100 ms for each answer:\n")
-    print(f"{'':46}{'seconds':>8}{'answers':>11}{'speed-up':>10}")
+    print(f"{calls} calls to a server on this machine that takes 100 ms for each response:\n")
+    print(f"{'':46}{'seconds':>8}{'responses':>11}{'speed-up':>10}")
     rows: list[Row] = []
     with running_server() as base:
         for row in run(base, calls):
             rows.append(row)
             speed_up = f"{rows[0].seconds / row.seconds:.1f} x"
-            print(f"{row.name:46}{row.seconds:8.2f}{row.arrived:5} of {calls}{speed_up:>10}", flush=True)
+            print(f"{row.name:46}{row.seconds:8.2f}{row.succeeded:5} of {calls}{speed_up:>10}", flush=True)
     print()
     wrong = list(problems(rows, calls))
     for problem in wrong:

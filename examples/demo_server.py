@@ -1,4 +1,4 @@
-"""The server of the demo: 100 ms for every answer, and a route that fails at first."""
+"""The server of the demo: 100 ms for every response, and a route that fails at first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 
 LATENCY = 0.1
-"""Seconds every answer takes."""
+"""Seconds that every response takes."""
 
 
 class App:
@@ -23,7 +23,7 @@ class App:
         self._refused: set[str] = set()
 
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
-        """Answer one call."""
+        """Answer one request."""
         if scope["type"] == "http":
             status, value = await self._answer(scope["path"])
             headers = [(b"content-type", b"application/json")]

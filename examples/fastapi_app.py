@@ -1,11 +1,11 @@
-"""A FastAPI service that asks five upstream pages for each of its callers, through one shared client.
+"""A FastAPI service that fetches five upstream pages for each caller, through one shared client.
 
     pip install 'parallel-requests[curl]' fastapi uvicorn
     uvicorn examples.fastapi_app:app
 
     curl -H 'X-Correlation-ID: me-1' http://127.0.0.1:8000/awaited/7
 
-UPSTREAM_URL says where the pages are; ``{page}`` stands for the number of one.
+UPSTREAM_URL is the URL of a page, with ``{page}`` in place of its number.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ PAGES_PER_USER = 5
 async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Open the client with the service and close it with the service.
 
-    One client for all: its connections stay warm, and its limits hold for the service as a whole.
-    It is sized to what arrives at once, or callers queue for slots; and so are the threads that
-    ``def`` endpoints run on, of which there are 40 unless told otherwise.
+    All callers share one client: its connections stay open, and its limits hold for the whole service.
+    Its concurrency is chosen for the peak load, or callers would queue for slots; and so is the number
+    of threads for ``def`` endpoints, which is 40 by default.
     """
     anyio.to_thread.current_default_thread_limiter().total_tokens = USERS_AT_ONCE
     client = ParallelRequests(concurrency=USERS_AT_ONCE * PAGES_PER_USER, timeout=5, max_retries=1)
@@ -57,7 +57,7 @@ def correlation_id(
 
 
 def async_client(request: Request) -> ParallelRequests:
-    """Return the client the service has opened."""
+    """Return the client that the service has opened."""
     client: ParallelRequests = request.state.client
     return client
 
@@ -94,13 +94,13 @@ def blocking(
     return session.get(pages_of(user), headers={CORRELATION_ID: caller}, parse_func=page_number)
 
 
-def page_number(answer: dict[str, Any]) -> str:
-    """Return what the endpoints show of an upstream answer."""
-    number: str = answer["args"]["page"]
+def page_number(page: dict[str, Any]) -> str:
+    """Return the part of an upstream response that the endpoints return."""
+    number: str = page["args"]["page"]
     return number
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Answer at once, whatever else is going on."""
+    """Respond at once, whatever else is going on."""
     return {"status": "ok"}

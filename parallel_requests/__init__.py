@@ -4,7 +4,7 @@
 
     from parallel_requests import parallel_requests
 
-    answers = parallel_requests(["https://httpbin.org/get"] * 100, concurrency=20)
+    pages = parallel_requests(["https://httpbin.org/get"] * 100, concurrency=20)
 """
 
 from typing import TYPE_CHECKING

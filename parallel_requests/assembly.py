@@ -164,7 +164,7 @@ def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
 
 
 def _check_names(keys: Collection[Any]) -> None:
-    """Refuse keys under which answers would overwrite one another in a dict."""
+    """Refuse keys under which results would overwrite one another in a dict."""
     try:
         names = set(keys)
     except TypeError:
@@ -172,7 +172,7 @@ def _check_names(keys: Collection[Any]) -> None:
             "keys must be hashable, as they become the keys of a dict.", "keys"
         ) from None
     if len(names) != len(keys):
-        raise ConfigurationError("keys must differ from one another, or answers would be lost.", "keys")
+        raise ConfigurationError("keys must differ from one another, or results would be lost.", "keys")
 
 
 def checked_return_type(call: Call, settings: Settings) -> ReturnType:

@@ -18,12 +18,12 @@ class Call:
 
     Attributes:
         verb: Which method was called: request, iter_results or download.
-        is_single: Whether it was called with one URL, so that its value alone is the answer.
-        is_keyed: Whether it was called with ``keys``, so that the answer is a dict.
+        is_single: Whether it was called with one URL, so that its value alone is returned.
+        is_keyed: Whether it was called with ``keys``, so that a dict is returned.
         none_on_failure: Put None in place of what failed instead of raising.
         is_ordered: Yield in input order.
-        return_type: What each answer becomes.
-        parse_func: What is called with each decoded answer.
+        return_type: What each response becomes.
+        parse_func: Called with each decoded response.
         options: The options of the call.
     """
 

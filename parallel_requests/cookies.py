@@ -80,7 +80,7 @@ class CookieStore:
             jar = self._jars.pop(site, None)
             if jar is None:
                 jar = CookieJar(CookiePolicy())
-            jar.extract_cookies(cast("HTTPResponse", _Answer(message)), carrier)
+            jar.extract_cookies(cast("HTTPResponse", _CookieResponse(message)), carrier)
             _drop_surplus(jar)
             if len(jar) > 0:
                 self._jars[site] = jar
@@ -111,7 +111,7 @@ def _drop_surplus(jar: CookieJar) -> None:
             jar.clear(cookie.domain, cookie.path, cookie.name)
 
 
-class _Answer:
+class _CookieResponse:
     """The part of a response that ``CookieJar`` uses."""
 
     def __init__(self, message: Message) -> None:

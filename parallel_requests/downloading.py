@@ -73,7 +73,7 @@ class Downloads:
         self._checksums = _checked_checksums(sha256)
         self._paths: list[Path] | None = None
         if isinstance(to, str | os.PathLike):
-            self._folder = _made_folder(to)
+            self._folder = _create_folder(to)
         else:
             self._folder = Path()
             self._paths = _checked_paths(to)
@@ -185,7 +185,7 @@ class Downloads:
             result.error = error
         deliver(result)
 
-    def let_go(self, result: Result[Any]) -> None:
+    def release(self, result: Result[Any]) -> None:
         """Release what an item holds; called once with each Result."""
         part = self._parts.pop(result.index, None)
         if part is not None:
@@ -227,14 +227,14 @@ class Downloads:
     def _beside(self, place: Path) -> Path:
         """Return a numbered place next to one that was free when it was assigned."""
         if self._paths is not None:
-            return _free(place)
+            return _free_place(place)
         return self._folder / self._take(place.name, beside_files=True)
 
     def _found(self, part: PartFile) -> Path | None:
         """Return the existing file that makes a request needless, or None."""
         if self._existing != "skip":
             if self._existing == "keep" and self._paths is not None:
-                part.place = _free(part.place)
+                part.place = _free_place(part.place)
             return None
         there = part.place
         if not there.is_file() and (name := part.known_as) is not None:
@@ -261,11 +261,11 @@ class Downloads:
             self._observer(result)
 
 
-def _free(path: Path) -> Path:
+def _free_place(path: Path) -> Path:
     return next(place for name in numbered(path.name) if not os.path.lexists(place := path.with_name(name)))
 
 
-def _made_folder(to: str | os.PathLike[str]) -> Path:
+def _create_folder(to: str | os.PathLike[str]) -> Path:
     try:
         folder = Path(to)
         folder.mkdir(parents=True, exist_ok=True)

@@ -187,10 +187,10 @@ class ResourceExhausted(BackendError):
 
 
 class HTTPStatusError(ParallelRequestsError):
-    """The final answer has a status of 400 or above.
+    """The final response has a status of 400 or above.
 
     Attributes:
-        response: The whole answer.
+        response: The whole response.
     """
 
     def __init__(self, message: str, response: Response) -> None:
@@ -199,7 +199,7 @@ class HTTPStatusError(ParallelRequestsError):
 
     @property
     def status_code(self) -> int:
-        """The status of the answer."""
+        """The status of the response."""
         return self.response.status_code
 
 
@@ -207,7 +207,7 @@ class DecodeError(ParallelRequestsError):
     """The body cannot be decoded as ``return_type``. It is not fetched again: the body is kept.
 
     Attributes:
-        response: The whole answer.
+        response: The whole response.
     """
 
     def __init__(self, message: str, response: Response) -> None:
@@ -219,7 +219,7 @@ class ParseError(ParallelRequestsError):
     """``parse_func`` raised, or its process died. The item is not fetched again: the body is kept.
 
     Attributes:
-        response: The whole answer.
+        response: The whole response.
     """
 
     def __init__(self, message: str, response: Response | None = None) -> None:
@@ -261,7 +261,7 @@ class RateLimitExceededError(ParallelRequestsError):
 
     Attributes:
         retry_after: The seconds the server asked for.
-        response: The answer that said so.
+        response: The response that said so.
     """
 
     def __init__(self, message: str, retry_after: float, response: Response | None = None) -> None:
@@ -332,7 +332,7 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
         first = str(errors[0]) if errors else "nothing"
         message = (
             f"{len(errors)} of {len(results)} requests failed, the first with: {first} "
-            "The answers that came are in .results, the failed items in .failed"
+            "All Results are in .results, the failed items in .failed"
         )
         return cls(message, errors, results)
 

@@ -45,9 +45,9 @@ def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) ->
         name = given_name.decode("latin-1") if isinstance(given_name, bytes) else given_name
         if not isinstance(name, str) or not TOKEN.fullmatch(name):
             raise ValidationError(f"header name {name!r} is not valid in HTTP.", "headers")
-        standing = find_field(headers, name.lower())
-        if standing is not None:
-            del headers[standing]
+        existing = find_field(headers, name.lower())
+        if existing is not None:
+            del headers[existing]
         if value is None:
             unwanted.add(name.lower())
         else:
@@ -101,8 +101,8 @@ def check_cookies(cookies: object) -> dict[str, str]:
 
 def add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
     """Add cookies to those in the caller's own Cookie header, which take precedence."""
-    standing = find_field(headers, "cookie")
-    pairs = headers.pop(standing).split("; ") if standing is not None else []
+    existing = find_field(headers, "cookie")
+    pairs = headers.pop(existing).split("; ") if existing is not None else []
     names = {pair.partition("=")[0] for pair in pairs}
     pairs += [f"{name}={value}" for name, value in cookies.items() if name not in names]
     if pairs:

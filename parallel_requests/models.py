@@ -98,7 +98,7 @@ class Headers(_CopiedWhole, Mapping[str, str]):
                 name, colon, value = line.partition(":")
                 if colon and not name.startswith("HTTP/"):
                     fields.setdefault(name.rstrip(" \t").lower(), []).append(value.strip(" \t\r"))
-            self._fields = fields  # only now: several answers, and threads, may share these headers
+            self._fields = fields  # only now: several responses, and threads, may share these headers
         return self._fields
 
     def may_have(self, name: bytes) -> bool:

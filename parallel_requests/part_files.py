@@ -101,7 +101,7 @@ class PartFile:
         self._validator: str | None = None
         self._file: BufferedWriter[FileIO] | None = None
         self._opened_at = 0.0
-        self._has_begun = self._is_unfit = self._gives_way = False
+        self._has_begun = self._is_unfit = self._is_second_writer = False
         record = self._read_record()
         self._is_recorded = record is not None
         known = record or {}
@@ -259,14 +259,14 @@ class PartFile:
         except OSError as error:
             raise self._failure("created", error) from error
         coded = headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
-        self._validator = None if coded or self._gives_way else _validator(headers)
+        self._validator = None if coded or self._is_second_writer else _validator(headers)
         self.size = None if coded else _number(headers.get("content-length"))
 
     def _begin_file(self) -> int:
         """Return the descriptor of a file that nobody else is writing."""
         while (descriptor := _begin(self._path)) is None:
             # The record belongs to the other writer. No later call looks for this file or continues it.
-            self._gives_way, self._is_recorded = True, False
+            self._is_second_writer, self._is_recorded = True, False
             self._path = self._path.with_name(next(self._other_names))
         return descriptor
 

@@ -389,7 +389,7 @@ class _Names:
             if key not in self._taken:
                 self._taken.add(key)
                 return key
-            problem = f"another URL has the key {key!r}; keys must differ, or answers would be lost."
+            problem = f"another URL has the key {key!r}; keys must differ, or results would be lost."
         except TypeError:
             problem = "keys must be hashable, as they become the keys of a dict."
         raise ValidationError(problem, "keys")

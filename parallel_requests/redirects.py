@@ -114,7 +114,7 @@ def _becomes_get(method: str, status_code: int) -> bool:
 
 
 def _is_loop(url: str, method: str, history: tuple[Response, ...]) -> bool:
-    """Whether this was requested before, and no redirect has set a cookie that could change the answer."""
+    """Whether this was requested before, and no redirect has set a cookie that could change the response."""
     was_asked = any(past.url == url and past.request.method == method for past in history)
     return was_asked and not any("set-cookie" in past.headers for past in history)
 

@@ -213,14 +213,14 @@ class Runtime:
                 else downloads.finish
             ),
             window=2 * self.settings.concurrency,
-            observe=downloads.let_go,
+            observe=downloads.release,
         )
         # Fed by the consumer, as looking for existing files and verifying them takes time.
         inputs = downloads.wanted(planner.plan(items, keys, keys_differ=call.is_keyed))
         return self._new_batch(run, planner, inputs=inputs, on_end=downloads.close), downloads
 
-    def run(self, batch: Batch, answer: Callable[[list[Result[Any]]], T]) -> T:
-        """Run a batch and return what ``answer`` makes of its Results, which are in input order.
+    def run(self, batch: Batch, to_value: Callable[[list[Result[Any]]], T]) -> T:
+        """Run a batch and return what ``to_value`` makes of its Results, which are in input order.
 
         Raises:
             KeyboardInterrupt: With what finished in ``.results``, even if it comes after the end.
@@ -230,7 +230,7 @@ class Runtime:
                 results = batch.results()
             finally:
                 self.conclude(batch)
-            return answer(results)
+            return to_value(results)
         except KeyboardInterrupt as ctrl_c:
             ctrl_c.results = batch.keep_finished()  # type: ignore[attr-defined]
             raise
@@ -245,11 +245,11 @@ class Runtime:
     def files_of(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
         """Run a batch of downloads and return what was asked for."""
 
-        def answer(results: list[Result[Any]]) -> Any:
+        def to_value(results: list[Result[Any]]) -> Any:
             left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
             return collect(downloads.merge(results, left_out, batch.run.policy.stop), call)
 
-        return self.run(batch, answer)
+        return self.run(batch, to_value)
 
     def conclude(self, batch: Batch) -> None:
         """Keep the statistics of a batch that has ended, and close its progress bar."""

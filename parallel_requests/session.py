@@ -117,9 +117,9 @@ class ParallelSession:
         Args:
             urls: A URL gives a value, a list (or any iterable) of them a list. Items may also be
                 Request objects, or dicts with options of their own, a ``key`` and ``meta``.
-            keys: One name per URL; the answer is a dict with these as its keys.
-            return_type: What each answer becomes: json, text, content, response or stream.
-            parse_func: Called with each decoded answer; what it returns takes the answer's place.
+            keys: One name per URL; a dict with these as its keys is returned.
+            return_type: What each response becomes: json, text, content, response or stream.
+            parse_func: Called with each decoded response; what it returns takes the place of the response.
             return_none_on_failure: Put None in place of what failed instead of raising.
 
         Raises:
@@ -161,8 +161,8 @@ class ParallelSession:
         Args:
             urls: Any iterable of items, as for `request`.
             keys: One name per item.
-            return_type: What each answer becomes.
-            parse_func: Called with each decoded answer.
+            return_type: What each response becomes.
+            parse_func: Called with each decoded response.
             ordered: Yield in input order, holding back what comes early.
 
         Raises:
@@ -210,7 +210,7 @@ class ParallelSession:
                 computes it without comparing it to anything.
             existing: What to do if a file of that name exists: ``"skip"`` it, unless it does not match
                 the given checksum; ``"replace"`` it; ``"keep"`` both, by numbering the new one.
-            keys: One name per URL; the answer is a dict with these as its keys.
+            keys: One name per URL; a dict with these as its keys is returned.
             return_none_on_failure: Put None in place of what failed instead of raising.
 
         Raises:

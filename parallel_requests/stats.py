@@ -81,17 +81,17 @@ class RunStats:
 
     @property
     def p50(self) -> float:
-        """Seconds within which half of the answers came."""
+        """Seconds within which half of the responses arrived."""
         return self.percentile(50)
 
     @property
     def p95(self) -> float:
-        """Seconds within which 95 % of the answers came."""
+        """Seconds within which 95 % of the responses arrived."""
         return self.percentile(95)
 
     @property
     def p99(self) -> float:
-        """Seconds within which 99 % of the answers came."""
+        """Seconds within which 99 % of the responses arrived."""
         return self.percentile(99)
 
     def __str__(self) -> str:

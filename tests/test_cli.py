@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(parallel_requests.__file__).parents[1]
 PROGRAM = [sys.executable, "-c", "import sys; from parallel_requests.cli import main; sys.exit(main())"]
-FINE, SOME_FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+SUCCESS, SOME_FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def read_all(terminal: int) -> Iterator[str]:
 
 def test_urls_as_arguments(server: Server) -> None:
     done = run("fetch", "--ordered", server.url("/id/1"), server.url("/id/2"))
-    assert done.returncode == FINE
+    assert done.returncode == SUCCESS
     assert values(done.stdout) == [{"id": 1}, {"id": 2}]
     assert sorted(server.ids()) == [1, 2]
 
@@ -84,13 +84,13 @@ def test_urls_from_a_file_without_empty_lines_and_comments(server: Server, tmp_p
         (1, 2),
         (2, 3),
     ]
-    assert done.returncode == FINE
+    assert done.returncode == SUCCESS
 
 
 @pytest.mark.parametrize("arguments", [["-i", "-"], ["-"]])
 def test_urls_from_stdin(server: Server, arguments: list[str]) -> None:
     done = run("fetch", *arguments, stdin=f"{server.url('/id/1')}\n{server.url('/id/2')}")
-    assert done.returncode == FINE
+    assert done.returncode == SUCCESS
     assert sorted(value["id"] for value in values(done.stdout)) == [1, 2]
 
 
@@ -109,7 +109,7 @@ def test_stdin_is_streamed_through(server: Server) -> None:
                 assert json.loads(process.stdout.readline())["status"] == 200
         process.stdin.close()
         assert len(records(process.stdout.read())) == number - 20 * 30
-    assert process.returncode == FINE
+    assert process.returncode == SUCCESS
     assert sorted(server.ids()) == list(range(1, number + 1))
     assert server.stats().max_in_flight <= 5
 
@@ -224,7 +224,7 @@ def test_retries_can_be_switched_off(server: Server) -> None:
 
 def test_concurrency_bounds_what_is_in_flight(server: Server) -> None:
     urls = [server.url(f"/id/{number}?delay=0.05") for number in range(12)]
-    assert run("fetch", "--backend", "urllib3", "--concurrency", "3", *urls).returncode == FINE
+    assert run("fetch", "--backend", "urllib3", "--concurrency", "3", *urls).returncode == SUCCESS
     assert server.stats().max_in_flight == 3
 
 
@@ -232,7 +232,7 @@ def test_a_rate_limit_spreads_the_calls(server: Server) -> None:
     urls = [server.url(f"/id/{number}") for number in range(8)]
     done = run("fetch", "--rate-limit", "20", "--rate-limit-burst", "1", *urls)
     arrivals = server.arrivals()
-    assert done.returncode == FINE
+    assert done.returncode == SUCCESS
     assert len(arrivals) == 8
     assert arrivals[-1] - arrivals[0] > 0.3
 
@@ -240,7 +240,7 @@ def test_a_rate_limit_spreads_the_calls(server: Server) -> None:
 def test_a_rate_limit_of_one_host_spreads_its_calls(server: Server) -> None:
     urls = [server.url(f"/id/{number}") for number in range(8)]
     limits = "elsewhere.test=0.001, 127.0.0.1 = 20"
-    assert run("fetch", "--rate-limit", limits, "--rate-limit-burst", "1", *urls).returncode == FINE
+    assert run("fetch", "--rate-limit", limits, "--rate-limit-burst", "1", *urls).returncode == SUCCESS
     arrivals = server.arrivals()
     assert len(arrivals) == 8
     assert arrivals[-1] - arrivals[0] > 0.3
@@ -252,8 +252,8 @@ def test_timeout_and_deadline_end_what_takes_longer(server: Server) -> None:
     given = ["--timeout", "None, 0.2", "--retries", "0"]
     (record,) = records(run("fetch", *given, server.url("/delay/20")).stdout)
     assert "RequestTimeout" in record["error"]["type"]
-    assert run("fetch", "--timeout", "20,none", server.url("/id/1")).returncode == FINE
-    assert run("fetch", "--timeout", "none", server.url("/id/1")).returncode == FINE
+    assert run("fetch", "--timeout", "20,none", server.url("/id/1")).returncode == SUCCESS
+    assert run("fetch", "--timeout", "none", server.url("/id/1")).returncode == SUCCESS
     (record,) = records(run("fetch", "--deadline", "0.2", server.url("/delay/20")).stdout)
     assert record["error"]["type"] == "DeadlineExceededError"
 
@@ -262,19 +262,19 @@ def test_certificates_are_checked_by_the_system_a_file_or_not_at_all(tls_server:
     url = tls_server.url("/id/1")
     (record,) = records(run("fetch", "--retries", "0", url).stdout)
     assert record["error"]["type"] == "TLSError"
-    assert run("fetch", "--ca-file", str(tls_server.ca_file), url).returncode == FINE
-    assert run("fetch", "--insecure", url).returncode == FINE
+    assert run("fetch", "--ca-file", str(tls_server.ca_file), url).returncode == SUCCESS
+    assert run("fetch", "--insecure", url).returncode == SUCCESS
 
 
 def test_every_backend_can_be_chosen(server: Server, backend: str) -> None:
     done = run("fetch", "--backend", backend, server.url("/headers"))
-    assert done.returncode == FINE
+    assert done.returncode == SUCCESS
     assert server.stats().by_path == {"/headers": 1}
 
 
 def test_a_warning_is_one_line(server: Server) -> None:
     done = run("fetch", "--http2", "--backend", "urllib3", "-q", server.url("/id/1"))
-    assert done.returncode == FINE
+    assert done.returncode == SUCCESS
     assert done.stderr.startswith("parallel-requests: warning: http2=True has no effect")
     assert done.stderr.count("\n") == 1
 
@@ -331,7 +331,7 @@ def test_help_names_the_default_of_every_option(capsys: pytest.CaptureFixture[st
 def test_help_where_the_terminal_knows_ascii_alone(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = run(command, "--help")
-    assert (done.returncode, done.stderr) == (FINE, "")
+    assert (done.returncode, done.stderr) == (SUCCESS, "")
     assert "--concurrency" in done.stdout
 
 
@@ -445,7 +445,7 @@ def test_a_closed_stream_is_no_reason_to_fail(
     arguments = {"fetch": [server.url("/id/1")], "download": [str(tmp_path), server.url("/id/1")]}
     with start(*command, *arguments.get(command[0], []), preexec_fn=without(*closed)) as process:
         shown, told = process.communicate(timeout=20)
-    assert (process.returncode, "Traceback" in told) == (FINE, False)
+    assert (process.returncode, "Traceback" in told) == (SUCCESS, False)
     assert (shown == "") is ("stdout" in closed)
     if command[0] != "backends":
         assert [record["index"] for record in records(shown)] == ([] if "stdout" in closed else [0])
@@ -465,7 +465,7 @@ def test_a_closed_stdin_is_an_error() -> None:
 def test_a_summary_that_cannot_be_written_is_no_reason_to_fail(server: Server) -> None:
     with Path("/dev/full").open("w") as full, start("fetch", server.url("/id/1"), stderr=full) as process:
         shown, _ = process.communicate(timeout=20)
-    assert (process.returncode, values(shown)) == (FINE, [{"id": 1}])
+    assert (process.returncode, values(shown)) == (SUCCESS, [{"id": 1}])
 
 
 # -- backends
@@ -474,7 +474,7 @@ def test_a_summary_that_cannot_be_written_is_no_reason_to_fail(server: Server) -
 def test_backends_shows_what_is_installed() -> None:
     done = run("backends")
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
-    assert done.returncode == FINE
+    assert done.returncode == SUCCESS
     for name in BACKEND_NAMES:
         if is_installed(name):
             assert backend_class(name).version() in rows[name]
@@ -502,14 +502,14 @@ def test_a_backend_that_cannot_be_imported_is_told_of(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     why = "backend 'curl' cannot be imported: libcurl is missing."
     done = run("backends")
-    assert (done.returncode, done.stderr) == (FINE, "")
+    assert (done.returncode, done.stderr) == (SUCCESS, "")
     assert f"auto takes: none; {why}" in done.stdout
     [row] = [row for row in done.stdout.splitlines() if row.startswith("curl ")]
     assert row.split()[:2] == ["curl", "-"]
     assert row.endswith(why)
     done = run("fetch", server.url("/id/1"))
     assert (done.returncode, done.stderr) == (WRONG_USAGE, f"parallel-requests: error: {why}\n")
-    assert run("fetch", "--backend", "urllib3", server.url("/id/1")).returncode == FINE
+    assert run("fetch", "--backend", "urllib3", server.url("/id/1")).returncode == SUCCESS
 
 
 def test_an_entry_point_that_leads_nowhere_is_told_of(
@@ -521,7 +521,7 @@ def test_an_entry_point_that_leads_nowhere_is_told_of(
     (installed / "entry_points.txt").write_text("[parallel_requests.backends]\nbroken = json:NoSuchBackend\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = run("backends")
-    assert (done.returncode, done.stderr) == (FINE, "")
+    assert (done.returncode, done.stderr) == (SUCCESS, "")
     assert "backend 'broken' cannot be imported: module 'json' has no attribute" in done.stdout
     done = run("fetch", "--backend", "broken", "http://127.0.0.1:1/")
     assert done.returncode == WRONG_USAGE
@@ -560,7 +560,7 @@ def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Pat
     assert {record["error"]["type"] for record in records(done.stdout)} == {"DownloadError"}
     assert list(folder.iterdir()) == []
     done = run("download", *urls, "--to", str(folder), "--header", "X-One: 1")
-    assert done.returncode == FINE, done.stderr
+    assert done.returncode == SUCCESS, done.stderr
     assert [entry.headers["x-one"] for entry in server.log()[-2:]] == ["1", "1"]
     told = sorted(values(done.stdout), key=lambda value: int(value["size"]))
     assert [value["path"] for value in told] == [str(folder / "1000"), str(folder / "2000")]
@@ -574,7 +574,7 @@ def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Pat
 
 def test_one_checksum_is_that_of_every_file(server: Server, tmp_path: Path) -> None:
     urls = [server.url("/range/1000"), server.url("/range/1000?again"), server.url("/range/2000")]
-    assert run("download", urls[0], "--to", str(tmp_path / "first")).returncode == FINE
+    assert run("download", urls[0], "--to", str(tmp_path / "first")).returncode == SUCCESS
     checksum = hashlib.sha256((tmp_path / "first" / "1000").read_bytes()).hexdigest()
     done = run("download", *urls, "--to", str(tmp_path / "second"), "--sha256", checksum)
     told = sorted(records(done.stdout), key=lambda record: int(record["index"]))
@@ -605,7 +605,7 @@ def test_download_refuses_what_makes_no_sense(server: Server, tmp_path: Path) ->
 def test_it_also_runs_as_a_module(server: Server) -> None:
     command = [sys.executable, "-m", "parallel_requests", "fetch", server.url("/static")]
     fetched = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert fetched.returncode == FINE, fetched.stderr
+    assert fetched.returncode == SUCCESS, fetched.stderr
     assert [record["status"] for record in records(fetched.stdout)] == [200]
     helped = subprocess.run([*command[:3], "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert helped.stdout.startswith("usage: parallel-requests ")
@@ -613,5 +613,5 @@ def test_it_also_runs_as_a_module(server: Server) -> None:
 
 def test_flags_by_the_names_people_try_first(server: Server) -> None:
     fetched = run("fetch", server.url("/get"), "-H", "X-Team: maps", "--max-retries", "0")
-    assert fetched.returncode == FINE, fetched.stderr
+    assert fetched.returncode == SUCCESS, fetched.stderr
     assert values(fetched.stdout)[0]["headers"]["X-Team"] == "maps"

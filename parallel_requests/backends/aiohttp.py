@@ -80,8 +80,8 @@ class AiohttpBackend(AsyncBackend):
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             loop=loop,
-            request_class=_Question,
-            response_class=_Answer,
+            request_class=_ImmediateRequest,
+            response_class=_AbortingResponse,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             max_line_size=_LONGEST_HEADER,
@@ -100,7 +100,7 @@ class AiohttpBackend(AsyncBackend):
             await self._connector.abort()
 
     async def send(self, send: Send) -> Response:
-        """Make one attempt and read its answer to the end."""
+        """Make one attempt and read its response to the end."""
         request = send.request
         headers = self._last_sent
         if headers.planned is not request.headers:  # most calls of a batch share one object
@@ -114,7 +114,7 @@ class AiohttpBackend(AsyncBackend):
         adds_nothing = headers.are_complete and request.method == "GET" and request.content is None
         if _is_fresh.get():
             _is_fresh.set(False)
-        answer = await self._session.request(
+        response = await self._session.request(
             request.method,
             URL(request.url, encoded=True),
             data=_payload(request.content),
@@ -127,16 +127,16 @@ class AiohttpBackend(AsyncBackend):
             proxy_headers=proxy_headers,
         )
         try:
-            return await _read(send, answer, self._received(answer))
+            return await _read(send, response, self._received(response))
         except BaseException:
-            answer.close()
+            response.close()
             raise
 
-    def _received(self, answer: aiohttp.ClientResponse) -> Headers:
+    def _received(self, response: aiohttp.ClientResponse) -> Headers:
         """Return the headers of a response, parsed only if they differ from the last ones."""
-        if answer.raw_headers != self._last_raw:
-            self._last_raw = answer.raw_headers
-            self._last_received = Headers(b"\r\n".join(map(b": ".join, answer.raw_headers)))
+        if response.raw_headers != self._last_raw:
+            self._last_raw = response.raw_headers
+            self._last_received = Headers(b"\r\n".join(map(b": ".join, response.raw_headers)))
         return self._last_received
 
     def _context(self, request: Request) -> ssl.SSLContext | bool:
@@ -180,20 +180,20 @@ _ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
 
 
 _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-"""The connection ended before the head of the answer had come."""
+"""The connection ended before the head of the response had come."""
 
 _is_fresh: ContextVar[bool] = ContextVar("is_fresh", default=True)
 """Whether the attempt under way opened a connection for itself."""
 
 
-class _Question(aiohttp.ClientRequest):
+class _ImmediateRequest(aiohttp.ClientRequest):
     """Sends its body at once: aiohttp would wait forever if a server ignores Expect."""
 
     def update_expect_continue(self, expect: bool = False) -> None:
         """Do nothing: the header is sent as it is."""
 
 
-class _Answer(aiohttp.ClientResponse):
+class _AbortingResponse(aiohttp.ClientResponse):
     """Aborts its connection when closed: TLS would wait half a minute for the peer's close_notify."""
 
     def close(self) -> None:
@@ -238,39 +238,39 @@ class _Connector(aiohttp.TCPConnector):
             await asyncio.wait(self._transports)
 
 
-async def _read(send: Send, answer: aiohttp.ClientResponse, headers: Headers) -> Response:
-    policy, source = send.policy, answer.content
-    closed = None if source.is_eof() else _watch(answer)
-    if answer.status < 200 or answer.version not in _VERSIONS:
-        raise aiohttp.ClientResponseError(answer.request_info, (), message="bad status line")
+async def _read(send: Send, response: aiohttp.ClientResponse, headers: Headers) -> Response:
+    policy, source = send.policy, response.content
+    closed = None if source.is_eof() else _watch(response)
+    if response.status < 200 or response.version not in _VERSIONS:
+        raise aiohttp.ClientResponseError(response.request_info, (), message="bad status line")
     is_free = policy.deliver is None and policy.max_response_size is None
     if is_free and headers.is_framing_plain:
         # The common case; aiohttp has checked the length of the body.
         content = source.read_nowait() if closed is None else await source.read()
     else:
-        body = Body(send, answer.status, headers)
+        body = Body(send, response.status, headers)
         async for chunk in source.iter_any():
             body.feed(chunk)
         content = body.finish()
-    if closed is not None and closed.done() and answer.headers.keys().isdisjoint(_FRAMING):
+    if closed is not None and closed.done() and response.headers.keys().isdisjoint(_FRAMING):
         closed.result()  # raises if it was reset, which must not pass for the end of a body without a length
     return Response(
-        answer.status,
+        response.status,
         headers,
         content,
         send.request,
-        reason=(answer.reason or "").encode("utf-8", "surrogateescape").decode("latin-1").strip(),
-        http_version=_VERSIONS[answer.version],
+        reason=(response.reason or "").encode("utf-8", "surrogateescape").decode("latin-1").strip(),
+        http_version=_VERSIONS[response.version],
     )
 
 
-def _watch(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+def _watch(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
     """Make a malformed body raise as such; aiohttp would report it as truncated.
 
     Returns:
         A future that is done once the connection has ended.
     """
-    content, connection = answer.content, answer.connection
+    content, connection = response.content, response.connection
     protocol = connection.protocol if connection is not None else None
     closed = protocol.closed if protocol is not None else None
     if protocol is None or closed is None:

@@ -140,7 +140,7 @@ class BlockingBackend(Backend):
     """A backend that sends one attempt at a time in each thread that calls it."""
 
     def send(self, send: Send) -> Response:
-        """Make one attempt and read its answer to the end.
+        """Make one attempt and read its response to the end.
 
         Raises:
             Exception: Any exception; it is passed to `translate`.
@@ -157,7 +157,7 @@ class AsyncBackend(Backend):
         """Get ready on the engine's loop; called on it, before the first attempt."""
 
     async def send(self, send: Send) -> Response:
-        """Make one attempt and read its answer to the end."""
+        """Make one attempt and read its response to the end."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
@@ -169,8 +169,8 @@ _SUMMARY: dict[type[BackendError], str] = {
     DNSError: "the host name was not found",
     TLSError: "the TLS handshake failed",
     RequestTimeout: "took longer than its timeout",
-    ProtocolError: "the answer is not valid HTTP",
-    TruncatedBody: "the connection ended before the answer was complete",
+    ProtocolError: "the response is not valid HTTP",
+    TruncatedBody: "the connection ended before the response was complete",
     ResourceExhausted: "this process is out of sockets or memory; lower concurrency or raise the limit",
 }
 

@@ -8,10 +8,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
-from parallel_requests.backends.machine_reading import machine_read
 from parallel_requests.backends.reading import FinalResponse
 from parallel_requests.backends.sockets import PlainSocket, WatchedSocket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
+from parallel_requests.backends.urllib3_future import with_fixes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,18 +34,18 @@ class _Connecting:
     _dns_host: str
     socks_proxy: SocksProxy | None
 
-    def new_socket(self, told: Callable[[socket.socket], object], errors: Any) -> socket.socket:
+    def new_socket(self, report: Callable[[socket.socket], object], errors: Any) -> socket.socket:
         """Return a connected socket.
 
         Args:
-            told: Called with each socket before it connects.
+            report: Called with each socket before it connects.
             errors: The exceptions of the library.
         """
         address = self._dns_host.strip("[]"), self.port or self.default_port
         if self.socks_proxy is not None:
-            return self._new_socket_through(self.socks_proxy, address, told, errors)
+            return self._new_socket_through(self.socks_proxy, address, report, errors)
         try:
-            return _connect(self, address, told)
+            return _connect(self, address, report)
         except socket.gaierror as error:
             raise errors.NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
@@ -57,11 +57,11 @@ class _Connecting:
         self,
         proxy: SocksProxy,
         address: tuple[str, int],
-        told: Callable[[socket.socket], object],
+        report: Callable[[socket.socket], object],
         errors: Any,
     ) -> socket.socket:
         try:
-            return _connect(self, proxy.address, told, proxy.sockets_to(address))
+            return _connect(self, proxy.address, report, proxy.sockets_to(address))
         except TargetNotFound as error:
             raise errors.NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
@@ -181,7 +181,7 @@ class Wire:
             proxy: The SOCKS proxy it goes through.
         """
         wire = self
-        connection_class = machine_read(connection_class)
+        connection_class = with_fixes(connection_class)
 
         class WatchedConnection(_Connecting, connection_class):  # type: ignore[misc]
             response_class = FinalResponse
@@ -194,12 +194,12 @@ class Wire:
                 return sock
 
             def connect(self) -> Any:
-                answer = super().connect()
+                outcome = super().connect()
                 if getattr(self, "cert_reqs", None) == "CERT_NONE":
                     # The caller has chosen this; urllib3 would warn about it at each request.
                     self.is_verified = True
                 wire.connected(None if self._is_shared() else self.sock)
-                return answer
+                return outcome
 
             def request(self, *args: Any, **kwargs: Any) -> Any:
                 wire.requests(self.sock)
@@ -223,7 +223,7 @@ class Wire:
 def _connect(
     connection: _Connecting,
     address: tuple[str, int],
-    told: Callable[[socket.socket], object],
+    report: Callable[[socket.socket], object],
     new: Callable[..., socket.socket] = PlainSocket,
 ) -> socket.socket:
     """Do what ``socket.create_connection`` does, but report each ``new`` socket before it connects.
@@ -245,7 +245,7 @@ def _connect(
                 sock.settimeout(timeout)
             if source_address:
                 sock.bind(source_address)
-            told(sock)
+            report(sock)
             sock.connect(place)
         except OSError as error:
             if sock is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parallel_requests.backends.connections import Wire
     from parallel_requests.backends.socks_proxies import SocksProxy
 
-_LOOK_EVERY = 0.05
+_POLL_INTERVAL = 0.05
 """Seconds between two checks, by a thread that waits, of whether its own attempt was cut."""
 
 
@@ -84,7 +84,7 @@ class SharedConnection:
                     raise TimeoutError("the attempt was ended")
                 if self._turn.acquire(blocking=False):
                     try:
-                        self._take_in(police, owner)
+                        self._read_arrived(police, owner)
                     finally:
                         self._turn.release()
                 else:
@@ -112,7 +112,7 @@ class SharedConnection:
         is_multiplexed: bool = self.is_multiplexed  # type: ignore[attr-defined]
         return max(1, self._protocol.max_stream_count) if is_multiplexed else 1
 
-    def give_up(self, promise: Any) -> None:
+    def reset_stream(self, promise: Any) -> None:
         """Cancel a stream whose response has not begun; the connection must be borrowed."""
         self._promises.pop(promise.uid, None)  # type: ignore[attr-defined]
         self._promises_per_stream.pop(promise.stream_id, None)  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ class SharedConnection:
         while data := self._protocol.bytes_to_send():
             self.sock.sendall(data)
 
-    def _take_in(self, police: Any, owner: Any) -> None:
+    def _read_arrived(self, police: Any, owner: Any) -> None:
         """Read what has arrived, for all streams; if nothing has, wait for it briefly."""
         with police.borrow(owner):
             came = self.peek_and_react()  # type: ignore[attr-defined]
@@ -131,7 +131,7 @@ class SharedConnection:
         sock = self.sock
         if not came and sock is not None:
             try:
-                wait_for_read(sock, _LOOK_EVERY)
+                wait_for_read(sock, _POLL_INTERVAL)
             except (OSError, ValueError):
                 return  # closed by another thread, which the next check detects
 
@@ -164,17 +164,17 @@ class OriginPool:
     def __init__(self, *args: Any, maxsize: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "maxsize": 1, "block": True})
         self._attempts = maxsize
-        self._is_known = False
-        self._finding_out = threading.Lock()
-        self._finder: int | None = None
+        self._is_protocol_known = False
+        self._first_connect = threading.Lock()
+        self._first_thread: int | None = None
 
     def urlopen(self, *args: Any, timeout: Any, **kwargs: Any) -> Any:
-        if not self._is_known:
-            self._find_out(timeout.connect_timeout)
+        if not self._is_protocol_known:
+            self._begin_first_connect(timeout.connect_timeout)
         try:
             return super().urlopen(*args, timeout=timeout, **kwargs)  # type: ignore[misc]
         finally:
-            self._found_out()
+            self._end_first_connect()
 
     def _get_conn(self, timeout: float | None = None, **kwargs: Any) -> Any:
         """Wait for a connection with room; if all existing ones are saturated, allow one more.
@@ -184,7 +184,7 @@ class OriginPool:
         """
         while True:
             try:
-                return super()._get_conn(_LOOK_EVERY, **kwargs)  # type: ignore[misc]
+                return super()._get_conn(_POLL_INTERVAL, **kwargs)  # type: ignore[misc]
             except EmptyPoolError:
                 if self.wire.is_cut():
                     raise TimeoutError("the attempt was ended") from None
@@ -194,29 +194,29 @@ class OriginPool:
 
     def _new_conn(self, **kwargs: Any) -> Any:
         connection = super()._new_conn(**kwargs)  # type: ignore[misc]
-        connection.on_connected = self._fit
+        connection.on_connected = self._resize
         return connection
 
-    def _fit(self, connection: Any) -> None:
+    def _resize(self, connection: Any) -> None:
         """Set the size of the pool by the protocol of a new connection."""
         streams = connection.capacity()
         self.pool.maxsize = math.ceil(self._attempts / streams)  # type: ignore[attr-defined]
-        self._is_known = True
-        self._found_out()
+        self._is_protocol_known = True
+        self._end_first_connect()
 
-    def _find_out(self, seconds: float | None) -> None:
+    def _begin_first_connect(self, seconds: float | None) -> None:
         """Be the thread that connects first, or wait for it."""
-        if not self._finding_out.acquire(timeout=-1 if seconds is None else seconds):
+        if not self._first_connect.acquire(timeout=-1 if seconds is None else seconds):
             raise TimeoutError("the first connection to this host was not established in time")
-        if self._is_known:
-            self._finding_out.release()
+        if self._is_protocol_known:
+            self._first_connect.release()
         else:
-            self._finder = threading.get_ident()
+            self._first_thread = threading.get_ident()
 
-    def _found_out(self) -> None:
-        if self._finder == threading.get_ident():
-            self._finder = None
-            self._finding_out.release()
+    def _end_first_connect(self) -> None:
+        if self._first_thread == threading.get_ident():
+            self._first_thread = None
+            self._first_connect.release()
 
 
 class SharingPools(Pools):
@@ -230,7 +230,7 @@ class SharingPools(Pools):
         return super()._pool_class(type(base.__name__, (OriginPool, base), attributes), socks_proxy)
 
 
-class StreamedAnswer:
+class StreamedResponse:
     """The response to a promise of urllib3-future, with the interface of its other responses."""
 
     def __init__(self, wire: Wire, promise: Any, read_timeout: float | None) -> None:
@@ -253,7 +253,7 @@ class StreamedAnswer:
         except queue.Empty as error:
             raise ConnectionResetError("the shared connection was lost") from error
         except BaseException:
-            self._give_up(promise)
+            self._cancel(promise)
             raise
         finally:
             self._police.forget(promise)
@@ -296,10 +296,10 @@ class StreamedAnswer:
         if connection.lost(self._stream):
             raise ConnectionResetError("the shared connection was lost")
 
-    def _give_up(self, promise: Any) -> None:
+    def _cancel(self, promise: Any) -> None:
         try:
             with self._police.borrow(promise) as connection:
                 if not connection.lost(self._stream):
-                    connection.give_up(promise)
+                    connection.reset_stream(promise)
         except (OSError, queue.Empty):
             return  # the connection is gone, and so is the stream

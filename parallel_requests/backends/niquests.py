@@ -8,11 +8,11 @@ import niquests
 from niquests.adapters import HTTPAdapter
 from niquests.packages import urllib3
 
-from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
-from parallel_requests.backends.multiplexing import SharingPools, StreamedAnswer
+from parallel_requests.backends.multiplexing import SharingPools, StreamedResponse
 from parallel_requests.backends.pools import headers_of
+from parallel_requests.backends.responses import read_response, timeouts_of, translate
 from parallel_requests.backends.socks_proxies import lacking_for_socks
 
 if TYPE_CHECKING:
@@ -85,13 +85,13 @@ class NiquestsBackend(BlockingBackend):
         self._wire.begin(send)
         # Requested over HTTP/1.1, it would make this thread read the other threads' responses first.
         can_be_http2 = request.url.startswith("https:")
-        answer = self._adapter_for(request).send(
+        response = self._adapter_for(request).send(
             _prepare(request), timeout=timeouts_of(send), multiplexed=can_be_http2
         )
-        if isinstance(answer, urllib3.ResponsePromise):
-            answer = StreamedAnswer(self._wire, answer, send.timeout)
+        if isinstance(response, urllib3.ResponsePromise):
+            response = StreamedResponse(self._wire, response, send.timeout)
         self._wire.answered()
-        return read_answer(send, answer)
+        return read_response(send, response)
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         wrapper = niquests.exceptions.RequestException

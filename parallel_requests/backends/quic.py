@@ -1,4 +1,4 @@
-"""What libcurl does not report about QUIC: which hosts still answer over it, and which sockets it uses."""
+"""What libcurl does not report about QUIC: which hosts still respond over it, and which sockets it uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class QuicReach:
     """Which hosts to reach over QUIC, in a session with HTTP/3.
 
     A QUIC connection whose server has vanished looks alive to libcurl, and every call on it would time out.
-    So a host that did not answer is reached over TCP until libcurl has given the connection up.
+    So a host that did not respond is reached over TCP until libcurl has given the connection up.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -41,12 +41,12 @@ class QuicReach:
             return int(pycurl.CURL_HTTP_VERSION_2TLS)
         return int(pycurl.CURL_HTTP_VERSION_3)
 
-    def note_answer(self, authority: str) -> None:
-        """Note that a host has answered over QUIC."""
+    def note_response(self, authority: str) -> None:
+        """Note that a host has responded over QUIC."""
         self._answered[authority] = self._clock()
 
     def note_silence(self, authority: str, began: float) -> None:
-        """Note that an attempt timed out; if others were answered since it began, the host is just slow."""
+        """Note that an attempt timed out; if others got a response since it began, the host is just slow."""
         if self._answered.get(authority, -math.inf) < began:
             self._silent[authority] = self._clock()
 

@@ -44,7 +44,7 @@ class FinalResponse(http.client.HTTPResponse):
     _check_close: Callable[[], bool]
 
     def begin(self) -> None:
-        """Read the head of the final answer.
+        """Read the head of the final response.
 
         Raises:
             HTTPException: It is incomplete or malformed.
@@ -91,10 +91,10 @@ class FinalResponse(http.client.HTTPResponse):
 def _missing_status(line: bytes) -> http.client.HTTPException:
     """Return the exception for a response that does not begin with a status line."""
     if not line:
-        return http.client.RemoteDisconnected("the connection ended without an answer")
+        return http.client.RemoteDisconnected("the connection ended without a response")
     if _is_cut(line) and b"HTTP/".startswith(line[:5]):
         return http.client.IncompleteRead(line)
-    return MalformedHead("the answer does not begin with its status")
+    return MalformedHead("the response does not begin with its status")
 
 
 def _read_fields(lines: BufferedIOBase) -> http.client.HTTPMessage:

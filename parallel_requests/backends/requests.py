@@ -11,10 +11,10 @@ from requests.hooks import default_hooks, dispatch_hook
 from requests.structures import CaseInsensitiveDict
 from urllib3 import exceptions as errors
 
-from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.pools import Pools, headers_of
+from parallel_requests.backends.responses import read_response, timeouts_of, translate
 from parallel_requests.backends.socks_proxies import lacking_for_socks
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class RequestsBackend(BlockingBackend):
         self._wire.answered()
         if any(prepared.hooks.values()):
             response = dispatch_hook("response", prepared.hooks, response, **options)  # type: ignore[no-untyped-call]
-        return read_answer(send, response.raw)
+        return read_response(send, response.raw)
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         return translate(self, self._wire, errors, error, request, wrapper=requests.RequestException)

@@ -38,7 +38,7 @@ class WatchedSocket:
             HTTPException: What was received is malformed; urllib3-future has noticed, but waits for more.
         """
         if self._machine is not None and self._machine.has_expired():
-            raise http.client.HTTPException("the answer is malformed")
+            raise http.client.HTTPException("the response is malformed")
         try:
             data: bytes = super().recv(*args)  # type: ignore[misc]
         except ConnectionResetError as error:

@@ -258,7 +258,7 @@ class Transfer:
             return -1
         return None
 
-    def answer(self) -> Response:
+    def response(self) -> Response:
         """Return the response of a transfer that libcurl calls a success.
 
         Raises:
@@ -276,13 +276,13 @@ class Transfer:
         else:
             content = b"".join(self._content)
         if version == "HTTP/3" and self._backend.quic is not None:
-            self._backend.quic.note_answer(send.request.authority)
+            self._backend.quic.note_response(send.request.authority)
         return Response(status, headers, content, send.request, reason=reason, http_version=version)
 
     def _count_replays(self) -> int:
         """Return how often libcurl resent the request on its own.
 
-        It does so when a kept-alive connection is closed without an answer, and up to five times when an
+        It does so when a kept-alive connection is closed without a response, and up to five times when an
         HTTP/2 server refuses the stream or goes away without serving it; no option turns that off. Over
         plain HTTP it is worked out from the bytes sent, at no cost per call.
         """

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import urllib3
 from urllib3 import exceptions as errors
 
-from parallel_requests.backends.answers import read_answer, timeouts_of, translate
 from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
 from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.pools import Pools, headers_of, target_of
+from parallel_requests.backends.responses import read_response, timeouts_of, translate
 from parallel_requests.backends.socks_proxies import lacking_for_socks
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Urllib3Backend(BlockingBackend):
         target = request.url if is_forwarded else target_of(request.url)
         raw = pool.urlopen(request.method, target, assert_same_host=False, **options)
         self._wire.answered()
-        return read_answer(send, raw)
+        return read_response(send, raw)
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         return translate(self, self._wire, errors, error, request)

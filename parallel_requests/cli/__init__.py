@@ -20,7 +20,7 @@ from parallel_requests.cli.exits import (
     READER_GONE,
     SOME_FAILED,
     WRONG_USAGE,
-    drop_what_is_buffered,
+    discard_buffer,
     say,
 )
 from parallel_requests.exceptions import ConfigurationError
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 after Ctrl-C; 141 if nobody reads stdout any more.
     """
     _open_missing_streams()
-    _escape_what_cannot_be_shown()
+    _escape_unencodable()
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error}")
         return WRONG_USAGE
     except BrokenPipeError:
-        drop_what_is_buffered(sys.stdout)
+        discard_buffer(sys.stdout)
         return READER_GONE
     except OSError as error:
-        drop_what_is_buffered(sys.stdout)
+        discard_buffer(sys.stdout)
         say(f"error: {error}")
         return SOME_FAILED
     except KeyboardInterrupt:
@@ -79,7 +79,7 @@ def _open_missing_streams() -> None:
             setattr(sys, name, nowhere)
 
 
-def _escape_what_cannot_be_shown() -> None:
+def _escape_unencodable() -> None:
     """Write characters that stdout cannot encode as escapes, as stderr does by default."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

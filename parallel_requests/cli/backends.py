@@ -13,7 +13,7 @@ from parallel_requests.backends.base import (
     backend_class,
     is_installed,
 )
-from parallel_requests.cli.exits import FINE
+from parallel_requests.cli.exits import SUCCESS
 from parallel_requests.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(_arguments: argparse.Namespace) -> int:
     print()
     print(f"auto takes: {_choice_of_auto()}")
     print(f"urllib3: {_urllib3_verdict()}")
-    return FINE
+    return SUCCESS
 
 
 def _backend_row(name: str, abilities: Iterable[str]) -> list[str]:

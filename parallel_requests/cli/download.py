@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.cli.exits import FINE, INTERRUPTED, SOME_FAILED, say
+from parallel_requests.cli.exits import INTERRUPTED, SOME_FAILED, SUCCESS, say
 from parallel_requests.cli.flags import add_options, given_options, open_session
 from parallel_requests.cli.inputs import add_input, open_sources
 from parallel_requests.cli.records import line_of
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
                 say(str(session.last_run))
     if lines.problem is not None:
         raise lines.problem
-    return SOME_FAILED if lines.failed else FINE
+    return SOME_FAILED if lines.failed else SUCCESS
 
 
 class _FileLines:
@@ -96,8 +96,8 @@ class _FileLines:
 
     def show(self, result: Result[Any]) -> None:
         """Print a result."""
-        line, is_fine = line_of(result)
-        self.failed += not is_fine
+        line, is_success = line_of(result)
+        self.failed += not is_success
         if self.problem is None:
             try:
                 print(line, flush=True)

@@ -8,7 +8,7 @@ from typing import TextIO
 
 PROGRAM = "parallel-requests"
 
-FINE = 0
+SUCCESS = 0
 SOME_FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
@@ -20,9 +20,9 @@ def say(line: str) -> None:
     try:
         print(f"{PROGRAM}: {line}", file=sys.stderr)
     except OSError:
-        drop_what_is_buffered(sys.stderr)
+        discard_buffer(sys.stderr)
 
 
-def drop_what_is_buffered(stream: TextIO) -> None:
+def discard_buffer(stream: TextIO) -> None:
     """Discard what a stream still buffers, so that its flush at exit does not raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

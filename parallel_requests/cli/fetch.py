@@ -9,7 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from parallel_requests.cli.exits import FINE, INTERRUPTED, SOME_FAILED, say
+from parallel_requests.cli.exits import INTERRUPTED, SOME_FAILED, SUCCESS, say
 from parallel_requests.cli.flags import add_options, given_options, open_session
 from parallel_requests.cli.inputs import add_input, count_urls, open_sources
 from parallel_requests.cli.records import line_of
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             return INTERRUPTED
         finally:
             report.summarize(session.last_run)
-    return SOME_FAILED if report.failed else FINE
+    return SOME_FAILED if report.failed else SUCCESS
 
 
 class _Report:
@@ -126,8 +126,8 @@ class _Report:
 
     def show(self, result: Result[Any]) -> None:
         """Print a result."""
-        line, is_fine = line_of(result)
-        self.failed += not is_fine
+        line, is_success = line_of(result)
+        self.failed += not is_success
         if self._bar is None:
             print(line, flush=True)
             return

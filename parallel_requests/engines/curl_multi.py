@@ -31,7 +31,7 @@ logger = logging.getLogger("parallel_requests")
 _LONGEST_SLEEP = 60.0
 """Seconds to sleep at most, even if nothing is due."""
 _SWITCH_CHECK_INTERVAL = 1.0
-"""Seconds between two checks for answers that libcurl does not know to be over; they are rare."""
+"""Seconds between two checks for responses that libcurl does not know to be over; they are rare."""
 _MAX_STARTS = 256
 """Exchanges started before sockets are served again, or ``concurrency`` if that is more."""
 _SELECT_MAX_CONCURRENCY = 256
@@ -218,8 +218,8 @@ class CurlMultiEngine:
                 has_any = True
                 transfer: Transfer = easy.transfer
                 try:
-                    reply: Reply = transfer.answer()
-                except Exception as error:  # noqa: BLE001 - an answer that cannot be read costs this one item
+                    reply: Reply = transfer.response()
+                except Exception as error:  # noqa: BLE001 - a response that cannot be read costs this one item
                     reply = translated(self._backend, error, transfer.send.request)
                 self._end(transfer, reply)
             for easy, code, message in failed:

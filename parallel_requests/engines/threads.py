@@ -216,7 +216,7 @@ class ThreadsEngine:
             reply = translated(self._backend, error, send.request)
         finally:
             self._watchdog.release(flight)
-        # Even if an answer came: the library may have taken the cut for the end of the body.
+        # Even if a response came: the library may have taken the cut for the end of the body.
         return self._broken_off(send) if flight.is_cut else reply
 
     def _broken_off(self, send: Send) -> RequestTimeout:

@@ -91,7 +91,7 @@ def parse_failure(response: Response, error: BaseException) -> ParallelRequestsE
     """Return the error of an item whose ``parse_func`` raised."""
     failure = ParseError(
         f"parse_func raised {type(error).__name__} for {redact(response.url)}: {text_of(error)}. "
-        "The answer is kept in .response.",
+        "The response is kept in .response.",
         response,
     )
     failure.__cause__ = error

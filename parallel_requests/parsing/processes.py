@@ -294,7 +294,7 @@ class ParsePool:
 
 
 class ProcessParser:
-    """Parses the answers of one batch in a pool."""
+    """Parses the responses of one batch in a pool."""
 
     def __init__(self, pool: ParsePool, work: Work, policy: Policy) -> None:
         """Set up the parser.
@@ -309,5 +309,5 @@ class ProcessParser:
         policy.on_stop = pool.wake
 
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
-        """Hand a Result's answer over to the pool."""
+        """Hand the response of a Result over to the pool."""
         self._pool.add(Item(self._job, result, deliver))

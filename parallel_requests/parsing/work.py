@@ -170,7 +170,7 @@ def _parse_one(work: Work, function: Callable[[Any], Any] | None, response: Resp
         return _dump_failure(
             ParseError(
                 f"What parse_func returned for {response.url}, a {type(value).__name__}, cannot be pickled "
-                f"({type(error).__name__}: {text_of(error)}); the answer is kept in .response."
+                f"({type(error).__name__}: {text_of(error)}); the response is kept in .response."
             )
         )
 

@@ -90,7 +90,7 @@ class Item:
 
     def fail(self, problem: str) -> None:
         """Deliver the Result as a failure to parse."""
-        self.end(ParseError(f"{problem} The answer is kept in .response."))
+        self.end(ParseError(f"{problem} The response is kept in .response."))
 
     def stop(self, reason: ParallelRequestsError) -> None:
         """Deliver the Result as one whose batch has to end."""
@@ -171,7 +171,7 @@ class Child:
                 raise
 
     def waitables(self) -> list[Any]:
-        """Return what becomes ready when it answers or dies."""
+        """Return what becomes ready when it replies or dies."""
         return [self._connection, self._process.sentinel]
 
     def give(self, job: Job, items: list[Item]) -> None:

@@ -220,7 +220,7 @@ def test_a_silent_host_is_left_alone_for_two_minutes() -> None:
     quic, tcp = pycurl.CURL_HTTP_VERSION_3, pycurl.CURL_HTTP_VERSION_2TLS
     assert (reach.version_for(request), reach.version_for(proxied)) == (quic, tcp)
     now = 10.0
-    reach.note_answer(request.authority)
+    reach.note_response(request.authority)
     reach.note_silence(request.authority, began=9.0)
     assert reach.version_for(request) == quic, "one was slow, another has been answered"
     reach.note_silence(request.authority, began=11.0)

@@ -9,14 +9,14 @@ from typing import Any
 from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
 
 
-def machine_read(connection_class: Any) -> Any:
+def with_fixes(connection_class: Any) -> Any:
     """Return a connection class with the fixes; one of real urllib3 needs none and is returned as it is."""
     if not hasattr(connection_class, "peek_and_react"):
         return connection_class
-    return type(connection_class.__name__, (_MachineRead, connection_class), {})
+    return type(connection_class.__name__, (_Fixes, connection_class), {})
 
 
-class _MachineRead:
+class _Fixes:
     """Connection mixin: fails at once on a malformed response, and is not reused with unread bytes."""
 
     sock: Any
@@ -29,11 +29,11 @@ class _MachineRead:
 
         Not if streams share it: some of them may still be read when the connection is about to end.
         """
-        answer = super().connect()  # type: ignore[misc]
+        outcome = super().connect()  # type: ignore[misc]
         sock = socket_beneath(self.sock)
         if isinstance(sock, WatchedSocket) and not self.is_multiplexed:
             sock.feeds(self._protocol)
-        return answer
+        return outcome
 
     @property
     def is_connected(self) -> bool:

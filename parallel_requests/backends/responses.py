@@ -51,11 +51,11 @@ def timeouts_of(send: Send) -> tuple[float | None, float | None]:
     return connect, send.timeout
 
 
-def read_answer(send: Send, raw: Any) -> Response:
+def read_response(send: Send, raw: Any) -> Response:
     """Read a urllib3 response to its end; if that fails, close its connection.
 
     Args:
-        send: The attempt it answers.
+        send: The attempt.
         raw: The response, with its body not read yet.
     """
     try:
@@ -140,7 +140,7 @@ def translate(
 
 
 def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
-    """Return the meaning of one exception, or None if one further down the chain has to tell."""
+    """Return the meaning of one exception, or None if another one in the chain decides."""
     table: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
         (errors.NameResolutionError, DNSError),
         (errors.NewConnectionError, ConnectError),
