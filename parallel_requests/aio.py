@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
-from parallel_requests.batch import Batch, Outbox
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
@@ -26,6 +25,7 @@ from parallel_requests.session import ParallelSession, http_verb, runtime_of
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from parallel_requests.batch import Batch
     from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.planning import Item
@@ -54,7 +54,7 @@ class _Listener:
     def __init__(self, batch: Batch) -> None:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
-        batch.run.listen(self._call_from_thread)
+        batch.run.news.listen(self._call_from_thread)
 
     def _call_from_thread(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed, so nobody is waiting
@@ -222,7 +222,6 @@ class ParallelRequests:
             options=options,
         )
         batch = self._plan(urls, keys, call, holds_back=True)
-        batch.outbox = Outbox(ordered=ordered)
         async with self._running(batch, urls) as listener:
             while not batch.is_over:
                 batch.feed_what_fits()
@@ -230,7 +229,6 @@ class ParallelRequests:
                 batch.collect_news()
                 for result in batch.hand_over():
                     yield result
-                batch.engine.wake()
                 listener.call()
             batch.raise_input_error()
 

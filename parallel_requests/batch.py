@@ -41,6 +41,7 @@ class Batch:
         plan_item: Callable[[Any, int], Request],
         on_end: Callable[[], object],
         *,
+        is_ordered: bool = False,
         connections_before: int | None = None,
     ) -> None:
         """Set up a batch; `results` and `stream` start it.
@@ -52,15 +53,16 @@ class Batch:
                 called from outside.
             plan_item: Plans an item, given with its index, for a caller that feeds from outside.
             on_end: Called when it has ended, however it ended.
+            is_ordered: Whether its Results are handed over in input order.
             connections_before: Connections the backend had opened before, if it counts them.
         """
         self.plan_item = plan_item
         self.on_end = on_end
-        self.engine = engine
+        self._engine = engine
         self.run = run
         self.inputs = inputs
         self.connections_before = connections_before
-        self.outbox = Outbox(ordered=False)
+        self._outbox = _Outbox(is_ordered=is_ordered)
         self.is_over = False
         self.stats = RunStats()
         self._began = 0.0
@@ -68,9 +70,9 @@ class Batch:
     def start(self) -> None:
         """Hand the run to the engine."""
         self._began = perf_counter()
-        self.run.on_room = self.engine.wake
+        self.run.on_room = self._engine.wake
         try:
-            self.engine.submit(self.run)
+            self._engine.submit(self.run)
         except Exception:
             self.run.stop_pulling()  # so that it counts as done
             raise
@@ -86,7 +88,7 @@ class Batch:
             self._run_to_its_end()
             return self.finish()
         except BaseException as error:
-            _attach(error, self.abandon())
+            _attach(error, self._abandon())
             raise
 
     # The two loops below are outside the `try` of their callers on purpose: in CPython 3.13 a loop's jump
@@ -96,16 +98,15 @@ class Batch:
         self.start()
         while not self.run.is_done():
             self.feed_what_fits()
-            self.run.wait(self.needs_attention)
+            self.run.news.wait(self.needs_attention)
 
     def _run_as_results_come(self) -> Iterator[Result[Any]]:
         self.start()
         while not self.is_over:
             self.feed_what_fits()
-            self.run.wait(self.needs_attention_or_has_results)
+            self.run.news.wait(self.needs_attention_or_has_results)
             self.collect_news()
             yield from self.hand_over()
-            self.engine.wake()
 
     def finish(self) -> list[Result[Any]]:
         """Return all Results of a run that is done, in input order.
@@ -114,13 +115,13 @@ class Batch:
             Exception: The input raised; the Results are in its ``.results`` instead.
         """
         self.collect_news()
-        results = self.outbox.rest()
+        results = self._outbox.rest()
         if self.run.input_error is not None:
             _attach(self.run.input_error, results)
         self.raise_input_error()
         return results
 
-    def left_out(self) -> list[Result[Any]]:
+    def _left_out(self) -> list[Result[Any]]:
         """Return the Results of the items that a stopped run never started."""
         stop = self.run.policy.stop
         if stop is None:
@@ -130,13 +131,12 @@ class Batch:
             for request in self.run.unstarted()
         ]
 
-    def stream(self, *, ordered: bool) -> Iterator[Result[Any]]:
+    def stream(self) -> Iterator[Result[Any]]:
         """Yield Results as they come, or in input order; leaving the loop stops the run."""
-        self.outbox = Outbox(ordered=ordered)
         try:
             yield from self._run_as_results_come()
         except BaseException:
-            self.abandon()
+            self._abandon()
             raise
         self.raise_input_error()
 
@@ -144,17 +144,17 @@ class Batch:
         """Move new Results to the outbox; at the end, also those of the items that were never started."""
         self.is_over = self.run.is_done()
         results = self.run.results()
-        self.outbox.put(results)
+        self._outbox.put(results)
         self.run.drop(len(results))  # last, so that a Ctrl-C in between finds them in at least one place
         if self.is_over:
-            left_out = self.left_out()
-            self.outbox.put(left_out)
+            left_out = self._left_out()
+            self._outbox.put(left_out)
             results += left_out
-        self.account(results)
+        self._account(results)
 
     def hand_over(self) -> Iterator[Result[Any]]:
-        """Yield the Results whose turn it is."""
-        arrived = self.outbox.arrived
+        """Yield the Results whose turn it is, and let the engine use the room that they leave."""
+        arrived = self._outbox.arrived
         while arrived:
             result = arrived[0]
             self.run.release(1)
@@ -162,42 +162,43 @@ class Batch:
                 yield result
             finally:  # no Ctrl-C can come between `try` and `yield`, so what is removed was handed over
                 arrived.popleft()
+        self._engine.wake()
 
     def stop(self) -> None:
         """Stop the run, without waiting for its end; not in a forked child, as the run is the parent's."""
-        if not (self.run.is_done() or self.engine.threads.is_in_child_process()):
-            self.engine.stop(self.run, RunStoppedError("The run was stopped."))
+        if not (self.run.is_done() or self._engine.threads.is_in_child_process()):
+            self._engine.stop(self.run, RunStoppedError("The run was stopped."))
 
-    def abandon(self) -> list[Result[Any]]:
+    def _abandon(self) -> list[Result[Any]]:
         """Stop the run and return its finished Results that were not handed over, in input order."""
-        if self.engine.threads.is_in_child_process():
+        if self._engine.threads.is_in_child_process():
             return []
         self.stop()
         # It is if the garbage collector, on an engine's thread, closes an abandoned iterator.
-        if not self.engine.threads.is_worker():
-            self.run.wait(self.run.is_done, _STOP_PATIENCE)
+        if not self._engine.threads.is_worker():
+            self.run.news.wait(self.run.is_done, _STOP_PATIENCE)
         return self.keep_finished()
 
     def keep_finished(self) -> list[Result[Any]]:
         """Account for the finished Results that were not handed over, and return them in input order."""
         results = self.run.results()
         late = [result for result in results if not isinstance(result.error, RunStoppedError)]
-        self.outbox.put(late)
+        self._outbox.put(late)
         self.run.drop(len(results))
-        self.account(late)
-        finished = self.outbox.rest()
+        self._account(late)
+        finished = self._outbox.rest()
         self.stats.results = tuple(finished)
         return finished
 
     def feed(self, request: Request) -> None:
         """Feed one planned Request."""
         if self.run.feed(request):
-            self.engine.wake()
+            self._engine.wake()
 
     def end_input(self, error: BaseException | None = None) -> None:
         """Note that nothing more will be fed, and the error if the input raised."""
         self.run.end_input(error)
-        self.engine.wake()
+        self._engine.wake()
 
     def feed_what_fits(self) -> None:
         """Advance the input as far as there is room, but only briefly while Results are waiting."""
@@ -225,7 +226,7 @@ class Batch:
         """Whether there is anything to do for a consumer of single Results."""
         return self.run.has_results() or self.needs_attention()
 
-    def account(self, results: list[Result[Any]]) -> None:
+    def _account(self, results: list[Result[Any]]) -> None:
         """Add finished Results to the statistics."""
         self.stats.add(results)
         self.stats.seconds = perf_counter() - self._began
@@ -242,16 +243,16 @@ def _attach(error: BaseException, results: list[Result[Any]]) -> None:
         error.results = results  # type: ignore[attr-defined]
 
 
-class Outbox:
+class _Outbox:
     """The Results on their way to the consumer, in the order they came or in input order.
 
     Attributes:
         arrived: Those whose turn it is, the next one first.
     """
 
-    def __init__(self, *, ordered: bool) -> None:
+    def __init__(self, *, is_ordered: bool) -> None:
         self.arrived: deque[Result[Any]] = deque()
-        self._early: dict[int, Result[Any]] | None = {} if ordered else None
+        self._early: dict[int, Result[Any]] | None = {} if is_ordered else None
         self._next = 0
 
     def put(self, results: list[Result[Any]]) -> None:

@@ -30,14 +30,14 @@ from parallel_requests.redaction import redact
 from parallel_requests.urls import check_url, split_user_info
 
 if TYPE_CHECKING:
-    from parallel_requests.exchange import Reply
+    from parallel_requests.exchange import Policy, Reply
     from parallel_requests.observing import Observer, Progress
 
 Existing: TypeAlias = Literal["skip", "replace", "keep"]
 Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Checksums: TypeAlias = str | bool | Sequence[str | None] | Mapping[str, str] | None
 
-CHUNK_SIZE: Final = 1 << 20
+_CHUNK_SIZE: Final = 1 << 20
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -46,6 +46,7 @@ class Downloads:
 
     def __init__(
         self,
+        urls: Iterable[object],
         to: Target,
         *,
         sha256: Checksums = None,
@@ -56,6 +57,7 @@ class Downloads:
         """Set up, and create the folder.
 
         Args:
+            urls: What is downloaded.
             to: The folder, or one path per URL.
             sha256: The checksum of all, a list with one per URL, or a dict by URL; True only computes it.
             existing: What to do if a file exists: skip, replace, or keep both.
@@ -63,7 +65,8 @@ class Downloads:
             progress: Shows the bytes received.
 
         Raises:
-            ConfigurationError: One of these is wrong, or the folder cannot be created.
+            ConfigurationError: One of these is wrong, a list with one entry per URL has another length than
+                the list of URLs, or the folder cannot be created.
         """
         if existing not in get_args(Existing):
             raise ConfigurationError(
@@ -77,7 +80,9 @@ class Downloads:
         else:
             self._folder = Path()
             self._paths = _checked_paths(to)
-        self.is_counted = False
+        self.is_counted = isinstance(urls, Sized)
+        if isinstance(urls, Sized):
+            self._check_lengths(len(urls))
         self._skipped: list[Result[Any]] = []
         self._observer = observer
         self._progress = progress
@@ -91,18 +96,11 @@ class Downloads:
         """Whether finishing a file takes more than moving it."""
         return self._checksums is not None
 
-    def check(self, urls: Iterable[object]) -> None:
-        """Check that lists with one entry per URL are as long as the list of URLs.
-
-        Raises:
-            ConfigurationError: One of them is not.
-        """
-        self.is_counted = isinstance(urls, Sized)
-        if not isinstance(urls, Sized):
-            return
-        for name, column in (("to", self._paths), ("sha256", self._checksums)):
-            if isinstance(column, list) and len(column) != len(urls):
-                raise ConfigurationError(f"{name} has {len(column)} entries for {len(urls)} URLs.", name)
+    def policy(self, policy: Policy) -> Policy:
+        """Return a policy of a batch changed so that bodies go to these files."""
+        return dataclasses.replace(
+            policy, raise_for_status=True, deliver=self.write, resume=self, chunk_size=_CHUNK_SIZE
+        )
 
     def wanted(self, requests: Iterable[Request]) -> Iterator[Request]:
         """Yield the Requests whose files do not exist; the others become Results at once."""
@@ -192,6 +190,11 @@ class Downloads:
             part.give_up()
         if self._observer is not None:
             self._observer(result)
+
+    def _check_lengths(self, count: int) -> None:
+        for name, column in (("to", self._paths), ("sha256", self._checksums)):
+            if isinstance(column, list) and len(column) != count:
+                raise ConfigurationError(f"{name} has {len(column)} entries for {count} URLs.", name)
 
     def _new_part(self, request: Request) -> PartFile:
         checksum = self._checksum_of(request)

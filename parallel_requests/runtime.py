@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.downloading import Checksums, Downloads, Existing, Target
     from parallel_requests.exchange import Policy
+    from parallel_requests.parsing.in_place import Parse
 
 T = TypeVar("T")
 
@@ -183,35 +184,28 @@ class Runtime:
         Raises:
             ConfigurationError: Something is wrong; nothing was sent.
         """
-        from parallel_requests.downloading import CHUNK_SIZE, Downloads
+        from parallel_requests.downloading import Downloads
 
         self._check_open()
         items = [urls] if isinstance(urls, str) else urls
         check_call(items, keys, call)
         settings = self.settings.override(call.options, call.verb, refused=NOT_FOR_DOWNLOADS)
         downloads = Downloads(
+            items,
             to,
             sha256=sha256,
             existing=existing,
             observer=Observer(dataclasses.replace(settings, progress=False), total=None),
             progress=None if settings.progress is False else Progress(settings.progress, unit="B"),
         )
-        downloads.check(items)
         planner = self._planner(settings, accept_encoding="identity")
-        policy = dataclasses.replace(
-            self._policy(settings, ReturnType.JSON, planner),
-            raise_for_status=True,
-            deliver=downloads.write,
-            resume=downloads,
-            chunk_size=CHUNK_SIZE,
-        )
+        policy = downloads.policy(self._policy(settings, ReturnType.JSON, planner))
+        finish: Parse = downloads.finish
+        if downloads.needs_time:
+            finish = self._parsers.off_the_engine(finish, policy)
         run = Run(
             policy,
-            (
-                self._parsers.off_the_engine(downloads.finish, policy)
-                if downloads.needs_time
-                else downloads.finish
-            ),
+            finish,
             window=2 * self.settings.concurrency,
             observe=downloads.release,
         )
@@ -235,10 +229,10 @@ class Runtime:
             ctrl_c.results = batch.keep_finished()  # type: ignore[attr-defined]
             raise
 
-    def stream(self, batch: Batch, *, ordered: bool) -> Generator[Result[Any]]:
+    def stream(self, batch: Batch) -> Generator[Result[Any]]:
         """Run a batch and yield its Results as they come, or in input order."""
         try:
-            yield from batch.stream(ordered=ordered)
+            yield from batch.stream()
         finally:
             self.conclude(batch)
 
@@ -321,10 +315,16 @@ class Runtime:
             holds_back=holds_back,
             observe=observer or None,
         )
-        return self._new_batch(run, planner, inputs=inputs, on_end=observer.close)
+        return self._new_batch(run, planner, inputs=inputs, on_end=observer.close, is_ordered=call.is_ordered)
 
     def _new_batch(
-        self, run: Run, planner: Planner, *, inputs: Iterator[Request] | None, on_end: Callable[[], object]
+        self,
+        run: Run,
+        planner: Planner,
+        *,
+        inputs: Iterator[Request] | None,
+        on_end: Callable[[], object],
+        is_ordered: bool = False,
     ) -> Batch:
         return Batch(
             self._engine,
@@ -332,6 +332,7 @@ class Runtime:
             inputs,
             planner.plan_item,
             on_end,
+            is_ordered=is_ordered,
             connections_before=self.backend.connections_opened,
         )
 

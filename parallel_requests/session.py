@@ -179,7 +179,7 @@ class ParallelSession:
             options=options,
         )
         batch = self._runtime.plan(urls, keys, call, holds_back=True)
-        return self._runtime.stream(batch, ordered=ordered)
+        return self._runtime.stream(batch)
 
     @_download_verb
     def download(

@@ -338,7 +338,7 @@ class Interrupts:
     the modules through which Results go.
     """
 
-    MODULES = frozenset({"batch.py", "collecting.py", "run.py", "runtime.py", "session.py"})
+    MODULES = frozenset({"batch.py", "collecting.py", "news.py", "run.py", "runtime.py", "session.py"})
 
     def __init__(self, count: int) -> None:
         self._left = count

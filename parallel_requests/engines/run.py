@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections import deque
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from parallel_requests.engines.news import News
 from parallel_requests.exceptions import ParallelRequestsError
 from parallel_requests.exchange import Exchange, Policy, Reply, Send, exchange
 from parallel_requests.models import Request, Result
@@ -24,15 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("parallel_requests")
 
-_LONGEST_SLEEP = 0.25
-"""Seconds. A Ctrl-C that comes just before the thread falls asleep is not handled until it wakes."""
-
 
 class Run:
     """One batch under way in an engine.
 
-    Its consumer feeds it, collects Results from it and sleeps in between; the engine pulls Requests
-    from it and delivers Results to it. If the input is a list, the engine pulls straight from the
+    Its consumer feeds it, collects Results from it and waits for news in between; the engine pulls
+    Requests from it and delivers Results to it. If the input is a list, the engine pulls straight from the
     planner; an input that may block or never end is fed by the consumer, in the consumer's own thread.
     """
 
@@ -58,6 +54,7 @@ class Run:
             observe: Called with each Result before it is delivered, one at a time; must not raise.
 
         Attributes:
+            news: Tells the consumer when something has changed.
             on_room: Called, on any thread, when a full run has room again: the engine may have gone to
                 sleep while parsing lagged behind.
         """
@@ -71,15 +68,13 @@ class Run:
         # Guards what more than one thread writes below. Reentrant, as the garbage collector may run while
         # it is held, and close a coroutine of this batch whose loop is gone.
         self._lock = threading.RLock()
-        # Unlocked when there is news. A Ctrl-C at the wrong moment would leave a Condition locked.
-        self._news = threading.Lock()
         self._turns = None if observe is None else Turns(partial(self._hand_over_after, observe))
         self._pulled = self._finished = self._released = 0
         self._input_ended = source is not None
         self._is_starved = True
         self._exhausted = False
         self._is_full = False
-        self._listener: Callable[[], None] | None = None
+        self.news = News()
         self.on_room: Callable[[], None] | None = None
         self.input_error: BaseException | None = None
 
@@ -120,24 +115,6 @@ class Run:
         """Note that the consumer is done with some Results; if the run holds back, this makes room."""
         with self._lock:
             self._released += count
-
-    def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Block until a condition holds or the timeout is over; return whether it holds.
-
-        The condition is checked whenever something has changed. Only one thread at a time may wait.
-        """
-        end = math.inf if timeout is None else monotonic() + timeout
-        while not until():
-            left = end - monotonic()
-            if left <= 0:
-                return False
-            self._news.acquire(timeout=min(left, _LONGEST_SLEEP))
-        return True
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called, on any thread, whenever something has changed."""
-        with self._lock:
-            self._listener = listener
 
     def has_results(self) -> bool:
         """Whether there are Results."""
@@ -195,7 +172,7 @@ class Run:
         """Mark the run as exhausted: what is left of the input is not pulled."""
         with self._lock:
             self._exhausted = True
-            self._notify()
+            self.news.announce()
 
     def is_exhausted(self) -> bool:
         """Whether nothing more will be pulled."""
@@ -224,7 +201,7 @@ class Run:
             self._results.append(result)
             self._finished += 1
             if self._holds_back or self._source is None or self.is_done():
-                self._notify()
+                self.news.announce()
             has_room_again = self._is_full and self._open() <= self._window // 2
             if has_room_again:
                 self._is_full = False
@@ -233,12 +210,6 @@ class Run:
 
     def _open(self) -> int:
         return self._pulled - (self._released if self._holds_back else self._finished)
-
-    def _notify(self) -> None:
-        if self._news.locked():
-            self._news.release()
-        if self._listener is not None:
-            self._listener()
 
 
 class Task:
