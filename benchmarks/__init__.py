@@ -1,1 +1,1 @@
-"""Comparisons with what a user would reach for instead."""
+"""Comparisons with what a user would use instead."""

@@ -30,7 +30,7 @@ def measure(
 ) -> dict[str, list[Sample]]:
     """Run the rounds of one scene, contenders taking turns.
 
-    A contender that cannot start or fails its warm-up is left out, with a word on stderr.
+    A contender that cannot start or fails its warm-up is left out, with a message on stderr.
 
     Args:
         scene: What to do.
@@ -109,7 +109,7 @@ def main() -> int:
     """Run what the command line asks for.
 
     Returns:
-        The exit status: 1 where a target was missed, 2 where a server is missing.
+        The exit status: 1 if a target was missed, 2 if a server is missing.
     """
     options = _arguments()
     results: dict[str, dict[str, list[Sample]]] = {}

@@ -91,7 +91,7 @@ class Sample:
         seconds: Wall clock time.
         cpu_seconds: User and system time of the contender's process.
         max_rss_kib: The most memory its process ever had.
-        extra_threads: Threads beside the calling one, at most; None where /proc does not tell.
+        extra_threads: Threads beside the calling one, at most; None if there is no /proc.
     """
 
     calls: int

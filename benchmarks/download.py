@@ -57,12 +57,14 @@ def timed(fetch: Callable[[list[str], Path], None], urls: list[str], parent: Pat
 
 
 def main() -> int:
-    """Run the rounds and print the ratio; 1 where the target is missed."""
+    """Run the rounds and print the ratio; return 1 if the target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.download", description=__doc__)
     parser.add_argument("--files", type=int, default=1_000, help="files of 1 MiB in a round (default: 1000)")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: 5)")
     parser.add_argument("--backend", default="curl", help="ours (default: curl)")
-    parser.add_argument("--folder", type=Path, help="where files go (default: the system's place for such)")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the files (default: the system's temporary folder)"
+    )
     options = parser.parse_args()
     program = shutil.which("curl")
     if program is None:

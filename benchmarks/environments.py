@@ -22,7 +22,7 @@ class EnvironmentFailed(Exception):
 
 
 def interpreter(name: str, *, rebuild: bool = False) -> Path:
-    """The Python of an environment, which is built where it is missing or out of date.
+    """The Python of an environment, which is built if it is missing or out of date.
 
     Args:
         name: Which list in `requirements/` to install.
@@ -32,7 +32,7 @@ def interpreter(name: str, *, rebuild: bool = False) -> Path:
         The path of the interpreter.
 
     Raises:
-        EnvironmentFailed: pip did not get there.
+        EnvironmentFailed: pip failed.
     """
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"

@@ -57,7 +57,7 @@ class Figures:
     """What was measured on one backend.
 
     Attributes:
-        excess: Arrivals above ``rate * t + burst`` in the worst window; none where negative.
+        excess: Arrivals above ``rate * t + burst`` in the worst window; negative if it stays below.
         mean_error: Error of the mean rate, as a share of it.
         stop_seconds: From SIGINT to the end of the process.
         begun_after: Requests begun after SIGINT.
@@ -91,7 +91,7 @@ def measure(backend: str, server: Server, *, seconds: float) -> Figures:
 
 
 def rate(backend: str, server: Server, *, seconds: float) -> tuple[float, float, float]:
-    """The worst excess, the error of the mean rate and the server's lag, one answer in five being a 503."""
+    """The worst excess, the error of the mean rate and the server's lag, with one 503 in five responses."""
     server.reset()
     retry = RetryPolicy(max_retries=20, backoff_factor=0.01, backoff_max=0.05)
     urls = [server.url("/ratio?percent=20")] * int(RATE * seconds * 0.8)
@@ -137,7 +137,7 @@ def overshoot(backend: str) -> float:
 
 
 def outage(backend: str, server: Server) -> int:
-    """Requests made where every answer is a 503, with ``max_retries=3``."""
+    """Requests made if every response is a 503, with ``max_retries=3``."""
     server.reset()
     retry = RetryPolicy(max_retries=3, backoff_factor=0.01)
     with ParallelSession(backend=backend, concurrency=50, retry=retry) as session:

@@ -1,4 +1,4 @@
-"""What `parse_processes` brings, and what it costs: `python -m benchmarks.parse_processes`.
+"""Gains and costs of `parse_processes`: `python -m benchmarks.parse_processes`.
 
 Three questions, answered by rounds in which the two sides take turns:
 

@@ -1,4 +1,4 @@
-"""What this library has promised, in one place, and how far it is kept."""
+"""What this library promises about its speed, and whether it is kept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Target:
 
     Attributes:
         scene: Where it is measured.
-        contender: Of whom it is asked.
+        contender: Who has to keep it.
         measure: What is measured. A rate has to reach the bound, all else must not exceed it.
-        bound: A ratio where there is a reference, else a value in the unit of the measure.
-        reference: With whom it is compared.
+        bound: A ratio if there is a reference, else a value in the unit of the measure.
+        reference: What it is compared with.
     """
 
     scene: str
@@ -41,13 +41,13 @@ class Target:
         """What was measured: the median over the rounds.
 
         With a reference it is the median of the ratios within each round, so that a machine that is
-        busier in one round than in the next favours nobody.
+        busier in some rounds favours no contender.
 
         Args:
             samples: The samples of the scene, by contender.
 
         Returns:
-            The value, or None where one of the two was not measured.
+            The value, or None if one of the two was not measured.
         """
         own = self._measured(samples.get(self.contender, ()))
         if self.reference is None:

@@ -40,7 +40,7 @@ ENVIRONMENT_VARIABLES = (
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C work in the programs the tests start, also where the tests run in the background."""
+    """Let Ctrl-C work in the programs that tests start, even if the tests run in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -64,14 +64,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_counts(request: pytest.FixtureRequest) -> None:
-    """Let every test begin with counts of zero on the servers it uses."""
+    """Reset the counts of the servers that a test uses."""
     for name in SERVER_FIXTURES.intersection(request.fixturenames):
         request.getfixturevalue(name).reset()
 
 
 @pytest.fixture
 def lateness() -> Iterator[Lateness]:
-    """How late this process came by the machine's fault."""
+    """How late this process ran because of the machine."""
     with Lateness() as measured:
         yield measured
 
@@ -131,14 +131,14 @@ def tls_server(certificates: Certificates) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def h2_server(certificates: Certificates) -> Iterator[Server]:
-    """HTTP/2 over TLS, and HTTP/1.1 for who asks for it; trust its ``ca_file``."""
+    """HTTP/2 over TLS, and HTTP/1.1 for clients without it; trust its ``ca_file``."""
     with Server("tests.server.h2", identity=certificates.good, ca_file=certificates.ca_file) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def h3_server(certificates: Certificates) -> Iterator[Server]:
-    """HTTP/3 over QUIC alone; trust its ``ca_file``."""
+    """HTTP/3 over QUIC only; trust its ``ca_file``."""
     with Server("tests.server.h3", identity=certificates.good, ca_file=certificates.ca_file) as running:
         yield running
 

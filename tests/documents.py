@@ -39,7 +39,7 @@ class Block:
         heading: The heading it stands under.
         source: The code.
         output: The ``text`` block that follows at once, which is what the code prints; None
-            where there is none.
+            if there is none.
     """
 
     document: str
@@ -51,12 +51,12 @@ class Block:
 
     @property
     def id(self) -> str:
-        """What a test of this block is called."""
+        """The id of a test of this block."""
         return f"{self.document}:{self.line}"
 
     @property
     def needs_niquests(self) -> bool:
-        """Whether it only runs where niquests is installed."""
+        """Whether it needs niquests."""
         return 'backend="niquests"' in self.source or "niquests." in self.source
 
     def run(self, namespace: dict[str, Any]) -> str:

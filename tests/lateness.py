@@ -1,4 +1,4 @@
-"""How late this process itself comes because the machine is busy: what no limiter can make good."""
+"""How late this process runs because the machine is busy, which no limiter can compensate."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Census:
         return cls(frozenset(threading.enumerate()), frozenset(children(os.getpid())))
 
     def leftovers(self) -> list[str]:
-        """What lives now and did not then; what is just ending gets two seconds to do so."""
+        """What is alive now and was not then; what is about to end has two seconds to do so."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         for thread in set(threading.enumerate()) - self.threads - {threading.current_thread()}:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -47,7 +47,7 @@ class Census:
 
 
 def children(pid: int) -> set[int]:
-    """Live descendants of a process (none known where there is no /proc)."""
+    """Live descendants of a process (none if there is no /proc)."""
     found: set[int] = set()
     for listing in _PROCESSES.glob(f"{pid}/task/*/children"):
         try:
@@ -58,7 +58,7 @@ def children(pid: int) -> set[int]:
 
 
 def open_sockets() -> int:
-    """Sockets this process has open (0 where there is no /proc)."""
+    """Sockets this process has open (0 if there is no /proc)."""
     count = 0
     for descriptor in _PROCESSES.glob("self/fd/*"):
         try:

@@ -1,4 +1,4 @@
-"""How much memory this process holds, as Linux tells it."""
+"""The memory of this process, according to Linux."""
 
 from __future__ import annotations
 

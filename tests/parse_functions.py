@@ -1,4 +1,4 @@
-"""What the tests let parse processes do; it stands in a module of its own, for them to import quickly."""
+"""Functions that tests run in parse processes; in a module of their own, so that these import it quickly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HUGE = 48 * 1024 * 1024
 
 
 class NeedsTwo(Exception):
-    """Pickles, and then will not unpickle: its arguments are not those of its constructor."""
+    """Can be pickled but not unpickled: its arguments are not those of its constructor."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -34,28 +34,28 @@ class HoldsLock(Exception):
 
 
 class Textless(Exception):
-    """Cannot even say what it is."""
+    """Has no readable text."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
 
 class OneWay:
-    """Pickles, and fails where it is unpickled."""
+    """Can be pickled, and raises when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _refuse, ()
 
 
 class SilentOneWay:
-    """Likewise, and what it fails with cannot say so."""
+    """Likewise, with an exception that has no readable text."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _refuse_silently, ()
 
 
 class NoWay:
-    """Will not pickle, and what it fails with cannot say so."""
+    """Cannot be pickled, and the exception has no readable text."""
 
     def __reduce__(self) -> NoReturn:
         raise Textless
@@ -125,7 +125,7 @@ def waits_for(path: Path, value: dict[str, int]) -> int:
 
 
 def never_returns(begun: Path, value: Any) -> NoReturn:
-    """Say by a file that it has begun, and stay."""
+    """Create a file to show that it has begun, and never return."""
     begun.touch()
     while True:
         time.sleep(60)

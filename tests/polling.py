@@ -1,4 +1,4 @@
-"""Asking again and again, where what a test waits for happens in a real server or process."""
+"""Polling for what happens in a real server or process."""
 
 from __future__ import annotations
 

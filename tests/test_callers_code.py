@@ -1,4 +1,4 @@
-"""The caller's own functions raise, call back, close, dawdle, leave: nothing hangs, no item is lost."""
+"""The caller's functions raise, call the session, close it or are slow: nothing hangs, no item is lost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from parallel_requests import (
     DeadlineExceededError,
     ParallelRequests,
     ParallelSession,
-    PartialFailureError,
     Response,
     RetryPolicy,
     RunStoppedError,
 )
+from tests.failures import partial_failure
 from tests.server.faults import read_request, repeat, response, send, wait
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(20)
 
 
 class UnreadableError(Exception):
-    """An error that cannot be shown."""
+    """An error whose text cannot be read."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -61,14 +61,6 @@ def raising(error: type[BaseException]) -> Callable[..., Any]:
         raise error
 
     return function
-
-
-def failures(call: Callable[[], object]) -> PartialFailureError:
-    """Return the error of a batch, of which nothing may be lost."""
-    with pytest.raises(PartialFailureError) as caught:
-        call()
-    assert [result.index for result in caught.value.results] == list(range(len(caught.value.results)))
-    return caught.value
 
 
 # -- the caller's functions raise what they like
@@ -99,7 +91,7 @@ def test_a_callback_that_raises_costs_its_item(
         "restart": {"return_type": "stream", "stream_callback": broken_off},
     }
     options = all_options[place]
-    assert len(failures(lambda: session.request(urls, **options)).failed) == COUNT
+    assert len(partial_failure(lambda: session.request(urls, **options)).failed) == COUNT
     assert len(session.request(urls)) == COUNT, "the engine has survived it"
 
 
@@ -144,7 +136,7 @@ def test_an_index_that_is_written_over_costs_no_result_and_no_place(
     place: str, session: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
     urls = [server.url("/status/404"), *(server.url(f"/id/{number}") for number in range(1, COUNT))]
-    error = failures(lambda: session.request(urls, **PLACES[place]))
+    error = partial_failure(lambda: session.request(urls, **PLACES[place]))
     assert [result.value for result in error.results] == [None, *({"id": n} for n in range(1, COUNT))]
     for ordered in (False, True):
         results = list(session.iter_results(iter(urls), ordered=ordered, **PLACES[place]))
@@ -158,14 +150,14 @@ def test_an_index_that_is_written_over_costs_no_result_and_no_place(
 
 
 @pytest.mark.parametrize("place", ["on_result", "parse_func"])
-def test_the_session_is_closed_from_within(session: ParallelSession, urls: list[str], place: str) -> None:
+def test_a_callback_may_close_the_session(session: ParallelSession, urls: list[str], place: str) -> None:
     options: dict[str, Any] = {place: lambda _: session.close()}
-    stopped = [result.error for result in failures(lambda: session.request(urls, **options)).results]
+    stopped = [result.error for result in partial_failure(lambda: session.request(urls, **options)).results]
     assert any(isinstance(error, RunStoppedError) for error in stopped)
     assert all(error is None or isinstance(error, RunStoppedError) for error in stopped)
 
 
-def test_a_hook_that_calls_its_own_session_is_told_so(session: ParallelSession, urls: list[str]) -> None:
+def test_a_hook_that_calls_its_own_session_gets_an_error(session: ParallelSession, urls: list[str]) -> None:
     told: list[BaseException] = []
 
     def ask_again(_: object) -> None:
@@ -178,7 +170,7 @@ def test_a_hook_that_calls_its_own_session_is_told_so(session: ParallelSession, 
     assert len(told) == COUNT
 
 
-def test_a_hook_that_waits_for_the_processes_it_is_called_by_is_told_so(
+def test_a_hook_that_waits_for_its_own_parse_processes_gets_an_error(
     session: ParallelSession, urls: list[str]
 ) -> None:
     told: list[BaseException] = []
@@ -199,7 +191,7 @@ def test_a_parse_func_that_calls_its_own_session_never_waits_for_itself(
     def parse(_: object) -> object:
         return session.request(urls[0], parse_func=lambda value: value)
 
-    failed = failures(lambda: session.request(urls, parse_func=parse))
+    failed = partial_failure(lambda: session.request(urls, parse_func=parse))
     assert all(
         isinstance(result.error and result.error.__cause__, ConfigurationError) for result in failed.results
     )
@@ -215,7 +207,7 @@ def test_a_deadline_while_answers_are_parsed_loses_no_item(session: ParallelSess
         time.sleep(0.4)  # beyond the deadline, while nothing else of the batch is under way
         return value
 
-    failed = failures(lambda: session.request(urls, parse_func=parse, deadline=0.2))
+    failed = partial_failure(lambda: session.request(urls, parse_func=parse, deadline=0.2))
     assert len(failed.results) == 200
     assert 0 < failed.total - len(failed.failed) <= CONCURRENCY
     assert all(isinstance(item.error, DeadlineExceededError) for item in failed.failed)

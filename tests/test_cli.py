@@ -95,7 +95,7 @@ def test_urls_from_stdin(server: Server, arguments: list[str]) -> None:
 
 
 def test_stdin_is_streamed_through(server: Server) -> None:
-    """An endless input, of which no more is read than there is room for."""
+    """An endless input is read only as far as there is room."""
     with start("fetch", "-", "--concurrency", "5", "-q") as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -117,7 +117,7 @@ def test_stdin_is_streamed_through(server: Server) -> None:
 # -- what comes out
 
 
-def test_a_line_tells_what_became_of_a_url(server: Server) -> None:
+def test_each_result_is_one_line(server: Server) -> None:
     done = run("fetch", server.url("/id/7?token=hidden"))
     (record,) = records(done.stdout)
     assert set(record) == {"index", "url", "status", "attempts", "elapsed", "value"}
@@ -128,7 +128,7 @@ def test_a_line_tells_what_became_of_a_url(server: Server) -> None:
     assert "hidden" not in done.stdout + done.stderr
 
 
-def test_results_come_as_they_complete_unless_ordered(server: Server) -> None:
+def test_results_are_printed_as_they_complete_unless_ordered(server: Server) -> None:
     late_first = ["--backend", "urllib3", server.url("/id/1?delay=0.5"), server.url("/id/2")]
     assert [value["id"] for value in values(run("fetch", *late_first).stdout)] == [2, 1]
     assert [value["id"] for value in values(run("fetch", "--ordered", *late_first).stdout)] == [1, 2]
@@ -158,8 +158,8 @@ def test_each_return_type_fits_into_a_line(server: Server) -> None:
     assert (response["http_version"], response["reason"]) == ("HTTP/1.1", "OK")
 
 
-def test_what_is_no_json_cannot_be_in_a_line(fault_server: Callable[..., FaultServer]) -> None:
-    """``NaN`` is fine for Python's decoder, but the line would be no JSON."""
+def test_a_value_that_json_cannot_express_is_an_error(fault_server: Callable[..., FaultServer]) -> None:
+    """``NaN`` is accepted by Python's decoder, but the line would not be JSON."""
     body = b'{"n":NaN}'
     server = fault_server([read_request(), send(response(body))])
     done = run("fetch", server.url())
@@ -168,12 +168,12 @@ def test_what_is_no_json_cannot_be_in_a_line(fault_server: Callable[..., FaultSe
     assert record["error"]["type"] == "ValueError"
 
 
-def test_quiet_says_nothing_on_stderr(server: Server) -> None:
+def test_quiet_prints_nothing_on_stderr(server: Server) -> None:
     assert run("fetch", "-q", server.url("/id/1")).stderr == ""
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tqdm") is None, reason="the bar is tqdm's")
-def test_a_bar_where_stderr_is_a_terminal(server: Server, tmp_path: Path) -> None:
+def test_a_progress_bar_is_shown_if_stderr_is_a_terminal(server: Server, tmp_path: Path) -> None:
     listed = tmp_path / "urls.txt"
     listed.write_text(f"# one alone\n\n{server.url('/id/2')}\n")
     terminal, its_end = os.openpty()
@@ -207,7 +207,7 @@ def test_cookies_given_one_by_one_are_one_header(server: Server) -> None:
     assert record["value"] == {"cookies": {"a": "1", "b": "2"}}
 
 
-def test_headers_of_ones_own_beat_what_json_brings(server: Server) -> None:
+def test_headers_given_override_those_that_json_adds(server: Server) -> None:
     given = ["--json", "{}", "--header", "Content-Type: application/merge-patch+json", "-X", "PATCH"]
     (answer,) = values(run("fetch", *given, server.url("/anything")).stdout)
     assert answer["method"] == "PATCH"
@@ -222,7 +222,7 @@ def test_retries_can_be_switched_off(server: Server) -> None:
     assert server.stats().requests == 1
 
 
-def test_concurrency_bounds_what_is_in_flight(server: Server) -> None:
+def test_concurrency_limits_the_calls_in_flight(server: Server) -> None:
     urls = [server.url(f"/id/{number}?delay=0.05") for number in range(12)]
     assert run("fetch", "--backend", "urllib3", "--concurrency", "3", *urls).returncode == SUCCESS
     assert server.stats().max_in_flight == 3
@@ -258,7 +258,7 @@ def test_timeout_and_deadline_end_what_takes_longer(server: Server) -> None:
     assert record["error"]["type"] == "DeadlineExceededError"
 
 
-def test_certificates_are_checked_by_the_system_a_file_or_not_at_all(tls_server: Server) -> None:
+def test_certificates_are_checked_by_the_system_cas_a_file_or_not_at_all(tls_server: Server) -> None:
     url = tls_server.url("/id/1")
     (record,) = records(run("fetch", "--retries", "0", url).stdout)
     assert record["error"]["type"] == "TLSError"
@@ -301,7 +301,7 @@ def test_a_warning_is_one_line(server: Server) -> None:
         ([], "required: COMMAND"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(
+def test_wrong_usage_is_reported_in_one_line(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -328,14 +328,14 @@ def test_help_names_the_default_of_every_option(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("command", ["fetch", "download"])
-def test_help_where_the_terminal_knows_ascii_alone(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_on_a_terminal_limited_to_ascii(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = run(command, "--help")
     assert (done.returncode, done.stderr) == (SUCCESS, "")
     assert "--concurrency" in done.stdout
 
 
-def test_ctrl_c_keeps_what_finished_and_begins_nothing_more(server: Server) -> None:
+def test_ctrl_c_keeps_finished_results_and_starts_nothing_more(server: Server) -> None:
     urls = [server.url("/id/1"), server.url("/id/2"), *[server.url("/delay/60")] * 8]
     with start("fetch", "--concurrency", "4", *urls) as process:
         assert process.stdout is not None
@@ -351,7 +351,7 @@ def test_ctrl_c_keeps_what_finished_and_begins_nothing_more(server: Server) -> N
     assert server.stats().requests <= 2 + 4
 
 
-def test_ctrl_c_shows_what_was_held_back_for_its_order(server: Server) -> None:
+def test_ctrl_c_prints_results_held_back_for_their_order(server: Server) -> None:
     urls = [server.url(path) for path in ("/id/0", "/hang", "/id/1", "/id/2", "/id/3")]
     with start("fetch", "--ordered", "--concurrency", "2", *urls) as process:
         assert process.stdout is not None
@@ -376,7 +376,7 @@ def test_ctrl_c_while_waiting_for_input(command: str) -> None:
     assert "Traceback" not in told
 
 
-def test_a_reader_that_leaves_ends_it_quietly(server: Server) -> None:
+def test_a_closed_pipe_ends_it_quietly(server: Server) -> None:
     with start("fetch", "-", "--concurrency", "4", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -418,7 +418,7 @@ def test_a_table_that_cannot_be_written_is_an_error() -> None:
     assert told == "parallel-requests: error: [Errno 28] No space left on device\n"
 
 
-def test_a_table_nobody_reads_ends_quietly() -> None:
+def test_a_table_into_a_closed_pipe_ends_quietly() -> None:
     with start("backends") as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -495,7 +495,7 @@ def test_backends_shows_what_each_can_do_in_columns() -> None:
             assert mark == ("yes" if getattr(backend.capabilities, ability.name) else "no"), title
 
 
-def test_a_backend_that_cannot_be_imported_is_told_of(
+def test_a_backend_that_cannot_be_imported_is_reported(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pycurl.py").write_text("raise ImportError('libcurl is missing')")
@@ -512,7 +512,7 @@ def test_a_backend_that_cannot_be_imported_is_told_of(
     assert run("fetch", "--backend", "urllib3", server.url("/id/1")).returncode == SUCCESS
 
 
-def test_an_entry_point_that_leads_nowhere_is_told_of(
+def test_an_entry_point_that_leads_nowhere_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "broken-1.0.dist-info"
@@ -530,18 +530,18 @@ def test_an_entry_point_that_leads_nowhere_is_told_of(
 
 @pytest.mark.niquests
 @pytest.mark.skipif(not is_installed("niquests"), reason="niquests takes the place of urllib3")
-def test_backends_tells_that_urllib3_is_not_the_real_one() -> None:
+def test_backends_reports_that_urllib3_is_replaced() -> None:
     version = backend_class("urllib3").version()
     assert f"not the real one; urllib3-future {version}" in run("backends").stdout
 
 
 @pytest.mark.skipif(is_installed("niquests"), reason="niquests takes the place of urllib3")
-def test_backends_tells_that_urllib3_is_the_real_one() -> None:
+def test_backends_reports_that_urllib3_is_the_real_one() -> None:
     version = backend_class("urllib3").version()
     assert f"urllib3: the real one, {version}" in run("backends").stdout
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"parallel-requests {parallel_requests.__version__}\n"
@@ -572,7 +572,7 @@ def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Pat
     assert done.stderr == ""
 
 
-def test_one_checksum_is_that_of_every_file(server: Server, tmp_path: Path) -> None:
+def test_one_checksum_applies_to_every_file(server: Server, tmp_path: Path) -> None:
     urls = [server.url("/range/1000"), server.url("/range/1000?again"), server.url("/range/2000")]
     assert run("download", urls[0], "--to", str(tmp_path / "first")).returncode == SUCCESS
     checksum = hashlib.sha256((tmp_path / "first" / "1000").read_bytes()).hexdigest()

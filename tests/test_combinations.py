@@ -1,4 +1,4 @@
-"""One session, used in every way at once: each input has one Result, in its place, and the server agrees.
+"""One session used in every way at once: each input has one Result, in its place, as the server confirms.
 
 The steps are drawn by hypothesis, always the same ones. What the server saw of a batch is told apart by a
 tag in the query, so that batches may overlap.
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class InputError(Exception):
-    """What an input raises."""
+    """The error that an input raises."""
 
 
 def raise_anything(*_: object) -> None:
@@ -65,7 +65,7 @@ HOOKS = st.fixed_dictionaries(
 
 
 class Expected:
-    """A batch, and what is to come of it."""
+    """A batch and its expected Results."""
 
     def __init__(self, server: Server, tag: int, drawn: list[str]) -> None:
         self.tag = f"batch-{tag}"
@@ -88,7 +88,7 @@ class Expected:
         return [{"url": url} for url in self.urls] if form == "dicts" else form(self.urls)
 
     def value(self, index: int) -> Any:
-        """What an item comes to; None where it fails."""
+        """The value of an item; None if it fails."""
         kind = self.kinds[index]
         if kind == "flaky":
             return {"key": f"{self.tag}-{index}", "count": 2}
@@ -105,7 +105,7 @@ class Expected:
 
 
 class Session(RuleBasedStateMachine):
-    """The session, and the batches that are under way on threads of their own."""
+    """The session, and its running batches on threads of their own."""
 
     server: Server
     backend: str
@@ -240,7 +240,7 @@ class Session(RuleBasedStateMachine):
 
     @rule()
     def close_and_open_another(self) -> None:
-        """Close while batches are under way: what they had not done is told of as stopped."""
+        """Close while batches are running: unfinished items fail as stopped."""
         self.session.close()
         for batch, results in self.under_way:
             done = results.exception(PATIENCE)
@@ -274,7 +274,7 @@ class Session(RuleBasedStateMachine):
             assert result.value == batch.value(result.index)
 
     def check_attempts(self, batch: Expected, results: Iterable[Result[Any]]) -> None:
-        """What the Results tell of attempts is what the server saw."""
+        """The attempts that Results report are those that the server saw."""
         seen = Counter(tag for entry in self.server.log() for tag in parse_qs(entry.query).get("tag", ()))
         assert seen[batch.tag] == sum(result.attempts for result in results)
 

@@ -1,4 +1,4 @@
-"""The demo runs, tells the truth, and leaves nothing behind."""
+"""The demo runs and prints the expected rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages: Python blocks print what is said, links lead somewhere, no name or table is out of date."""
+"""The pages: Python blocks print what they show, links work, names and tables are up to date."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names a page's headings can be linked by."""
+    """The anchors of a page's headings."""
     headings = _HEADING.findall(_CODE.sub("", page.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @for_each(FOR_CONTRIBUTORS)
-def test_targets_of_make_and_files_of_ours_are_called_so(page: Path) -> None:
+def test_make_targets_and_files_that_pages_name_exist(page: Path) -> None:
     text, makefile = page.read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in _MAKE.findall(text):
         assert f".PHONY: {target}\n" in makefile, target
@@ -79,7 +79,7 @@ def test_targets_of_make_and_files_of_ours_are_called_so(page: Path) -> None:
         assert any(str(parent).endswith(folder) for parent in found), name
 
 
-def test_every_folder_and_kind_of_test_is_told_of() -> None:
+def test_every_folder_of_tests_is_described() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     folders = {path.parent for path in (ROOT / "tests").glob("*/__init__.py")}
     for folder in folders:

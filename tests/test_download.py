@@ -1,4 +1,4 @@
-"""Files: whole or not there, resumed, checked, and never outside their folder."""
+"""Files: complete or not there, resumed, checked, and never outside their folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
 
 @pytest.fixture
 def fast() -> Iterator[ParallelSession]:
-    """A session over whatever is there, for what does not depend on it."""
+    """A session over any backend, for tests that do not depend on it."""
     with ParallelSession(retry=QUICK) as opened:
         yield opened
 
@@ -68,7 +68,7 @@ def names(folder: Path) -> list[str]:
 
 
 def visible(folder: Path) -> list[str]:
-    """The files in a folder that are none of our notes."""
+    """The files in a folder that are not hidden."""
     return [name for name in names(folder) if not name.startswith(".")]
 
 
@@ -78,18 +78,18 @@ def head(*lines: str, status: str = "200 OK") -> bytes:
 
 
 def whole(body: bytes = BODY, etag: str = '"one"') -> bytes:
-    """The bytes of a whole answer."""
+    """The bytes of a complete response."""
     return response(body, f"ETag: {etag}")
 
 
 def rest(start: int, body: bytes = BODY, etag: str = '"one"') -> bytes:
-    """The bytes of an answer with the rest."""
+    """The bytes of a 206 response with the rest."""
     span = f"Content-Range: bytes {start}-{len(body) - 1}/{len(body)}"
     return response(body[start:], f"ETag: {etag}", span, status="206 Partial Content")
 
 
 def cut(at: int, etag: str = '"one"') -> bytes:
-    """The bytes of an answer that ends too soon."""
+    """The bytes of a response that ends too soon."""
     return head(f"Content-Length: {len(BODY)}", f"ETag: {etag}") + BODY[:at]
 
 
@@ -131,9 +131,7 @@ def test_one_url_gives_one_file_and_keys_a_dict(
     assert {key: file.size for key, file in by_key.items()} == {"x": 20, "y": 30}
 
 
-def test_paths_of_ones_own_are_taken_as_they_are(
-    fast: ParallelSession, server: Server, tmp_path: Path
-) -> None:
+def test_given_paths_are_used_as_they_are(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
     paths: list[str | Path] = [tmp_path / "new" / "deep" / "one.bin", str(tmp_path / "two.bin")]
     files = fast.download((server.url(f"/range/{size}") for size in (10, 20)), paths)
     assert [file.path for file in files] == list(map(Path, paths))
@@ -153,7 +151,7 @@ def test_the_function_and_the_coroutine_do_the_same(server: Server, tmp_path: Pa
     assert [file.size for file in asyncio.run(fetch())] == [1000, 2000]
 
 
-def test_wrong_options_are_found_before_anything_is_sent(
+def test_wrong_options_are_refused_before_anything_is_sent(
     fast: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
     urls = [server.url("/range/1"), server.url("/range/2")]
@@ -187,7 +185,7 @@ def test_progress_counts_bytes(session: ParallelSession, server: Server, tmp_pat
     assert [completed for completed, _ in seen] == sorted(completed for completed, _ in seen)
 
 
-def test_progress_has_no_total_where_none_is_announced(
+def test_progress_has_no_total_if_none_is_announced(
     session: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int | None]] = []
@@ -207,7 +205,7 @@ def test_a_progress_bar_counts_bytes(
     assert "300k/300k" in capsys.readouterr().err
 
 
-def test_a_progress_bar_that_cannot_be_drawn_is_found_before_anything_is_sent(
+def test_a_progress_bar_without_tqdm_is_refused_before_anything_is_sent(
     fast: ParallelSession, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
@@ -232,7 +230,7 @@ def test_failures_lose_nothing(session: ParallelSession, server: Server, tmp_pat
     assert session.download(urls, tmp_path, return_none_on_failure=True)[1:3] == [None, None]
 
 
-def test_a_redirect_that_is_not_followed_is_no_file(
+def test_a_redirect_that_is_not_followed_gives_no_file(
     fast: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
     with pytest.raises(DownloadError):
@@ -252,7 +250,7 @@ def test_a_body_that_is_too_large(session: ParallelSession, server: Server, tmp_
     assert not [name for name in names(tmp_path) if not name.startswith(".")]
 
 
-def test_a_file_that_cannot_be_written_fails_that_item_alone(
+def test_a_file_that_cannot_be_written_fails_its_item_only(
     session: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
     in_the_way = tmp_path / "way"
@@ -274,7 +272,7 @@ def test_a_folder_of_that_name_is_in_the_way(fast: ParallelSession, server: Serv
 
 
 @pytest.mark.parametrize("end", [close, rst])
-def test_row_32_what_breaks_off_for_good_leaves_no_file_and_no_descriptor(
+def test_row_32_a_failed_download_leaves_no_file_and_no_descriptor(
     session: ParallelSession,
     fault_server: Callable[..., FaultServer],
     tmp_path: Path,
@@ -302,7 +300,7 @@ def test_a_deadline_leaves_a_result_for_every_url(
 
 
 def in_two_halves(answer: bytes, at: int, then: threading.Event) -> list[Step]:
-    """The steps of an answer whose second half comes when the test says so."""
+    """The steps of a response whose second half is sent when the test says so."""
     return [read_request(), send(answer[:-at]), wait(then), send(answer[-at:])]
 
 
@@ -326,7 +324,7 @@ def begun(
     return file
 
 
-def test_two_downloads_of_one_file_at_once_do_not_meet(
+def test_two_simultaneous_downloads_of_one_file_do_not_disturb_each_other(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     first_goes_on, second_breaks_off = threading.Event(), threading.Event()
@@ -347,7 +345,7 @@ def test_two_downloads_of_one_file_at_once_do_not_meet(
     assert descriptors() == 0
 
 
-def test_two_downloads_do_not_resume_one_beginning(
+def test_only_one_of_two_downloads_resumes_a_part_file(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     first_goes_on = threading.Event()
@@ -373,7 +371,7 @@ CALLED_REPORT = b'Content-Disposition: attachment; filename="report.pdf"\r\n'
 
 
 @pytest.mark.parametrize("existing", ["skip", "keep"])
-def test_two_downloads_that_the_server_calls_alike_are_numbered(
+def test_two_downloads_with_the_same_server_name_are_numbered(
     existing: Existing, session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     first_goes_on, second_goes_on = threading.Event(), threading.Event()
@@ -403,7 +401,7 @@ def test_two_downloads_that_the_server_calls_alike_are_numbered(
     assert descriptors() == 0
 
 
-def test_of_many_downloads_that_the_server_calls_alike_none_is_lost(
+def test_many_downloads_with_the_same_server_name_are_all_kept(
     fast: ParallelSession, server: Server, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     named_alike = fault_server([repeat(read_request(), send(named('attachment; filename="report.pdf"')))])
@@ -414,7 +412,7 @@ def test_of_many_downloads_that_the_server_calls_alike_none_is_lost(
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_a_file_that_comes_to_be_there_meanwhile_is_kept(
+def test_a_file_that_appears_meanwhile_is_kept(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     goes_on = threading.Event()
@@ -431,7 +429,7 @@ def test_a_file_that_comes_to_be_there_meanwhile_is_kept(
 
 
 @pytest.mark.parametrize("existing", ["skip", "keep"])
-def test_where_files_cannot_be_linked_none_is_lost_either(
+def test_all_files_are_kept_on_a_file_system_without_links(
     existing: Existing,
     fast: ParallelSession,
     fault_server: Callable[..., FaultServer],
@@ -453,7 +451,7 @@ def test_where_files_cannot_be_linked_none_is_lost_either(
 # -- resuming
 
 
-def test_a_retry_asks_for_the_rest(
+def test_a_retry_requests_the_missing_part(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     server = fault_server(
@@ -467,7 +465,7 @@ def test_a_retry_asks_for_the_rest(
     assert descriptors() == 0
 
 
-def test_the_next_call_asks_for_the_rest(
+def test_the_next_call_requests_the_missing_part(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     server = fault_server(
@@ -495,7 +493,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_cannot_be_resumed_begins_anew(
+def test_what_cannot_be_resumed_starts_over(
     case: str, session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     answers = [send(cut(100_000)), close()]
@@ -510,7 +508,7 @@ def test_what_cannot_be_resumed_begins_anew(
     assert names(tmp_path) == ["file"]
 
 
-def test_a_whole_file_that_was_not_moved_costs_one_byte(
+def test_a_complete_part_file_costs_one_byte(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     server = fault_server(
@@ -534,7 +532,7 @@ def test_a_whole_file_that_was_not_moved_costs_one_byte(
         ("Last-Modified: Mon, 01 Jan 2024 00:00:30 GMT", "Date: Mon, 01 Jan 2024 00:00:31 GMT"),
     ],
 )
-def test_without_a_strong_validator_the_whole_is_asked_for_again(
+def test_without_a_strong_validator_the_whole_file_is_requested_again(
     headers: tuple[str, ...], fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     first = head(f"Content-Length: {len(BODY)}", *headers) + BODY[:1000]
@@ -543,7 +541,7 @@ def test_without_a_strong_validator_the_whole_is_asked_for_again(
     assert "range" not in server.requests[1].headers
 
 
-def test_a_date_is_a_validator_where_it_is_old_enough(
+def test_a_date_is_a_validator_if_it_is_old_enough(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     modified = "Mon, 01 Jan 2024 00:00:00 GMT"
@@ -554,7 +552,7 @@ def test_a_date_is_a_validator_where_it_is_old_enough(
     assert server.requests[1].headers["if-range"] == modified
 
 
-def test_a_coded_answer_is_decoded_and_not_resumed(
+def test_a_coded_response_is_decoded_and_not_resumed(
     session: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int | None]] = []
@@ -601,13 +599,13 @@ def test_a_checksum_by_url_is_found_however_the_url_is_written(
     assert fast.download(url, tmp_path, sha256={url: content_sha256(1000)}).sha256 == content_sha256(1000)
 
 
-def test_a_checksum_by_what_is_no_url_is_refused(fast: ParallelSession, tmp_path: Path) -> None:
+def test_a_checksum_for_an_invalid_url_is_refused(fast: ParallelSession, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="sha256") as caught:
         fast.download([], tmp_path, sha256={"file.bin": "0" * 64})
     assert caught.value.config_key == "sha256"
 
 
-def test_a_wrong_checksum_is_no_file(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+def test_a_wrong_checksum_gives_no_file(session: ParallelSession, server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="SHA-256") as caught:
         session.download(server.url("/range/1000"), tmp_path, sha256="0" * 64)
     assert caught.value.path == str(tmp_path / "1000")
@@ -636,7 +634,7 @@ def test_existing_files_are_skipped_kept_or_replaced(
     assert fast.download([url], [file], existing="keep")[0].path == tmp_path / "1000 (3)"
 
 
-def test_skipping_goes_by_the_checksum_where_one_is_given(
+def test_a_given_checksum_decides_whether_a_file_is_skipped(
     fast: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
     url, file = server.url("/range/1000"), tmp_path / "1000"
@@ -674,7 +672,7 @@ def test_two_urls_of_one_name_do_not_collide(
 
 
 def named(disposition: str, body: bytes = b"body") -> bytes:
-    """The bytes of an answer that names its file."""
+    """The bytes of a response that names its file."""
     return response(body, f"Content-Disposition: {disposition}")
 
 
@@ -742,7 +740,7 @@ def test_row_32_names_from_urls_are_made_safe(
     assert names(tmp_path) == ["folder"]
 
 
-def test_a_name_from_the_server_never_takes_a_file_that_is_there(
+def test_a_name_from_the_server_never_overwrites_a_file(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     (tmp_path / "report.pdf").write_bytes(b"mine")
@@ -758,7 +756,7 @@ def test_a_name_from_the_server_never_takes_a_file_that_is_there(
     assert fast.download(urls[0], tmp_path, existing="replace").path == tmp_path / "report.pdf"
 
 
-def test_a_name_from_the_server_is_taken_once_however_often_it_is_asked(
+def test_a_file_named_by_the_server_is_skipped_by_later_calls(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     (tmp_path / "report.pdf").write_bytes(b"mine")
@@ -811,7 +809,7 @@ def test_a_hard_link_is_never_written_through(
 
 
 def place_of_note(folder: Path, url: str) -> Path:
-    """Where the note beside the first unfinished file of a URL lies."""
+    """The path of the record beside the first unfinished file of a URL."""
     mark = hashlib.sha256(f"GET {url} 1".encode()).hexdigest()[:16]
     return folder / f".{url.rpartition('/')[2]}.{mark}.json"
 
@@ -831,7 +829,7 @@ def place_of_note(folder: Path, url: str) -> Path:
     ],
     ids=lambda note: note[:40],
 )
-def test_a_note_that_is_none_of_ours_is_not_gone_by(
+def test_an_invalid_record_is_ignored(
     note: str, session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     (tmp_path / "outside").write_bytes(b"precious")
@@ -848,7 +846,7 @@ def test_a_note_that_is_none_of_ours_is_not_gone_by(
     assert names(folder) == ["file"]
 
 
-def test_a_note_beside_nothing_is_not_gone_by(
+def test_a_record_without_a_part_file_is_ignored(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     server = fault_server([repeat(read_request(), send(whole()))])
@@ -860,7 +858,7 @@ def test_a_note_beside_nothing_is_not_gone_by(
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
-def test_what_lies_in_the_place_of_a_note_and_is_no_file_is_in_nobodys_way(
+def test_something_else_in_the_place_of_a_record_does_no_harm(
     make: Callable[[Path], None],
     fast: ParallelSession,
     fault_server: Callable[..., FaultServer],
@@ -962,10 +960,10 @@ def test_killed_halfway_and_started_again_it_fetches_what_is_missing(
 
 
 def finished_in(folder: Path) -> set[str]:
-    """The files that are whole."""
+    """The files that are complete."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def respond_with_rest(connection: Any) -> None:
-    """Send what the last request asks for."""
+    """Send the range that the last request asks for."""
     connection.send(rest(int(connection.server.requests[-1].headers["range"].strip("bytes=-"))))

@@ -1,4 +1,4 @@
-"""What the machine has no more of: threads, and an executor that takes any."""
+"""Exhausted resources: no more threads, and an executor that refuses work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def no_threads_named(prefix: str) -> Iterator[None]:
-    """Have threads whose name begins so refused, as by a system that has none left."""
+    """Refuse threads with this prefix in their name, like a system that has none left."""
     start = threading.Thread.start
 
     def refused(thread: threading.Thread) -> None:
@@ -66,7 +66,7 @@ def test_without_a_thread_to_parse_on_the_call_fails_and_the_next_does_not(
 
 
 class Stingy(ThreadPoolExecutor):
-    """Takes two loops, and fails from then on, as one does that has been shut down."""
+    """Accepts two tasks and then raises, like an executor that has been shut down."""
 
     taken = 0
 

@@ -1,4 +1,4 @@
-"""The FastAPI example under a real uvicorn: fast for everybody, and nobody's id on another's calls."""
+"""The FastAPI example under a real uvicorn: fast for all callers, and ids are never mixed up."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def endpoint(request: pytest.FixtureRequest, service: str) -> str:
 
 
 def call_as_users(endpoint: str) -> tuple[list[Response], float]:
-    """Call an endpoint as all users at once; their answers, and the seconds all of them took."""
+    """Call an endpoint for all users at once; their responses, and the seconds all of them took."""
     urls = [f"{endpoint}/{user}" for user in range(USERS)]
     headers = [{"X-Correlation-ID": f"user-{user}"} for user in range(USERS)]
     with ParallelSession(concurrency=USERS) as session:
@@ -65,7 +65,7 @@ def call_as_users(endpoint: str) -> tuple[list[Response], float]:
 
 
 def ask_health(service: str, *, until: Callable[[], bool]) -> list[float]:
-    """Ask for health 100 times a second on one connection; the seconds each answer took."""
+    """Request /health 100 times a second on one connection; the seconds each response took."""
     pace = TokenBucket(rate=100, burst=1)
     host, port = service.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=10)

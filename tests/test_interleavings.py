@@ -1,4 +1,4 @@
-"""Where threads, or a thread and a Ctrl-C, meet at the wrong moment, which is brought about on purpose."""
+"""Threads, or a thread and a Ctrl-C, that meet at the wrong moment, which the tests bring about."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from parallel_requests import (
     ConfigurationError,
     ParallelRequests,
     ParallelSession,
-    PartialFailureError,
     Request,
     RunStoppedError,
     batch,
@@ -36,6 +35,7 @@ from parallel_requests.engines.watchdog import Flight, Watchdog
 from parallel_requests.exchange import Policy, Send
 from parallel_requests.stats import RunStats
 from tests import parse_functions as functions
+from tests.failures import partial_failure
 from tests.server.faults import full_port, read_request, response, send, wait
 from tests.unit.driving import Answer
 
@@ -59,7 +59,7 @@ def processes(request: pytest.FixtureRequest) -> int:
 
 
 class Immediate(BlockingBackend):
-    """Answers at once."""
+    """Responds at once."""
 
     name = "immediate"
 
@@ -67,26 +67,18 @@ class Immediate(BlockingBackend):
         return Answer(200).to(send.request)
 
 
-def failures(call: Callable[[], object], count: int) -> PartialFailureError:
-    """Return the error of a batch, of which nothing may be lost."""
-    with pytest.raises(PartialFailureError) as caught:
-        call()
-    assert [result.index for result in caught.value.results] == list(range(count))
-    return caught.value
-
-
 # -- hooks, which run on whatever thread has the Result
 
 
-def test_a_hook_closes_the_session_while_others_are_broken_off(
+def test_a_hook_closes_the_session_while_others_are_aborted(
     backend: str, processes: int, server: Server
 ) -> None:
     urls = [server.url(f"/id/{number}") for number in range(5)] + [server.url("/hang")] * 10
     with ParallelSession(backend=backend, concurrency=4, parse_processes=processes) as session:
-        error = failures(
-            lambda: session.request(urls, parse_func=functions.number, on_result=lambda _: session.close()),
-            15,
+        error = partial_failure(
+            lambda: session.request(urls, parse_func=functions.number, on_result=lambda _: session.close())
         )
+        assert len(error.results) == 15
     assert all(isinstance(item.error, RunStoppedError) for item in error.failed)
 
 
@@ -102,7 +94,8 @@ def test_a_hook_closes_the_session_while_others_are_parsed(
     with ParallelSession(
         backend=backend, concurrency=50, parse_processes=processes, max_retries=0
     ) as session:
-        failures(lambda: session.request(urls, parse_func=functions.number, on_result=close), 200)
+        error = partial_failure(lambda: session.request(urls, parse_func=functions.number, on_result=close))
+        assert len(error.results) == 200
 
 
 def test_a_hook_waits_for_its_session_while_others_fail(backend: str, server: Server) -> None:
@@ -113,12 +106,13 @@ def test_a_hook_waits_for_its_session_while_others_fail(backend: str, server: Se
             session.request(server.url("/id/1"))
 
     with ParallelSession(backend=backend, concurrency=4, max_retries=0) as session:
-        failures(lambda: session.request(urls, parse_func=functions.number, on_result=ask_again), 100)
+        error = partial_failure(
+            lambda: session.request(urls, parse_func=functions.number, on_result=ask_again)
+        )
+        assert len(error.results) == 100
 
 
-def test_a_hook_of_a_file_that_is_there_waits_for_its_session(
-    backend: str, server: Server, tmp_path: Path
-) -> None:
+def test_a_hook_of_a_skipped_file_waits_for_its_session(backend: str, server: Server, tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(60)]
     for path in paths[::3]:
         path.touch()
@@ -147,7 +141,8 @@ def test_hooks_are_called_one_at_a_time_and_once_for_each(backend: str, server: 
         busy.release()
 
     with ParallelSession(backend=backend, concurrency=8, max_retries=0) as session:
-        failures(lambda: session.request(urls, parse_func=functions.number, on_result=note), 200)
+        error = partial_failure(lambda: session.request(urls, parse_func=functions.number, on_result=note))
+        assert len(error.results) == 200
     assert sorted(seen) == list(range(200))
 
 
@@ -194,7 +189,7 @@ def test_a_stop_spares_a_connection_that_another_batch_has_taken_over(
         first.result(PATIENCE)
 
 
-def test_what_was_stopped_while_a_name_was_looked_up_does_not_connect() -> None:
+def test_an_attempt_stopped_during_name_resolution_does_not_connect() -> None:
     with full_port() as port:
         wire, flight = Wire(), Flight(None, None)
         wire.begin(Send(Request("http://127.0.0.1/"), None, Policy(), flight=flight))
@@ -207,11 +202,11 @@ def test_what_was_stopped_while_a_name_was_looked_up_does_not_connect() -> None:
 # -- a consumer that goes away
 
 
-def test_an_iterator_collected_on_the_engines_thread_does_not_hold_it_up(
+def test_an_iterator_collected_on_the_engines_thread_does_not_block_it(
     backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Cycle:
-        """Something only the collector can find."""
+        """A reference cycle, which only the garbage collector frees."""
 
     monkeypatch.setattr(batch, "_STOP_PATIENCE", 3_600.0)  # it would wait for itself
     gc.disable()
@@ -259,7 +254,7 @@ def test_a_download_cancelled_before_its_batch_begins(
     asyncio.run(main())
 
 
-def test_a_cancellation_is_heard_while_the_input_is_being_closed(backend: str, server: Server) -> None:
+def test_a_cancellation_takes_effect_while_the_input_is_being_closed(backend: str, server: Server) -> None:
     async def main() -> None:
         is_closing, is_cancelled = asyncio.Event(), asyncio.Event()
 
@@ -301,7 +296,7 @@ def is_watched(frame: Any) -> bool:
 
 
 def interrupts_after(count: int) -> Callable[[Any, str, Any], None]:
-    """Return a profiler that raises after so many calls of C functions: where Python looks for signals."""
+    """Return a profiler that raises after a number of C calls, after which Python checks for signals."""
     left = iter(range(count))
 
     def profile(frame: Any, event: str, _: Any) -> None:
@@ -332,10 +327,10 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind() -> None:
 
 
 class Interrupts:
-    """Raises once so many instructions have run after which Python looks for signals.
+    """Raises at the n-th instruction after which Python checks for signals.
 
-    These are calls of C functions, the entering and resuming of functions, and where a loop goes back; in
-    the modules through which Results go.
+    These are calls of C functions, the start and resumption of functions, and the backward jumps of loops, in
+    the modules that Results pass through.
     """
 
     MODULES = frozenset({"batch.py", "collecting.py", "news.py", "run.py", "runtime.py", "session.py"})
@@ -363,7 +358,7 @@ class Interrupts:
         if event == "opcode":
             last = self._last.get(frame)
             now = self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            # A jump has done nothing yet where it is about to run: what the exception meets is the same.
+            # It makes no difference that the jump has not run yet.
             if last == "RESUME" or ("JUMP_BACKWARD" in now and "NO_INTERRUPT" not in now):
                 self._look()
         return self.trace
@@ -418,7 +413,7 @@ def test_ctrl_c_at_any_moment_loses_no_result_of_a_batch(*, is_list: bool) -> No
                         urls if is_list else iter(urls), return_type="content", on_result=done.append
                     )
             except KeyboardInterrupt as ctrl_c:
-                kept = getattr(ctrl_c, "results", [])  # none where it came before the batch began
+                kept = getattr(ctrl_c, "results", [])  # none if it came before the batch began
                 assert indices(kept) == sorted(indices(result for result in done if result.ok)), moment
             else:
                 return
@@ -459,7 +454,7 @@ def interrupted_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("interrupted_count")
-def test_ctrl_c_in_the_end_hands_over_what_finished() -> None:
+def test_ctrl_c_at_the_end_keeps_finished_results() -> None:
     with ParallelSession(backend=Immediate()) as session:
         with pytest.raises(KeyboardInterrupt) as caught:
             session.request([f"http://127.0.0.1/{number}" for number in range(5)])
@@ -468,7 +463,7 @@ def test_ctrl_c_in_the_end_hands_over_what_finished() -> None:
 
 
 @pytest.mark.usefixtures("interrupted_count")
-def test_ctrl_c_between_results_hands_over_what_finished() -> None:
+def test_ctrl_c_between_results_keeps_finished_results() -> None:
     told: list[int] = []
     with ParallelSession(backend=Immediate(), concurrency=1) as session:
         with pytest.raises(KeyboardInterrupt):

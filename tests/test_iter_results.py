@@ -1,4 +1,4 @@
-"""One Result after the other: lazy, bounded, and over when the caller has seen enough."""
+"""Results one by one: lazily, within bounds, and until the caller has seen enough."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
 
 
 def endless(server: Server | FaultServer, taken: list[int]) -> Iterator[str]:
-    """URLs without end, each one noted as it is taken."""
+    """Endless URLs, each one noted when it is pulled."""
     for number in itertools.count():
         taken.append(number)
         yield server.url(f"/id/{number}")
@@ -110,7 +110,7 @@ def test_the_first_to_finish_comes_first(session: ParallelSession, server: Serve
     assert [result.index for result in session.iter_results(urls)] == [1, 0]
 
 
-def test_what_comes_early_is_held_back_within_a_window(
+def test_early_results_are_held_back_within_a_window(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     go = threading.Event()
@@ -168,9 +168,7 @@ def test_an_input_that_raises_ends_the_run_after_what_is_in_flight(
     assert sorted(seen) == sorted(server.ids()) == list(range(30))
 
 
-def test_what_an_input_that_raises_has_given_is_yielded_first(
-    session: ParallelSession, server: Server
-) -> None:
+def test_items_before_the_input_raises_are_yielded_first(session: ParallelSession, server: Server) -> None:
     def urls() -> Iterator[str]:
         for number in range(30):
             yield server.url(f"/id/{number}")
@@ -293,7 +291,7 @@ def test_an_endless_async_input_ends_with_its_run(backend: str, server: Server) 
 
 
 @pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
-def test_fifty_thousand_urls_come_once_each_in_little_memory(backend: str) -> None:
+def test_fifty_thousand_urls_give_one_result_each_in_little_memory(backend: str) -> None:
     with Server("tests.server.ids") as server:
         outcome = fetch_ids(server, 50_000, backend=backend, concurrency=20, warm_up=10_000)
     assert outcome.results == outcome.report["known"] == 50_000

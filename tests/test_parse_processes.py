@@ -33,6 +33,7 @@ from parallel_requests.models import ReturnType
 from parallel_requests.parsing.work import Work
 from parallel_requests.parsing.workers import Job
 from tests import parse_functions as functions
+from tests.failures import partial_failure
 from tests.leaks import children
 from tests.polling import until
 from tests.server.faults import close, read_request, response, send
@@ -73,12 +74,6 @@ def callers_pool() -> Iterator[ProcessPoolExecutor]:
 
 def ids(server: Server, count: int) -> list[str]:
     return [server.url(f"/id/{number}") for number in range(count)]
-
-
-def failed(call: Callable[[], Any]) -> PartialFailureError:
-    with pytest.raises(PartialFailureError) as caught:
-        call()
-    return caught.value
 
 
 # -- what comes out
@@ -177,7 +172,7 @@ def test_the_async_surface_has_them_too(server: Server) -> None:
 
 @pytest.mark.parametrize("kind", TROUBLES)
 def test_row_33_one_item_fails_and_no_other(server: Server, session: ParallelSession, kind: str) -> None:
-    error = failed(lambda: session.request(ids(server, 60), parse_func=functions.fails(kind, at=33)))
+    error = partial_failure(lambda: session.request(ids(server, 60), parse_func=functions.fails(kind, at=33)))
     assert [details.index for details in error.failed] == [33]
     assert [result.value for result in error.results if result.ok] == [n for n in range(60) if n != 33]
     failure = error.results[33].error
@@ -198,7 +193,7 @@ def test_a_failure_says_what_happened_and_where(server: Server, session: Paralle
 
 
 def test_every_item_may_kill_its_process(server: Server, session: ParallelSession) -> None:
-    error = failed(
+    error = partial_failure(
         lambda: session.request(
             [server.url("/id/1")] * 8, parse_func=functools.partial(functions.trouble, "death", 1)
         )
@@ -256,7 +251,7 @@ def test_where_no_process_can_be_started_every_item_says_why(
 
     with monkeypatch.context() as patched:
         patched.setattr(multiprocessing.process.BaseProcess, "start", refused)
-        error = failed(lambda: session.request(ids(server, 5), parse_func=functions.number))
+        error = partial_failure(lambda: session.request(ids(server, 5), parse_func=functions.number))
     assert len(error.failed) == 5
     for failure in error.exceptions:
         assert isinstance(failure, ParseError)
@@ -271,7 +266,7 @@ def test_the_callers_pool_is_used_and_left_running(server: Server, callers_pool:
     own = {callers_pool.submit(os.getpid).result() for _ in range(4)}
     with ParallelSession(backend="curl", parse_processes=callers_pool) as session:
         answers = session.request(ids(server, 50), parse_func=functions.with_pid)
-        error = failed(
+        error = partial_failure(
             lambda: session.request(ids(server, 9), parse_func=functions.fails("unpicklable result", at=4))
         )
     assert [value["id"] for value, _ in answers] == list(range(50))
@@ -282,7 +277,9 @@ def test_the_callers_pool_is_used_and_left_running(server: Server, callers_pool:
 
 def test_the_callers_pool_is_not_rebuilt(server: Server, callers_pool: ProcessPoolExecutor) -> None:
     with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
-        error = failed(lambda: session.request(ids(server, 30), parse_func=functions.fails("death", at=20)))
+        error = partial_failure(
+            lambda: session.request(ids(server, 30), parse_func=functions.fails("death", at=20))
+        )
         failures = [result.error for result in error.results if not result.ok]
         assert 20 in {details.index for details in error.failed}
         assert all(isinstance(failure, ParseError) and failure.response for failure in failures)
@@ -310,7 +307,7 @@ def test_a_deadline_takes_from_the_callers_pool_what_has_not_begun(
     own = [callers_pool.submit(functions.waits_for, gate, {"id": number}) for number in range(9)]
     with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
         parse_func = functools.partial(functions.never_returns, begun)
-        error = failed(lambda: session.request(ids(server, 9), parse_func=parse_func, deadline=0.5))
+        error = partial_failure(lambda: session.request(ids(server, 9), parse_func=parse_func, deadline=0.5))
         assert [type(result.error) for result in error.results] == [DeadlineExceededError] * 9
         gate.touch()
         assert session.request(ids(server, 9), parse_func=functions.number) == list(range(9))
@@ -398,7 +395,7 @@ def test_nothing_is_left_when_the_session_closes(server: Server) -> None:
 
 
 def test_closing_does_not_wait_for_a_process_that_takes_long_to_die(server: Server) -> None:
-    """As one of many gigabytes does; here, the one who buries it is stopped meanwhile."""
+    """As one of many gigabytes does; here, the thread that waits for its end is stopped meanwhile."""
     session = ParallelSession(backend="urllib3", parse_processes=1)
     try:
         [(_, pid)] = session.request(ids(server, 1), parse_func=functions.with_pid)
@@ -433,7 +430,7 @@ def test_a_deadline_ends_a_parse_func_that_never_does(
     server: Server, session: ParallelSession, tmp_path: Path
 ) -> None:
     parse_func = functools.partial(functions.never_returns, tmp_path / "begun")
-    error = failed(lambda: session.request(ids(server, 20), parse_func=parse_func, deadline=0.5))
+    error = partial_failure(lambda: session.request(ids(server, 20), parse_func=parse_func, deadline=0.5))
     assert len(error.failed) == 20
     assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
     assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
@@ -446,14 +443,16 @@ def test_a_deadline_holds_while_another_batch_has_all_processes(server: Server, 
         parse_func = functools.partial(functions.never_returns, begun)
         endless = other.submit(session.request, ids(server, 3), parse_func=parse_func)
         until(begun.exists)
-        error = failed(lambda: session.request(ids(server, 5), parse_func=functions.number, deadline=0.5))
+        error = partial_failure(
+            lambda: session.request(ids(server, 5), parse_func=functions.number, deadline=0.5)
+        )
         assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
         assert not endless.done()
         session.close()
         assert isinstance(endless.exception(), PartialFailureError)
 
 
-def test_what_waits_stays_where_another_batch_has_to_end(server: Server, tmp_path: Path) -> None:
+def test_waiting_items_stay_queued_while_another_batch_ends(server: Server, tmp_path: Path) -> None:
     gate = tmp_path / "open"
     parse_func = functools.partial(functions.waits_for, gate)
     with (
@@ -462,7 +461,7 @@ def test_what_waits_stays_where_another_batch_has_to_end(server: Server, tmp_pat
     ):
         answers = other.submit(session.request, ids(server, 9), parse_func=parse_func)
         until(lambda: server.stats().requests == 9)
-        failed(lambda: session.request(ids(server, 3), parse_func=functions.number, deadline=0.5))
+        partial_failure(lambda: session.request(ids(server, 3), parse_func=functions.number, deadline=0.5))
         gate.touch()
         assert answers.result(_LONG_ENOUGH) == list(range(9))
 

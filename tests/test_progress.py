@@ -39,7 +39,7 @@ def test_the_bar_ends_with_the_batch(
     assert shown.endswith("\n")
 
 
-def test_the_bar_ends_where_the_loop_is_left(
+def test_the_bar_ends_if_the_loop_is_left(
     session: ParallelSession, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = session.iter_results(some_that_fail(server), progress=True)

@@ -1,4 +1,4 @@
-"""What may go wrong and what is promised for it, by the numbers that tests and fault cases are called by."""
+"""What may go wrong and what is promised then, by the numbers in names of tests and fault cases."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ _ROW = re.compile(r"^def test_row_(\d+)_", re.MULTILINE)
 
 
 @pytest.mark.parametrize("row", PROMISES)
-def test_every_promise_is_held_to(row: int) -> None:
+def test_every_promise_has_a_test(row: int) -> None:
     assert row in {case.row for case in FAULT_CASES} | rows_of_tests()
 
 
-def test_no_test_is_called_by_a_number_that_promises_nothing() -> None:
+def test_every_row_number_in_a_test_name_is_a_promise() -> None:
     assert {case.row for case in FAULT_CASES} | rows_of_tests() <= set(PROMISES)
 
 
 def rows_of_tests() -> set[int]:
-    """The numbers that stand in names of tests."""
+    """The numbers in names of tests."""
     files = Path(__file__).parent.rglob("test_*.py")
     return {int(row) for file in files for row in _ROW.findall(file.read_text(encoding="utf-8"))}

@@ -1,4 +1,4 @@
-"""The public face: the names, and what signatures and errors tell."""
+"""The public API: its names, signatures and error messages."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(package)
 
 
-def test_the_names_people_know_are_aliases() -> None:
+def test_known_names_are_aliases() -> None:
     assert fastreq is parallel_requests
     assert fastreq_async is parallel_requests_async
     assert package.FastRequests is package.ParallelRequests
@@ -220,14 +220,14 @@ async def coroutine_function(_: Any) -> None: ...
 
 
 @pytest.mark.parametrize("name", ["parse_func", "on_result", "on_attempt", "progress", "stream_callback"])
-def test_a_coroutine_function_is_no_hook(name: str) -> None:
+def test_a_coroutine_function_is_refused_as_a_hook(name: str) -> None:
     hook: dict[str, Any] = {name: coroutine_function}
     with pytest.raises(ConfigurationError, match=f"{name} must be .*function") as caught:
         parallel_requests([], **hook)
     assert caught.value.config_key == name
 
 
-def test_a_stream_callback_that_nobody_would_call_is_refused() -> None:
+def test_a_stream_callback_without_a_stream_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="needs return_type='stream'") as caught:
         parallel_requests([], stream_callback=print)
     assert caught.value.config_key == "return_type"
@@ -306,14 +306,14 @@ def test_a_verb_lists_only_what_it_takes() -> None:
     assert listed == {*CALL_OPTION_NAMES, *VERB_ARGUMENTS["request"]}
 
 
-def test_a_token_as_auth_is_told_where_it_goes() -> None:
+def test_a_token_as_auth_is_refused_with_advice() -> None:
     options: Any = {"auth": "Bearer abc"}
     with pytest.raises(ConfigurationError, match=r"auth must be .*Authorization") as raised:
         parallel_requests([], **options)
     assert "abc" not in str(raised.value)
 
 
-def test_a_dict_of_names_and_urls_is_told_about_keys() -> None:
+def test_a_dict_of_urls_is_refused_with_advice() -> None:
     by_name: Any = {"first": "http://localhost/", "second": "http://localhost/"}
     with pytest.raises(ConfigurationError, match=r"urls must be .*keys="):
         parallel_requests(by_name)

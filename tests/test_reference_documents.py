@@ -57,7 +57,7 @@ PROGRAM = {"__name__": "__main__"}
 
 
 class Scene:
-    """A block on its stage: what is given to it, and what it left behind."""
+    """A block with the names it is given, and the names it has set."""
 
     def __init__(self, block: Block, hosts: Server, server: Server, request: pytest.FixtureRequest) -> None:
         self.block = block
@@ -84,7 +84,7 @@ class Scene:
         return started
 
     def paths(self) -> dict[str, int]:
-        """What the played hosts were asked for, by path."""
+        """The requests to the played hosts, by path."""
         return self.hosts.stats().by_path
 
 
@@ -120,7 +120,7 @@ def played(tls_server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def fastreq(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other name of the library."""
+    """The library under its alias."""
     monkeypatch.setitem(sys.modules, "fastreq", parallel_requests)
 
 

@@ -1,4 +1,4 @@
-"""The judges judged: the test servers count, answer and misbehave as they say."""
+"""The test servers themselves: they count, respond and misbehave as they should."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def fetch(url: str, **headers: str) -> tuple[int, bytes]:
 
 
 def raw_exchange(address: tuple[str, int], data: bytes) -> bytes:
-    """Everything that comes back for these bytes, up to the end of the connection."""
+    """Everything received in response to these bytes, up to the end of the connection."""
     with socket.create_connection(address, _SECONDS) as connection:
         connection.sendall(data)
         return b"".join(iter(lambda: connection.recv(65_536), b""))
@@ -150,7 +150,7 @@ def test_failures_come_as_planned(server: Server) -> None:
     ]
 
 
-def test_ranges_are_served_where_nothing_has_changed(server: Server) -> None:
+def test_ranges_are_served_if_nothing_has_changed(server: Server) -> None:
     url = server.url("/range/300000?seed=7")
     whole = content(300_000, seed=7)
     assert fetch(url) == (200, whole)
@@ -245,7 +245,7 @@ def test_http11_on_the_http2_server(h2_server: Server) -> None:
 
 
 class _Http3Client(QuicConnectionProtocol):
-    """Counts the answers that have come to an end."""
+    """Counts the responses that are complete."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -350,7 +350,7 @@ def test_every_fault_can_be_played(case: FaultCase, certificates: Certificates) 
 
 
 def first_byte(tcp: socket.socket, case: FaultCase) -> bytes:
-    """What a careless client gets to see of a fault."""
+    """The first byte that a simple client receives from a faulty server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     tunnel = case.as_proxy and case.scheme == "https"

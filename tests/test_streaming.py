@@ -1,4 +1,4 @@
-"""Bodies that stream, and bodies that are too large: memory stays small, and no byte comes twice."""
+"""Streamed bodies, and bodies that are too large: little memory, and no byte is delivered twice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
 
 
 class Sink:
-    """A callback that keeps what it is given, and begins anew if it is allowed to."""
+    """A callback that keeps what it is given, and starts over if it is allowed to."""
 
     def __init__(self, *, may_restart: bool = False) -> None:
         self.chunks: list[bytes] = []
@@ -121,7 +121,7 @@ def test_a_stream_needs_a_callback(session: ParallelSession, server: Server) -> 
         session.request(server.url("/range/1"), return_type="stream")
 
 
-def test_no_byte_of_a_redirect_or_an_error_comes(session: ParallelSession, server: Server) -> None:
+def test_no_byte_of_a_redirect_or_an_error_is_delivered(session: ParallelSession, server: Server) -> None:
     sink = Sink()
     session.request(server.url("/bomb?mib=1&to=/range/1000"), return_type="stream", stream_callback=sink)
     assert sink.body == content(1000)
@@ -131,7 +131,9 @@ def test_no_byte_of_a_redirect_or_an_error_comes(session: ParallelSession, serve
     assert sink.body == content(1000)
 
 
-def test_what_is_retried_before_its_first_byte_comes_once(session: ParallelSession, server: Server) -> None:
+def test_a_retry_before_the_first_byte_delivers_the_body_once(
+    session: ParallelSession, server: Server
+) -> None:
     sink = Sink()
     session.request(server.url("/flaky/stream?fail=2"), return_type="stream", stream_callback=sink)
     assert json.loads(sink.body) == {"key": "stream", "count": 3}
@@ -141,7 +143,7 @@ def test_what_is_retried_before_its_first_byte_comes_once(session: ParallelSessi
 CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000)
 
 
-def test_what_breaks_off_after_its_first_byte_fails(
+def test_a_stream_that_breaks_off_fails(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([read_request(), send(CUT), close()])
@@ -152,7 +154,7 @@ def test_what_breaks_off_after_its_first_byte_fails(
     assert sum(map(len, received)) <= 100_000
 
 
-def test_a_callback_that_says_no_is_not_called_again(
+def test_a_callback_that_refuses_a_restart_is_not_called_again(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server, sink = fault_server([read_request(), send(CUT), close()]), Sink()
@@ -161,7 +163,7 @@ def test_a_callback_that_says_no_is_not_called_again(
     assert (len(server.requests), sink.restarts) == (1, 1)
 
 
-def test_a_callback_that_says_yes_gets_the_whole_anew(
+def test_a_callback_that_allows_a_restart_gets_the_whole_body_again(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     good = repeat(read_request(), send(response(bytes(200_000))))
@@ -171,7 +173,7 @@ def test_a_callback_that_says_yes_gets_the_whole_anew(
     assert (len(server.requests), sink.restarts) == (2, 1)
 
 
-def test_a_callback_is_not_asked_when_no_retry_is_left(
+def test_restart_is_not_called_when_no_retry_is_left(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server, sink = fault_server([read_request(), send(CUT), close()]), Sink(may_restart=True)
@@ -181,7 +183,7 @@ def test_a_callback_is_not_asked_when_no_retry_is_left(
     assert len(sink.body) <= 100_000
 
 
-def test_a_callback_that_raises_fails_its_item_alone(session: ParallelSession, server: Server) -> None:
+def test_a_callback_that_raises_fails_its_item_only(session: ParallelSession, server: Server) -> None:
     def receive(chunk: bytes, request: Request) -> None:
         if request.index == 1:
             raise RuntimeError("the disk is full")
@@ -193,7 +195,7 @@ def test_a_callback_that_raises_fails_its_item_alone(session: ParallelSession, s
 
 
 @pytest.mark.parametrize("kind", [OSError, TimeoutError, ValueError], ids=lambda kind: kind.__name__)
-def test_what_a_callback_raises_is_not_taken_for_a_fault_of_the_wire(
+def test_an_exception_of_a_callback_is_not_taken_for_a_network_error(
     session: ParallelSession, server: Server, kind: type[Exception]
 ) -> None:
     class Full(Sink):
@@ -288,7 +290,7 @@ def coded(coding: str) -> bytes:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "zstd of runs"])
-def test_no_decoder_makes_much_of_little_at_once(coding: str) -> None:
+def test_decoders_produce_bounded_pieces(coding: str) -> None:
     largest = 0
 
     def receive(chunk: bytes, request: Request) -> None:
@@ -316,7 +318,7 @@ def test_zstd_takes_no_larger_window_than_browsers_do(log_of_window: int, fits: 
             body.feed(coded)
 
 
-def test_every_coding_that_can_be_undone_is_announced() -> None:
+def test_every_coding_that_can_be_decoded_is_announced() -> None:
     assert ACCEPT_ENCODING == "gzip, deflate, br, zstd"
 
 

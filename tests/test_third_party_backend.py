@@ -1,4 +1,4 @@
-"""A backend of somebody else's: httpx, added in under 40 lines, as an object and by an entry point."""
+"""A third-party backend: httpx, in under 40 lines, as an object and by an entry point."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_proxies_are_used(session: ParallelSession, server: Server, proxy: Calla
         pytest.param(b"", id="no answer"),
     ],
 )
-def test_a_cut_answer_is_an_error(
+def test_a_truncated_response_is_an_error(
     session: ParallelSession, fault_server: Callable[..., FaultServer], part: bytes
 ) -> None:
     server = fault_server([read_request(), send(part), close()])
@@ -220,7 +220,7 @@ def test_a_server_that_trickles_is_cut_at_the_timeout(
 
 
 class Answering(BlockingBackend):
-    """Hands back what it was given, or raises it."""
+    """Returns what it was given, or raises it."""
 
     name: ClassVar[str] = "answering"
 
@@ -244,7 +244,7 @@ def test_headers_may_be_any_mapping_or_pairs(
     assert answer.headers["x-of"] == "a dict"
 
 
-def test_headers_of_a_dict_are_heeded_as_any() -> None:
+def test_headers_given_as_a_dict_have_their_effects() -> None:
     backend = Answering(lambda request: Response(200, {"Set-Cookie": "seen=yes; Path=/"}, b"{}", request))
     with ParallelSession(backend=backend) as session:
         session.get("http://fake.test/")
@@ -253,7 +253,7 @@ def test_headers_of_a_dict_are_heeded_as_any() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, "text", (200, b"{}")])
-def test_what_is_no_response_is_said_to_be_none(answer: object) -> None:
+def test_a_wrong_return_value_of_send_is_reported(answer: object) -> None:
     with pytest.raises(BackendError, match=f"send.* returned a {type(answer).__name__}, not a Response"):
         parallel_requests("http://fake.test/", backend=Answering(lambda request: answer), retry=ONCE)
 
@@ -263,7 +263,7 @@ def test_a_bug_in_a_backend_is_named_by_its_type() -> None:
         parallel_requests("http://fake.test/", backend=Answering(lambda request: 1 / 0), retry=ONCE)
 
 
-def test_a_class_is_no_backend() -> None:
+def test_a_class_is_refused_as_a_backend() -> None:
     not_yet: Any = HttpxBackend
     with pytest.raises(ConfigurationError, match=r"^backend must be .* an instance .*HttpxBackend") as raised:
         parallel_requests("http://fake.test/", backend=not_yet)

@@ -1,1 +1,1 @@
-"""What single backends can do beyond the contract."""
+"""What is particular to single backends, beyond the contract."""

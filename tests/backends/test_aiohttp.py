@@ -1,4 +1,4 @@
-"""What is particular to aiohttp: what it adds, repeats or hides by itself, the backend takes away."""
+"""What is particular to aiohttp: headers it adds, requests it resends and faults it hides on its own."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_an_idempotent_request_is_not_sent_again_behind_our_back(
     ],
     ids=["malformed", "cut", "reset", "reset without a length"],
 )
-def test_what_goes_wrong_after_the_head_is_told(  # noqa: PLR0917 - a table
+def test_faults_after_the_head_are_reported(  # noqa: PLR0917 - a table
     session: ParallelSession,
     fault_server: Callable[..., FaultServer],
     begin: bytes,
@@ -79,7 +79,7 @@ def test_what_goes_wrong_after_the_head_is_told(  # noqa: PLR0917 - a table
         session.get(server.url(), **options)
 
 
-def test_no_byte_of_a_malformed_answer_is_quoted(
+def test_no_byte_of_a_malformed_response_is_quoted(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([read_request(), send(_HEAD + b"Set-Cookie: session=hush\x00\r\n\r\n")])

@@ -1,4 +1,4 @@
-"""What libcurl alone brings: pools of hundreds, descriptors beyond ``select``, heads in its own words."""
+"""What is particular to curl: pools of hundreds, descriptors beyond ``select``, libcurl's form of heads."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 @pytest.mark.parametrize(
     "rest", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le"], ids=["none", "a line", "a part"]
 )
-def test_a_head_cut_after_an_interim_one_is_no_answer(rest: bytes) -> None:
+def test_a_head_truncated_after_an_interim_one_is_an_error(rest: bytes) -> None:
     script = [read_request(), send(EARLY_HINTS + rest), close()]
     with FaultServer(script) as server, ParallelSession(backend="curl", max_retries=0) as session:
         [result] = session.iter_results([server.url("/")], return_type="content")
@@ -73,7 +73,7 @@ def test_a_head_may_end_in_a_bare_newline() -> None:
         assert session.get(server.url("/"), return_type="content") == b"hi"
 
 
-def test_trailers_are_no_headers() -> None:
+def test_trailers_are_not_headers() -> None:
     trailers = b"Set-Cookie: t=1\r\nContent-Encoding: gzip\r\nLocation: /elsewhere\r\n\r\n"
     body = b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n" + trailers
     script = [read_request(), send(b"HTTP/1.1 200 OK\r\nX-Real: 1\r\n" + body), close()]
@@ -95,7 +95,7 @@ def test_a_malformed_head_over_http2_is_not_cut(certificates: Certificates) -> N
     assert len(server.requests) == 1, "never retried"
 
 
-def test_where_select_has_no_descriptors_left(server: Server) -> None:
+def test_descriptors_beyond_what_select_can_take(server: Server) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     files = [Path("/dev/null").open() for _ in range(1100)]  # noqa: SIM115 - closed below
@@ -127,7 +127,7 @@ def test_an_http_proxy_that_names_no_port_is_at_port_80() -> None:
         session.get("http://target.example/", proxy="http://127.80.80.80")
 
 
-def test_epoll_lets_go_of_what_a_child_process_holds_open() -> None:
+def test_epoll_forgets_sockets_that_a_child_process_holds_open() -> None:
     wake_reader, wake_writer = socket.socketpair()
     idle, server = socket.socketpair()
     driver = _EpollDriver(pycurl.CurlMulti(), wake_reader, time.monotonic)

@@ -1,4 +1,4 @@
-"""HTTP/3 through curl: QUIC where it is answered, TCP where it is not, and the truth about either."""
+"""HTTP/3 through curl: QUIC if the server answers, TCP if not, and which one is reported."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def both_server(h2_server: Server, certificates: Certificates) -> Iterator[Serve
 
 @pytest.fixture
 def silent_port(h2_server: Server) -> Iterator[None]:
-    """Something on the UDP port of ``h2_server`` that takes datagrams and says nothing."""
+    """A socket on the UDP port of ``h2_server`` that receives datagrams and never responds."""
     with _nothing_at(h2_server):
         yield
 
@@ -100,7 +100,9 @@ def test_a_hundred_calls_share_a_connection_or_two(
         assert took <= 1.5 * 5 * 0.2 + lateness.worst
 
 
-def test_it_goes_first_and_is_told(session: ParallelSession, both_server: Server, h2_server: Server) -> None:
+def test_http3_is_tried_first_and_reported(
+    session: ParallelSession, both_server: Server, h2_server: Server
+) -> None:
     assert session.get(both_server.url("/get"), return_type="response").http_version == "HTTP/3"
     assert h2_server.stats().requests == 0
 
@@ -144,7 +146,7 @@ def test_a_body_is_bounded(session: ParallelSession, h3_server: Server, path: st
 
 
 @pytest.mark.parametrize("path", ["/hang", "/slow-body?bytes=1000&interval=0.1"])
-def test_a_slow_answer_holds_up_nobody(session: ParallelSession, h3_server: Server, path: str) -> None:
+def test_a_slow_response_delays_no_other(session: ParallelSession, h3_server: Server, path: str) -> None:
     urls = [h3_server.url(path), *[h3_server.url(f"/id/{number}?delay=0.01") for number in range(100)]]
     results = list(session.iter_results(urls, ordered=True, timeout=1.0, return_type="content"))
     assert isinstance(results[0].error, exceptions.RequestTimeout)
@@ -183,7 +185,7 @@ def _check_fallback(session: ParallelSession, server: Server, version: str) -> N
     assert (stats.by_method["POST"], stats.mismatched_ids) == (40, 0)
 
 
-def test_plain_http_is_as_ever(session: ParallelSession, server: Server) -> None:
+def test_plain_http_is_not_affected(session: ParallelSession, server: Server) -> None:
     assert session.get(server.url("/conn"))["http_version"] == "1.1"
     assert "upgrade" not in server.log()[0].headers
 
@@ -199,7 +201,7 @@ def test_a_proxy_is_used(
     assert both_server.stats().connections == 0
 
 
-def test_a_host_gone_without_a_word_is_asked_over_tcp(
+def test_a_host_that_vanished_is_reached_over_tcp(
     session: ParallelSession, h2_server: Server, certificates: Certificates
 ) -> None:
     with Server("tests.server.h3", addresses=h2_server.listeners, identity=certificates.good) as before:
@@ -212,7 +214,7 @@ def test_a_host_gone_without_a_word_is_asked_over_tcp(
         assert session.get(after.url("/conn"))["http_version"] == "2"
 
 
-def test_a_silent_host_is_left_alone_for_two_minutes() -> None:
+def test_a_silent_host_is_reached_over_tcp_for_two_minutes() -> None:
     now = 0.0
     reach = QuicReach(clock=lambda: now)
     request = Request("https://a.test/", authority="a.test:443")
@@ -234,7 +236,7 @@ def test_a_silent_host_is_left_alone_for_two_minutes() -> None:
 
 
 @pytest.mark.parametrize("path", ["/hang", "/slow-body?bytes=1000&interval=0.01"])
-def test_a_connection_that_is_closed_cuts_its_answers(
+def test_responses_on_a_closed_connection_are_truncated(
     session: ParallelSession, certificates: Certificates, path: str
 ) -> None:
     with Server("tests.server.h3", identity=certificates.good) as server:
@@ -250,7 +252,7 @@ def test_a_connection_that_is_closed_cuts_its_answers(
         stopping.join()
 
 
-def test_a_stream_that_is_reset_is_cut(session: ParallelSession, h3_server: Server) -> None:
+def test_a_reset_stream_is_truncated(session: ParallelSession, h3_server: Server) -> None:
     with pytest.raises(exceptions.TruncatedBody):
         session.post(h3_server.url("/trickle-header"), json={})  # what only HTTP/1.1 can do is reset there
     assert session.get(h3_server.url("/conn"))["request"] == 2, "the others on the connection do not suffer"
@@ -310,7 +312,7 @@ def test_a_bad_certificate_over_quic_leaves_tcp_to_show_a_good_one(
         assert impostor.stats().requests == 0
 
 
-def test_verification_is_part_of_what_tells_connections_apart(
+def test_connections_with_different_verification_are_not_shared(
     open_session: Callable[..., ParallelSession], h3_server: Server
 ) -> None:
     session, url = open_session(verify_ssl=True), h3_server.url("/id/1")
@@ -323,7 +325,7 @@ def test_verification_is_part_of_what_tells_connections_apart(
     assert h3_server.stats().requests == 2
 
 
-def test_who_cannot_says_so(server: Server) -> None:
+def test_a_backend_without_http3_gives_a_warning(server: Server) -> None:
     with (
         pytest.warns(UserWarning, match="http3=True has no effect: the backend 'urllib3'") as warned,
         ParallelSession(backend="urllib3", http3=True) as session,

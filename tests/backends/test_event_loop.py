@@ -71,7 +71,7 @@ def loop_threads() -> list[threading.Thread]:
 
 
 def in_the_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[BaseException]]:
-    """Start a call that will fail on a thread of its own."""
+    """Start a call, which will fail, on a thread of its own."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -137,7 +137,7 @@ def test_calls_from_other_threads_are_harmless_before_the_first_batch_and_after_
     assert server.stats().requests == 0
 
 
-def test_what_a_backend_fails_with_at_the_start_is_raised_by_the_call() -> None:
+def test_an_exception_of_a_backend_at_its_start_is_raised_by_the_call() -> None:
     class Broken(AiohttpBackend):
         def bind(self, loop: asyncio.AbstractEventLoop) -> None:
             raise OSError("no event queue")
@@ -146,7 +146,7 @@ def test_what_a_backend_fails_with_at_the_start_is_raised_by_the_call() -> None:
         session.request(["http://127.0.0.1/"])
 
 
-def test_a_batch_that_comes_while_a_failed_start_is_wound_up(
+def test_a_batch_submitted_while_a_failed_start_is_cleaned_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class BrokenAtFirst(AiohttpBackend):
@@ -268,7 +268,7 @@ def test_a_hook_may_close_the_session_from_the_engines_own_thread(server: Server
 # -- timeouts
 
 
-def test_an_attempt_that_times_out_is_broken_off_alone(session: ParallelSession, server: Server) -> None:
+def test_only_the_attempt_that_times_out_is_aborted(session: ParallelSession, server: Server) -> None:
     urls = [server.url("/hang"), *[server.url("/static?delay=0.1")] * 30]
     results = list(session.iter_results(urls, timeout=[0.3, *[None] * 30], ordered=True))
     assert isinstance(results[0].error, RequestTimeout)
@@ -308,9 +308,7 @@ def test_a_silent_tls_server_leaves_no_socket_behind(
 # -- fairness
 
 
-def test_a_long_row_of_bad_urls_does_not_hold_up_another_run(
-    session: ParallelSession, server: Server
-) -> None:
+def test_many_bad_urls_do_not_delay_another_run(session: ParallelSession, server: Server) -> None:
     with ThreadPoolExecutor(1) as caller:
         bad = caller.submit(lambda: list(session.iter_results(["ftp://x"] * 20_000)))
         bad_was_done = [bad.done() for _ in range(5) if session.get(server.url("/static"))]

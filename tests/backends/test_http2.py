@@ -1,4 +1,4 @@
-"""HTTP/2 through curl and niquests: few connections, and nobody waits for anybody else's answer."""
+"""HTTP/2 through curl and niquests: few connections, and no call waits for the response of another."""
 
 from __future__ import annotations
 
@@ -62,17 +62,15 @@ def test_a_hundred_calls_share_one_connection(
     assert took <= 1.5 * 5 * 0.2 + lateness.worst
 
 
-def test_to_ask_for_it_is_no_reason_for_a_warning(open_session: OpenSession, h2_server: Server) -> None:
+def test_requesting_http2_gives_no_warning(open_session: OpenSession, h2_server: Server) -> None:
     assert open_session(http2=True).get(h2_server.url("/conn"))["http_version"] == "2"
 
 
-def test_the_version_is_told(session: ParallelSession, h2_server: Server) -> None:
+def test_the_version_is_reported(session: ParallelSession, h2_server: Server) -> None:
     assert session.request(h2_server.url("/get"), return_type="response").http_version == "HTTP/2"
 
 
-def test_the_phrase_that_http2_leaves_out_is_the_usual_one(
-    session: ParallelSession, h2_server: Server
-) -> None:
+def test_the_reason_phrase_that_http2_lacks_is_filled_in(session: ParallelSession, h2_server: Server) -> None:
     assert session.request(h2_server.url("/get"), return_type="response").reason == "OK"
     with pytest.raises(exceptions.HTTPStatusError, match="answered 404 Not Found"):
         session.get(h2_server.url("/status/404"))
@@ -92,7 +90,7 @@ def test_http11_over_tls_reaches_a_hundred_connections(open_session: OpenSession
 
 
 @pytest.mark.parametrize("path", ["/hang", "/slow-body?bytes=1000&interval=0.1"])
-def test_a_slow_answer_holds_up_nobody(session: ParallelSession, h2_server: Server, path: str) -> None:
+def test_a_slow_response_delays_no_other(session: ParallelSession, h2_server: Server, path: str) -> None:
     urls = [h2_server.url(path), *[h2_server.url(f"/id/{number}?delay=0.01") for number in range(100)]]
     results = sorted(
         session.iter_results(urls, timeout=1.0, return_type="content"), key=lambda result: result.index
@@ -158,7 +156,7 @@ def play(fault_server: Play, certificates: Certificates) -> Play:
 @pytest.mark.parametrize(
     "code", [ErrorCodes.NO_ERROR, ErrorCodes.INTERNAL_ERROR, ErrorCodes.CANCEL, ErrorCodes.ENHANCE_YOUR_CALM]
 )
-def test_a_stream_that_is_reset_is_cut(open_session: OpenSession, play: Play, code: ErrorCodes) -> None:
+def test_a_reset_stream_is_truncated(open_session: OpenSession, play: Play, code: ErrorCodes) -> None:
     def answer(protocol: H2Connection, stream: int, path: str) -> None:
         if path == "/reset":
             protocol.reset_stream(stream, code)
@@ -180,7 +178,7 @@ def test_a_stream_that_is_reset_is_cut(open_session: OpenSession, play: Play, co
     assert server.connections == 2, "one a session: the others on it do not suffer"
 
 
-def test_what_is_sent_again_is_counted(open_session: OpenSession, play: Play) -> None:
+def test_replays_are_counted(open_session: OpenSession, play: Play) -> None:
     def refuse(protocol: H2Connection, stream: int, _path: str) -> None:
         protocol.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
 
@@ -192,7 +190,7 @@ def test_what_is_sent_again_is_counted(open_session: OpenSession, play: Play) ->
     assert session.last_run.attempts == len(server.requests)
 
 
-def test_a_server_that_goes_away_and_stays_holds_up_nobody(
+def test_a_goaway_on_an_open_connection_delays_nobody(
     open_session: OpenSession, play: Play, lateness: Lateness
 ) -> None:
     def go_away(protocol: H2Connection, stream: int, path: str) -> None:
@@ -210,9 +208,7 @@ def test_a_server_that_goes_away_and_stays_holds_up_nobody(
     assert server.connections == 2
 
 
-def test_a_connection_that_takes_no_more_is_given_up_for_another(
-    open_session: OpenSession, play: Play
-) -> None:
+def test_a_saturated_connection_is_replaced(open_session: OpenSession, play: Play) -> None:
     server = play([speak_h2(close_the_door)], _HEALTHY)
     session = open_session()
     assert session.get(server.url("/"), return_type="content") == b"ok"
@@ -220,7 +216,9 @@ def test_a_connection_that_takes_no_more_is_given_up_for_another(
     assert [request.connection for request in server.requests] == [0, *[1] * 40]
 
 
-def test_waiting_for_room_ends_in_time(open_session: OpenSession, play: Play, lateness: Lateness) -> None:
+def test_waiting_for_a_connection_ends_with_the_timeout(
+    open_session: OpenSession, play: Play, lateness: Lateness
+) -> None:
     server = play([speak_h2(close_the_door)], [stall()])
     session = open_session()
     assert session.get(server.url("/"), return_type="content") == b"ok"

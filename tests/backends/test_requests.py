@@ -1,4 +1,4 @@
-"""What users of requests bring along: mocks, adapters, hooks, auth."""
+"""What users of requests already have: mocks, adapters, hooks, auth."""
 
 from __future__ import annotations
 

@@ -54,5 +54,5 @@ def open_session(backend: str, surface: str) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def session(open_session: Callable[..., Any]) -> Any:
-    """A session that retries once, at once; and an asynchronous client in its place."""
+    """A session, or an asynchronous client, that retries once, at once."""
     return open_session()

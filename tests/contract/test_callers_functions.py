@@ -1,4 +1,4 @@
-"""Where the caller's functions run: in its context, and beside an event loop of its own."""
+"""The caller's functions: they see its context variables, and work beside a running event loop."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_streams_restart_sees_the_callers_context_variables(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     class Sink:
-        """A callback that may not begin anew."""
+        """A callback that refuses a restart."""
 
         def __init__(self) -> None:
             self.seen: list[str] = []

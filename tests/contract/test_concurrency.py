@@ -1,4 +1,4 @@
-"""As many attempts in flight as asked for, as the server counts them, and no more connections than that."""
+"""As many attempts in flight as requested, by the server's count, and no more connections than that."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def together(count: int) -> str:
-    """A path that answers once so many calls are in flight, and again for as many more."""
+    """A path that responds once this number of calls is in flight, and again for as many more."""
     return f"/together?count={count}&key={uuid4()}"
 
 
 @pytest.mark.parametrize("concurrency", [1, 20, 100])
-def test_one_host_sees_as_many_in_flight_as_asked_for(
+def test_one_host_sees_the_full_concurrency(
     open_session: Callable[..., ParallelSession], server: Server, concurrency: int
 ) -> None:
     session = open_session(concurrency=concurrency)
@@ -40,7 +40,9 @@ def test_one_host_sees_as_many_in_flight_as_asked_for(
     assert stats.requests == 2 * concurrency
 
 
-def test_one_host_with_tls_does_too(open_session: Callable[..., ParallelSession], tls_server: Server) -> None:
+def test_one_host_with_tls_sees_the_full_concurrency(
+    open_session: Callable[..., ParallelSession], tls_server: Server
+) -> None:
     session = open_session(concurrency=20, verify_ssl=str(tls_server.ca_file))
     session.request([tls_server.url(together(20))] * 40)
     stats = tls_server.stats()
@@ -49,7 +51,7 @@ def test_one_host_with_tls_does_too(open_session: Callable[..., ParallelSession]
     assert session.last_run.connections == stats.connections
 
 
-def test_thirty_hosts_at_once_see_no_fewer(
+def test_thirty_hosts_together_see_the_full_concurrency(
     open_session: Callable[..., ParallelSession], many_hosts: Server
 ) -> None:
     session = open_session(concurrency=100)
@@ -96,7 +98,7 @@ def test_five_calls_of_a_second_fit_into_one_and_a_bit(
     assert fits(open_session(concurrency=5), [server.url("/delay/1")] * 5, within=1.3)
 
 
-def test_batches_from_several_threads_share_the_places(
+def test_batches_from_several_threads_share_the_concurrency(
     open_session: Callable[..., ParallelSession], server: Server
 ) -> None:
     session = open_session(concurrency=10)
@@ -122,7 +124,7 @@ def test_a_callers_own_number_of_threads(
         assert executor.submit(int, "1").result() == 1
 
 
-def test_an_executor_is_for_those_that_block(
+def test_an_executor_needs_a_blocking_backend(
     open_session: Callable[..., ParallelSession], server: Server, backend: str
 ) -> None:
     with ThreadPoolExecutor(1) as executor:
@@ -134,7 +136,7 @@ def test_an_executor_is_for_those_that_block(
         assert session.request(server.url("/id/1")) == {"id": 1}
 
 
-def test_a_slow_parse_func_holds_no_other_call_up(
+def test_a_slow_parse_func_delays_no_other_call(
     open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
 ) -> None:
     is_parsing, other_is_done = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""`timeout` bounds a whole attempt and `deadline` a whole batch, whatever the servers do."""
+"""`timeout` limits a whole attempt and `deadline` a whole batch, whatever the servers do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _NEVER_CONNECTED = (*_NEVER_SHAKEN, "full accept queue")
 
 @pytest.fixture(scope="module")
 def never_done() -> Iterator[dict[str, str]]:
-    """URLs by what is wrong with them: none of them is ever done."""
+    """URLs of servers that never finish, by what they do."""
     with contextlib.ExitStack() as running:
         urls = {
             name: running.enter_context(FaultServer(script)).url() for name, script in _NEVER_DONE.items()
@@ -66,7 +66,7 @@ def never_done() -> Iterator[dict[str, str]]:
         yield urls
 
 
-def test_timeout_bounds_a_whole_attempt(
+def test_timeout_limits_a_whole_attempt(
     open_session: OpenSession, never_done: dict[str, str], lateness: Lateness
 ) -> None:
     session = open_session(retry=NEVER_AGAIN, timeout=0.3)
@@ -87,7 +87,7 @@ def test_row_14_the_connect_part_covers_the_handshake(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_upload_nobody_takes_is_in_the_timeout(
+def test_timeout_limits_an_upload_that_is_not_received(
     open_session: OpenSession,
     fault_server: Callable[..., FaultServer],
     certificates: Certificates,
@@ -108,7 +108,7 @@ def test_an_upload_nobody_takes_is_in_the_timeout(
 
 
 @pytest.mark.parametrize("step", [stall(), trickle(response(b"x" * 1_000), 0.02)], ids=["stall", "trickle"])
-def test_timeout_bounds_an_attempt_over_tls_within_tls(
+def test_timeout_limits_an_attempt_over_tls_within_tls(
     open_session: OpenSession,
     fault_server: Callable[..., FaultServer],
     certificates: Certificates,
@@ -127,7 +127,7 @@ def test_timeout_bounds_an_attempt_over_tls_within_tls(
     assert result.elapsed <= 0.5 + OVERSHOOT + lateness.worst
 
 
-def test_an_idle_connection_on_which_a_record_has_begun_holds_nobody_up(
+def test_a_partial_tls_record_on_an_idle_connection_blocks_nobody(
     open_session: OpenSession, fault_server: Callable[..., FaultServer], certificates: Certificates
 ) -> None:
     context = certificates.good.server_context()
@@ -148,7 +148,7 @@ def test_an_idle_connection_on_which_a_record_has_begun_holds_nobody_up(
     assert [session.get(url) for _ in range(2)] == [1, 2]
 
 
-def test_each_attempt_has_the_timeout_to_itself(
+def test_each_attempt_has_a_timeout_of_its_own(
     open_session: OpenSession, server: Server, lateness: Lateness
 ) -> None:
     session = open_session(retry=RetryPolicy(max_retries=1, backoff_factor=0.01), timeout=0.2)
@@ -160,7 +160,7 @@ def test_each_attempt_has_the_timeout_to_itself(
         assert attempt.elapsed <= 0.2 + OVERSHOOT + lateness.worst
 
 
-def test_deadline_bounds_a_whole_batch(
+def test_deadline_limits_a_whole_batch(
     open_session: OpenSession, never_done: dict[str, str], server: Server, lateness: Lateness
 ) -> None:
     session = open_session(concurrency=len(never_done) + 1, timeout=None)
@@ -182,7 +182,7 @@ def test_deadline_bounds_a_whole_batch(
     assert server.stats().by_path == {"/static": 5, "/hang": 1}
 
 
-def test_deadline_bounds_what_waits_for_a_gate(
+def test_deadline_limits_items_that_wait_for_a_gate(
     open_session: OpenSession, server: Server, lateness: Lateness
 ) -> None:
     session = open_session(rate_limit=10, rate_limit_burst=1)
@@ -198,7 +198,7 @@ def test_deadline_bounds_what_waits_for_a_gate(
     assert f"{last.url} was not done after 0 attempts" in str(last)
 
 
-def test_a_body_that_ends_with_its_connection_is_not_taken_for_whole(
+def test_a_body_cut_by_the_timeout_is_not_taken_as_complete(
     open_session: OpenSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), trickle(b"x" * 100, 0.05)])

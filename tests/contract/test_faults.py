@@ -45,7 +45,7 @@ _MORE_THAN_ONE_ATTEMPT = frozenset({18, 20, 25})
 
 
 def call(session: ParallelSession, case: FaultCase, url: str, options: dict[str, Any]) -> Result[Any]:
-    """The Result of one call; JSON is decoded only where the fault is in the JSON."""
+    """The Result of one call; JSON is decoded only if the fault is in the JSON."""
     return_type = ReturnType.JSON if case.error == "DecodeError" else ReturnType.CONTENT
     data = "something" if case.method == "POST" else None
     [result] = session.iter_results([url], method=case.method, data=data, return_type=return_type, **options)
@@ -105,8 +105,8 @@ def check_outcome(case: FaultCase, result: Result[Any]) -> None:
 
 
 def check_attempts(case: FaultCase, result: Result[Any], sent: int) -> None:
-    """As many as were promised, and nothing sent behind our back."""
-    assert sent in {0, result.attempts}, "0 where the server did not come to read"
+    """As many as promised, and nothing else was sent."""
+    assert sent in {0, result.attempts}, "0 if the server did not read it"
     if case.retried:
         assert result.attempts == 2
     elif case.row not in _MORE_THAN_ONE_ATTEMPT:
@@ -144,7 +144,7 @@ TOO_MUCH = {
 
 
 @pytest.mark.parametrize("answer", TOO_MUCH)
-def test_row_5_what_comes_behind_an_answer_is_not_read_as_the_next(
+def test_row_5_bytes_after_a_response_are_not_read_as_the_next_one(
     answer: str, open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
 ) -> None:
     healthy = repeat(read_request(), send(response(b"fine")))
@@ -161,7 +161,7 @@ CUT_OR_CODED_WRONG = [case for case in FAULT_CASES if case.row in {1, 2, 3, 11} 
 
 @pytest.mark.parametrize("surface", ["sync"], indirect=True)
 @pytest.mark.parametrize("case", CUT_OR_CODED_WRONG, ids=str)
-def test_a_stream_and_a_file_of_a_faulty_body_fail_as_the_body_does(
+def test_faulty_bodies_fail_alike_as_streams_and_as_files(
     case: FaultCase, open_session: Callable[..., ParallelSession], certificates: Certificates, tmp_path: Path
 ) -> None:
     if case.coding is not None and case.coding not in ACCEPT_ENCODING:
@@ -191,7 +191,7 @@ def test_row_10_one_replay_on_a_fresh_connection_is_free(
     )
 
 
-def test_row_10_a_post_is_replayed_where_the_caller_allows_it(
+def test_row_10_a_post_is_replayed_if_the_caller_allows_it(
     open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
 ) -> None:
     fine = send(response(b"fine"))
@@ -202,7 +202,7 @@ def test_row_10_a_post_is_replayed_where_the_caller_allows_it(
     assert [(request.method, request.body) for request in server.requests[1:]] == [("POST", b"once")] * 2
 
 
-def test_row_12_a_refused_connection_is_tried_again(session: ParallelSession) -> None:
+def test_row_12_a_refused_connection_is_retried(session: ParallelSession) -> None:
     with refusing_port() as port:
         [result] = session.iter_results([f"http://127.0.0.1:{port}/"])
     assert isinstance(result.error, exceptions.RetryExhaustedError)
@@ -210,7 +210,7 @@ def test_row_12_a_refused_connection_is_tried_again(session: ParallelSession) ->
     assert result.attempts == 2
 
 
-def test_row_12_a_name_that_does_not_exist_is_looked_up_once_more(
+def test_row_12_an_unknown_name_is_looked_up_once_more(
     open_session: Callable[..., ParallelSession],
 ) -> None:
     session = open_session(retry=RetryPolicy(max_retries=3, backoff_factor=0.01))
@@ -220,10 +220,10 @@ def test_row_12_a_name_that_does_not_exist_is_looked_up_once_more(
     assert result.attempts == 2
 
 
-def test_an_address_this_machine_does_not_speak_is_passed_over(
+def test_an_address_of_an_unsupported_family_is_skipped(
     session: ParallelSession, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an IPv6 one is where there is no IPv6: the name's next address is the one to connect to."""
+    """Like an IPv6 address on a machine without IPv6: the next address of the name is used."""
     look_up = socket.getaddrinfo
 
     def with_a_strange_one_first(*arguments: Any, **options: Any) -> list[Any]:
@@ -252,7 +252,7 @@ def test_a_process_without_a_socket_left(backend: str, open_session: Callable[..
 
 @contextlib.contextmanager
 def every_descriptor_taken() -> Iterator[None]:
-    """Let this process open nothing more."""
+    """Take every file descriptor that this process may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
     with contextlib.ExitStack() as taken:

@@ -34,7 +34,7 @@ def test_one_url_that_may_fail_gives_none(session: ParallelSession, server: Serv
     assert session.request(server.url("/status/404"), return_none_on_failure=True) is None
 
 
-def test_a_wrong_return_type_is_found_before_anything_is_sent(
+def test_a_wrong_return_type_is_refused_before_anything_is_sent(
     session: ParallelSession, server: Server
 ) -> None:
     return_type: Any = "xml"
@@ -51,7 +51,7 @@ def test_keys_give_a_dict(session: ParallelSession, server: Server) -> None:
 
 
 @pytest.mark.parametrize("keys", [["one", "one"], ["one", []]], ids=["twice the same", "not hashable"])
-def test_wrong_keys_are_found_before_anything_is_sent(
+def test_wrong_keys_are_refused_before_anything_is_sent(
     keys: list[Any], session: ParallelSession, server: Server
 ) -> None:
     with pytest.raises(exceptions.ConfigurationError, match="keys") as wrong:
@@ -60,7 +60,7 @@ def test_wrong_keys_are_found_before_anything_is_sent(
     assert server.stats().requests == 0
 
 
-def test_progress_is_told_call_by_call(session: ParallelSession, server: Server) -> None:
+def test_progress_is_reported_call_by_call(session: ParallelSession, server: Server) -> None:
     seen: list[tuple[int, int | None]] = []
     urls = [server.url("/id/1"), "no url", server.url("/status/404")]
     for given in (urls, iter(urls)):
@@ -70,7 +70,7 @@ def test_progress_is_told_call_by_call(session: ParallelSession, server: Server)
     assert seen == [(1, 3), (2, 3), (3, 3), (1, None), (2, None), (3, None)]
 
 
-def test_keys_that_repeat_or_run_out_cost_their_items_alone(session: ParallelSession, server: Server) -> None:
+def test_keys_that_repeat_or_run_out_fail_their_items_only(session: ParallelSession, server: Server) -> None:
     urls = [server.url(f"/id/{number}") for number in range(4)]
     with pytest.raises(exceptions.PartialFailureError) as failed:
         session.request(urls, keys=iter("aab"))
@@ -86,7 +86,7 @@ def test_keys_that_repeat_or_run_out_cost_their_items_alone(session: ParallelSes
     assert sorted(server.ids()) == [0, 2]
 
 
-def test_keys_of_the_items_own_must_differ_too(session: ParallelSession, server: Server) -> None:
+def test_keys_that_items_bring_must_differ_too(session: ParallelSession, server: Server) -> None:
     urls = [server.url(f"/id/{number}") for number in range(6)]
     items: list[Any] = [
         {"url": urls[0], "key": "own"},
@@ -143,7 +143,7 @@ def test_an_exception_that_takes_no_results_is_raised_as_it_is(
     assert [result.value for result in session.last_run.results] == [{"id": 1}]
 
 
-def test_parse_func_takes_the_decoded_answer(session: ParallelSession, server: Server) -> None:
+def test_parse_func_takes_the_decoded_response(session: ParallelSession, server: Server) -> None:
     urls = [server.url(f"/id/{number}") for number in range(3)]
     assert session.request(urls, parse_func=lambda answer: answer["id"] * 10) == [0, 10, 20]
 
@@ -185,7 +185,7 @@ def test_failures_lose_nothing(session: ParallelSession, server: Server) -> None
     assert session.request(urls, return_none_on_failure=True) == [{"id": 1}, None, None, {"id": 2}]
 
 
-def test_a_flaky_answer_is_tried_again(session: ParallelSession, server: Server) -> None:
+def test_a_flaky_response_is_retried(session: ParallelSession, server: Server) -> None:
     assert session.request(server.url("/flaky/once")) == {"key": "once", "count": 2}
     with pytest.raises(exceptions.RetryExhaustedError) as spent:
         session.request(server.url("/flaky/ever?fail=9"))
@@ -195,7 +195,7 @@ def test_a_flaky_answer_is_tried_again(session: ParallelSession, server: Server)
     assert server.stats().by_path == {"/flaky/once": 2, "/flaky/ever": 2, "/flaky/post": 1}
 
 
-def test_what_failed_is_tried_again_in_its_place(session: ParallelSession, server: Server) -> None:
+def test_failed_items_are_retried_in_their_places(session: ParallelSession, server: Server) -> None:
     urls = [server.url(f"/flaky/{number}?fail={2 * (number % 2)}") for number in range(4)]
     with pytest.raises(exceptions.PartialFailureError) as caught:
         session.request(urls, keys=list("abcd"), parse_func=lambda value: value["key"])

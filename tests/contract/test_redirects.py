@@ -1,4 +1,4 @@
-"""Redirects: which are followed, what they keep, and what must not go along."""
+"""Redirects: which are followed, what they keep, and what they must drop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_redirects_are_followed(session: ParallelSession, server: Server) -> Non
     )
 
 
-def test_redirects_are_left_alone_where_told_so(session: ParallelSession, server: Server) -> None:
+def test_redirects_are_not_followed_if_switched_off(session: ParallelSession, server: Server) -> None:
     response = session.request(server.url("/redirect/1"), return_type="response", follow_redirects=False)
     assert response.status_code == 302
     assert response.headers["location"] == "/get"
@@ -49,7 +49,7 @@ def test_what_a_redirected_post_becomes(
     assert (told["method"], told["data"]) == (method, body)
 
 
-def test_row_21_no_redirect_leads_inside_where_that_is_forbidden(
+def test_row_21_redirects_to_private_hosts_are_refused_if_forbidden(
     open_session: Callable[..., ParallelSession], server: Server
 ) -> None:
     session = open_session(allow_private_hosts=False)

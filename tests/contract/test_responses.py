@@ -1,4 +1,4 @@
-"""What comes back: heads, codings, bodies in pieces, and no more of them than asked for."""
+"""Responses: heads, content codings, streamed bodies, and the limit on their size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.server.faults import FaultServer
 
 
-def test_what_is_around_a_value_is_no_part_of_it(
+def test_whitespace_around_header_values_and_reasons_is_removed(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     head = b"HTTP/1.1 200 Sch\xf6n \r\nX-One:\t 1 \t\r\nTransfer-Encoding: chunked \r\n\r\n"
@@ -37,7 +37,7 @@ def test_what_is_around_a_value_is_no_part_of_it(
         assert answer.reason == "Schön"
 
 
-def test_codings_are_undone(session: ParallelSession, server: Server) -> None:
+def test_content_codings_are_decoded(session: ParallelSession, server: Server) -> None:
     routes = {"gzip": "gzip", "deflate": "deflate", "brotli": "br", "zstd": "zstd"}
     announced = {name for name, coding in routes.items() if coding in ACCEPT_ENCODING.split(", ")}
     assert announced >= {"gzip", "deflate"}
@@ -50,7 +50,7 @@ PLAIN = content(3_000)
 
 
 def raw_deflated(body: bytes) -> bytes:
-    """Without the header and the checksum RFC 1950 asks for, as some servers send it."""
+    """Without the header and the checksum that RFC 1950 requires, as some servers send it."""
     compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return compressor.compress(body) + compressor.flush()
 
@@ -75,7 +75,7 @@ def test_codings_as_servers_send_them(
     assert session.get(server.url(), return_type="content") == PLAIN
 
 
-def test_an_answer_in_http_1_0_is_taken(
+def test_a_response_in_http_1_0_is_accepted(
     session: ParallelSession, fault_server: Callable[..., FaultServer], backend: str
 ) -> None:
     old = response(b"old").replace(b"HTTP/1.1", b"HTTP/1.0")
@@ -153,7 +153,7 @@ def test_a_body_that_is_too_large_is_not_waited_for(
         )
 
 
-def test_the_cap_is_on_bytes_that_come_and_are_decoded(
+def test_the_cap_applies_to_decoded_bytes(
     session: ParallelSession, server: Server, fault_server: Callable[..., FaultServer]
 ) -> None:
     assert (
@@ -172,7 +172,7 @@ def test_the_cap_is_on_bytes_that_come_and_are_decoded(
     "status",
     ["204 No Content", "304 Not Modified"],
 )
-def test_an_answer_of_these_statuses_has_no_body(
+def test_responses_of_these_statuses_have_no_body(
     status: str, session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     for framing in ("Content-Length: 50", "Transfer-Encoding: chunked"):
@@ -201,7 +201,7 @@ def test_a_body_that_lasts_until_the_end_of_the_connection(
 
 
 @pytest.mark.parametrize("length", [10**14, 10**18 - 1])
-def test_no_room_is_made_for_a_length_that_cannot_be(
+def test_no_memory_is_reserved_for_an_absurd_length(
     session: ParallelSession, fault_server: Callable[..., FaultServer], length: int
 ) -> None:
     server = fault_server(

@@ -1,4 +1,4 @@
-"""What goes out: methods, URLs, headers, bodies, as they were given."""
+"""Requests: methods, URLs, headers and bodies are sent as given."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_what_a_url_may_not_have_is_percent_encoded(
     assert [request.target for request in server.requests] == [sent]
 
 
-def test_what_a_body_that_is_not_there_is_announced_as(
+def test_the_content_length_of_requests_without_a_body(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([repeat(read_request(), send(response(b"fine")))])
@@ -141,7 +141,7 @@ def test_an_address_is_named_in_brackets(
     ],
     ids=["short", "long", "empty", "chunked"],
 )
-def test_where_a_body_ends_is_not_for_the_caller_to_say(
+def test_framing_headers_of_the_caller_are_refused(
     framing: dict[str, str], session: ParallelSession, server: Server
 ) -> None:
     with pytest.raises(exceptions.ValidationError, match="-"):
@@ -150,7 +150,7 @@ def test_where_a_body_ends_is_not_for_the_caller_to_say(
     assert server.stats().requests == 1
 
 
-def test_a_tunnel_is_no_call(session: ParallelSession, server: Server) -> None:
+def test_connect_is_refused_as_a_method(session: ParallelSession, server: Server) -> None:
     with pytest.raises(exceptions.ValidationError, match="CONNECT"):
         session.request(server.url("/id/1"), method="connect")
     assert session.request(server.url("/id/1")) == {"id": 1}
@@ -193,7 +193,7 @@ def test_a_list_of_options_has_one_for_each_url(session: ParallelSession, server
     assert [answer["headers"].get("Cookie") for answer in told] == ["c=1", None, None]
 
 
-def test_credentials_go_by_auth_or_stand_in_the_url(session: ParallelSession, server: Server) -> None:
+def test_credentials_are_given_by_auth_or_in_the_url(session: ParallelSession, server: Server) -> None:
     url = server.url("/basic-auth/user/pass%20word")
     assert session.request(url, auth=("user", "pass word"))["authenticated"]
     assert session.request(url.replace("://", "://user:pass%20word@"))["authenticated"]
@@ -221,7 +221,7 @@ def test_row_22_a_netrc_is_read_when_asked_for_and_never_over_the_callers_author
     assert sent == [None, "Basic dXNlcjpzZWNyZXQ=", "Bearer own", "Bearer own"]
 
 
-def test_row_27_of_a_header_or_method_that_cannot_be_not_one_byte_is_sent(
+def test_row_27_nothing_is_sent_if_a_header_or_method_is_invalid(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([repeat(read_request(), send(response(b"1")))])

@@ -1,4 +1,4 @@
-"""What lasts from one call to the next: cookies and connections; and what does not outlast it."""
+"""What a session keeps between calls: cookies and connections; and that nothing outlives it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_connection_with_an_unread_body_is_not_used_again(session: ParallelSes
     assert session.request(server.url("/id/5")) == {"id": 5}
 
 
-def test_closing_gives_every_socket_back_without_the_garbage_collector(
+def test_closing_closes_every_socket_without_the_garbage_collector(
     open_session: Callable[..., ParallelSession], server: Server
 ) -> None:
     before = open_sockets()
@@ -82,17 +82,17 @@ def test_a_closed_session_sends_nothing(session: ParallelSession, server: Server
     assert server.stats().requests == 0
 
 
-def test_a_client_hands_out_its_session_where_nothing_can_be_awaited(backend: str, server: Server) -> None:
+def test_a_client_gives_its_session_to_synchronous_code(backend: str, server: Server) -> None:
     with ParallelRequests(backend=backend) as session:
         assert session.request(server.url("/id/1")) == {"id": 1}
     with pytest.raises(exceptions.RunStoppedError):
         session.request(server.url("/id/2"))
 
 
-def test_a_session_that_was_left_open_is_told_of_and_closed(
+def test_a_session_left_open_gives_a_warning_and_is_closed(
     backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where warnings are errors, as in these tests, too; a thread left behind would hold up the exit."""
+    """Even if warnings are errors, as in these tests: a thread left behind would block the exit."""
     session = ParallelSession(backend=backend)
     session.request(server.url("/id/1"))
     with pytest.warns(ResourceWarning, match=f"backend={backend} .* was not closed"):
@@ -106,7 +106,7 @@ def test_a_session_that_was_left_open_is_told_of_and_closed(
 
 
 def test_a_session_is_not_copied(backend: str, server: Server) -> None:
-    """A copy would close, as it goes, what the session still uses."""
+    """A copy that is collected would close what the session still uses."""
     client = ParallelRequests(backend=backend)
     with client as session:
         for own in (session, client):
@@ -179,6 +179,6 @@ session.close()
 """
 
 
-def test_a_forked_child_leaves_alone_what_is_under_way(backend: str, server: Server) -> None:
+def test_a_forked_child_does_not_interrupt_its_parents_batch(backend: str, server: Server) -> None:
     command = [sys.executable, "-c", FORK_UNDER_WAY, backend, server.url("")]
     subprocess.run(command, check=True, timeout=15, cwd=ROOT)

@@ -56,7 +56,7 @@ STOPPED_WITHIN = 1.0
 
 
 def cause_of(error: BaseException | None) -> BaseException | None:
-    """What the last attempt ended with."""
+    """The error of the last attempt."""
     return error.last_error if isinstance(error, exceptions.RetryExhaustedError) else error
 
 
@@ -64,7 +64,7 @@ def cause_of(error: BaseException | None) -> BaseException | None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_it_leads_to_plain_and_tls_targets_and_its_connections_are_used_again(
+def test_plain_and_tls_targets_are_reached_and_connections_reused(
     open_session: OpenSession, server: Server, tls_server: Server, socks_proxy: StartProxy, scheme: str
 ) -> None:
     target, running = (server if scheme == "http" else tls_server), socks_proxy()
@@ -80,7 +80,7 @@ def test_it_leads_to_plain_and_tls_targets_and_its_connections_are_used_again(
     ("scheme", "version", "is_name"),
     [("socks5h", 5, True), ("socks5", 5, False), ("socks4a", 4, True), ("socks4", 4, False)],
 )
-def test_names_are_resolved_where_the_scheme_says(
+def test_the_scheme_decides_who_resolves_names(
     *,
     session: ParallelSession,
     server: Server,
@@ -101,7 +101,7 @@ def test_names_are_resolved_where_the_scheme_says(
     assert entry.headers["host"] == f"{name}:{port}"
 
 
-def test_an_address_is_told_as_an_address(
+def test_an_ip_address_is_sent_as_an_address(
     session: ParallelSession, server: Server, socks_proxy: StartProxy
 ) -> None:
     running = socks_proxy()
@@ -157,7 +157,7 @@ def test_the_next_proxy_is_tried(open_session: OpenSession, server: Server, sock
     assert refusing.greetings
 
 
-def test_the_environment_may_name_one(
+def test_a_proxy_of_the_environment_is_used(
     monkeypatch: pytest.MonkeyPatch, open_session: OpenSession, server: Server, socks_proxy: StartProxy
 ) -> None:
     running = socks_proxy()
@@ -198,9 +198,7 @@ def test_credentials_go_to_the_proxy_alone(
         assert not {"authorization", "proxy-authorization"} & set(entry.headers)
 
 
-def test_version_4_is_told_the_user(
-    session: ParallelSession, server: Server, socks_proxy: StartProxy
-) -> None:
+def test_version_4_gets_the_user(session: ParallelSession, server: Server, socks_proxy: StartProxy) -> None:
     running = socks_proxy(credentials=("joe", ""))
     assert session.request(server.url("/id/1"), proxy=running.url("socks4", "joe@")) == {"id": 1}
     with pytest.raises(exceptions.RetryExhaustedError) as refused:
@@ -209,10 +207,10 @@ def test_version_4_is_told_the_user(
     assert server.ids() == [1]
 
 
-def test_connections_are_not_shared_by_those_who_pass_as_somebody_else(
+def test_connections_with_other_credentials_are_not_shared(
     session: ParallelSession, server: Server, tls_server: Server, socks_proxy: StartProxy
 ) -> None:
-    """Proxies tell their customers, and Tor its circuits, apart by them."""
+    """Proxies identify their customers, and Tor its circuits, by the credentials."""
     running = socks_proxy(credentials=("user", "hush"))
     open_to_all = socks_proxy()
     ca_file = str(tls_server.ca_file)
@@ -226,7 +224,7 @@ def test_connections_are_not_shared_by_those_who_pass_as_somebody_else(
 
 
 @pytest.mark.parametrize("user_info", ["user:wrong-secret@", ""], ids=["wrong", "none"])
-def test_wrong_credentials_show_nowhere_and_cost_one_connection_an_attempt(
+def test_wrong_credentials_are_never_shown_and_cost_one_connection_per_attempt(
     session: ParallelSession, server: Server, socks_proxy: StartProxy, user_info: str
 ) -> None:
     running = socks_proxy(credentials=("user", "right"))
@@ -247,7 +245,7 @@ def test_wrong_credentials_show_nowhere_and_cost_one_connection_an_attempt(
 @pytest.mark.parametrize("refusal", [NOT_ALLOWED, REFUSED], ids=["not_allowed", "refused"])
 @pytest.mark.parametrize("proxy_scheme", ["socks5h", "socks4a"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_target_it_does_not_connect_to(
+def test_a_target_that_the_proxy_does_not_reach(
     session: ParallelSession, socks_proxy: StartProxy, refusal: int, proxy_scheme: str, scheme: str
 ) -> None:
     running = socks_proxy(refusal=refusal)
@@ -258,7 +256,7 @@ def test_a_target_it_does_not_connect_to(
     assert result.attempts == running.connections == 2, "it cannot have been received"
 
 
-def test_one_that_is_not_there_is_never_gone_around(
+def test_a_missing_proxy_is_never_bypassed(
     session: ParallelSession, server: Server, tls_server: Server
 ) -> None:
     with refusing_port() as port:
@@ -274,7 +272,7 @@ def test_one_that_is_not_there_is_never_gone_around(
     assert server.stats().requests == tls_server.stats().requests == 0, "never a silent direct connection"
 
 
-def test_one_whose_name_does_not_exist(session: ParallelSession) -> None:
+def test_a_proxy_whose_name_cannot_be_resolved(session: ParallelSession) -> None:
     [result] = session.iter_results(["http://target.test/"], proxy="socks5h://no-such-proxy.invalid:1")
     assert isinstance(cause_of(result.error), exceptions.ProxyError)
 
@@ -290,7 +288,7 @@ def test_one_whose_name_does_not_exist(session: ParallelSession) -> None:
     ],
     ids=["http", "closed", "cut", "reset", "a_method_nobody_offered"],
 )
-def test_one_that_speaks_no_socks(
+def test_a_proxy_that_does_not_speak_socks(
     session: ParallelSession, fault_server: StartFaults, steps: tuple[Step, ...]
 ) -> None:
     proxy = fault_server([*steps])
@@ -310,7 +308,7 @@ def test_one_that_speaks_no_socks(
     ],
     ids=["silent", "silent_about_the_target", "trickled"],
 )
-def test_one_that_hangs_ends_with_the_timeout(
+def test_timeout_ends_an_attempt_at_a_proxy_that_hangs(
     open_session: OpenSession, fault_server: StartFaults, lateness: Lateness, steps: tuple[Step, ...]
 ) -> None:
     proxy = fault_server([*steps])
@@ -322,7 +320,7 @@ def test_one_that_hangs_ends_with_the_timeout(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_stop_does_not_wait_for_one_that_hangs(
+def test_a_stop_does_not_wait_for_a_proxy_that_hangs(
     open_session: OpenSession, fault_server: StartFaults, lateness: Lateness, scheme: str
 ) -> None:
     everyone_waits = threading.Barrier(6)
@@ -355,7 +353,7 @@ def test_a_stop_does_not_wait_for_one_that_hangs(
     ids=["cut", "silent"],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_what_a_target_does_wrong_is_not_put_down_to_it(
+def test_a_fault_of_the_target_is_no_proxy_error(
     *,
     session: ParallelSession,
     certificates: Certificates,
@@ -379,7 +377,7 @@ def test_what_a_target_does_wrong_is_not_put_down_to_it(
     assert len(target.requests) == 1, "it may have been received"
 
 
-def test_a_target_nobody_vouches_for(
+def test_a_bad_certificate_of_the_target(
     session: ParallelSession, tls_server: Server, socks_proxy: StartProxy
 ) -> None:
     with pytest.raises(exceptions.TLSError):
@@ -387,7 +385,7 @@ def test_a_target_nobody_vouches_for(
     assert tls_server.stats().requests == 0
 
 
-def test_a_name_that_has_to_be_resolved_here_and_does_not_exist(
+def test_a_locally_resolved_name_that_does_not_exist(
     session: ParallelSession, socks_proxy: StartProxy
 ) -> None:
     [result] = session.iter_results(["http://no-such-host.invalid/"], proxy=socks_proxy().url("socks5"))

@@ -71,7 +71,7 @@ def test_leaving_the_loop_stops_the_run(
 
 
 @pytest.mark.parametrize("verb", ["request", "iter_results"])
-def test_an_interrupt_stops_the_run_and_comes_through(
+def test_an_interrupt_stops_the_run_and_is_raised(
     session: ParallelSession, server: Server, lateness: Lateness, verb: str
 ) -> None:
     def urls() -> Iterator[str]:

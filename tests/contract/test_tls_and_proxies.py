@@ -1,4 +1,4 @@
-"""Whom to trust, and which way to go."""
+"""Certificates, and proxies."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_a_folder_of_cas_is_trusted(session: ParallelSession, tls_server: Server
     assert tls_server.ids() == [2]
 
 
-def test_an_authority_nobody_named_is_not_trusted(session: ParallelSession, tls_server: Server) -> None:
+def test_an_unknown_ca_is_not_trusted(session: ParallelSession, tls_server: Server) -> None:
     with pytest.raises(exceptions.TLSError):
         session.request(tls_server.url("/get"))
     assert tls_server.stats().requests == 0
 
 
-def test_row_24_verification_is_part_of_what_tells_connections_apart(
+def test_row_24_connections_with_different_verification_are_not_shared(
     session: ParallelSession, tls_server: Server
 ) -> None:
     url = tls_server.url("/id/1")
@@ -104,7 +104,7 @@ def test_a_proxy_forwards_and_tunnels(
     assert [request.method for request in running.requests] == ["GET", "CONNECT"]
 
 
-def test_a_proxy_is_told_the_target_and_counts_as_no_replay(session: ParallelSession) -> None:
+def test_a_call_through_a_proxy_is_not_counted_as_replayed(session: ParallelSession) -> None:
     with FaultServer([repeat(read_request(), send(response(b"fine")))]) as proxy:
         [result] = session.iter_results(
             ["http://target.example/?q=1"], return_type="content", proxy=proxy.url().rstrip("/")
@@ -147,7 +147,7 @@ def test_proxy_credentials_go_to_the_proxy_alone(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_wrong_proxy_credentials_show_nowhere(
+def test_wrong_proxy_credentials_are_never_shown(
     session: ParallelSession, server: Server, tls_server: Server, proxy: Callable[..., Proxy], scheme: str
 ) -> None:
     running = proxy(credentials=("user", "right"))
@@ -171,7 +171,7 @@ def test_wrong_proxy_credentials_show_nowhere(
     assert target.stats().requests == 0
 
 
-def test_row_25_a_proxy_that_is_not_there_is_never_gone_around(
+def test_row_25_a_missing_proxy_is_never_bypassed(
     session: ParallelSession, server: Server, tls_server: Server
 ) -> None:
     with refusing_port() as port:
@@ -196,7 +196,7 @@ def test_row_25_a_proxy_that_is_not_there_is_never_gone_around(
     ],
     ids=["cut", "silent"],
 )
-def test_what_a_target_does_wrong_is_not_put_down_to_the_proxy(
+def test_a_fault_of_the_target_is_not_a_proxy_error(
     steps: tuple[Step, ...],
     kind: type[exceptions.BackendError],
     session: ParallelSession,
@@ -216,7 +216,7 @@ def test_what_a_target_does_wrong_is_not_put_down_to_the_proxy(
     assert type(result.error) is kind
 
 
-def test_a_target_nobody_vouches_for_is_not_put_down_to_the_proxy(
+def test_a_bad_certificate_of_the_target_is_not_a_proxy_error(
     session: ParallelSession, tls_server: Server, proxy: Callable[..., Proxy]
 ) -> None:
     with pytest.raises(exceptions.TLSError):
@@ -234,7 +234,7 @@ def test_row_25_the_next_proxy_is_tried(
     assert len(running.requests) == 2
 
 
-def test_row_22_proxies_of_the_environment_are_used_unless_told_otherwise(
+def test_row_22_proxies_of_the_environment_are_used_by_default(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     server: Server,
@@ -252,7 +252,7 @@ def test_row_22_proxies_of_the_environment_are_used_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
-def test_row_25_no_variable_leads_around_a_proxy_that_was_named(
+def test_row_25_no_variable_bypasses_a_given_proxy(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     server: Server,
@@ -292,7 +292,7 @@ def test_the_callers_own_proxy_authorization_wins_and_goes_to_the_proxy_alone(
     assert {request.method for request in running.requests} == {"GET", "CONNECT"}
 
 
-def test_a_tunnel_is_not_shared_by_those_who_tell_the_proxy_something_else(
+def test_calls_with_other_proxy_credentials_do_not_share_a_tunnel(
     session: ParallelSession, tls_server: Server, proxy: Callable[..., Proxy]
 ) -> None:
     running = proxy()
@@ -309,15 +309,13 @@ def test_a_tunnel_is_not_shared_by_those_who_tell_the_proxy_something_else(
     ]
 
 
-def test_where_there_is_no_proxy_nobody_is_told_the_credentials_for_one(
-    session: ParallelSession, server: Server
-) -> None:
+def test_proxy_credentials_are_not_sent_without_a_proxy(session: ParallelSession, server: Server) -> None:
     assert session.request(server.url("/id/1"), headers=MINE) == {"id": 1}
     assert session.request(server.url("/redirect/1"), headers=MINE)
     assert not any("proxy-authorization" in entry.headers for entry in server.log())
 
 
-def test_a_redirect_through_the_same_proxy_is_let_through_as_well(
+def test_a_redirect_through_the_same_proxy_keeps_its_credentials(
     session: ParallelSession, proxy: Callable[..., Proxy], fault_server: Callable[..., FaultServer]
 ) -> None:
     there = fault_server([repeat(read_request(), send(response(b"there")))])
@@ -328,7 +326,7 @@ def test_a_redirect_through_the_same_proxy_is_let_through_as_well(
     assert all("proxy-authorization" not in request.headers for request in here.requests + there.requests)
 
 
-def test_a_proxy_that_speaks_tls_is_trusted_as_its_target_is(
+def test_the_certificate_of_an_https_proxy_is_checked_like_the_targets(
     open_session: Callable[..., ParallelSession],
     fault_server: Callable[..., FaultServer],
     certificates: Certificates,
@@ -348,13 +346,13 @@ def test_a_proxy_that_speaks_tls_is_trusted_as_its_target_is(
     assert len(forwarding.requests) == 2
 
 
-def test_a_socks_proxy_that_cannot_be_used_is_told_of_before_anything_is_sent(
+def test_an_unusable_socks_proxy_is_reported_before_anything_is_sent(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     backend: str,
     fault_server: Callable[..., FaultServer],
 ) -> None:
-    """And what to do about it; it is not retried, to no use."""
+    """The error says what to do, and is not retried."""
     monkeypatch.setitem(sys.modules, "socks", None)
     if backend == "curl":
         pytest.skip("it speaks SOCKS by itself")
@@ -377,7 +375,7 @@ def test_a_socks_proxy_that_cannot_be_used_is_told_of_before_anything_is_sent(
     assert (result.attempts, socks.connections) == (0, 0)
 
 
-def test_a_redirect_to_where_the_proxy_cannot_be_used_is_not_followed(
+def test_a_redirect_that_needs_an_unusable_proxy_is_not_followed(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     fault_server: Callable[..., FaultServer],
@@ -423,7 +421,7 @@ def test_an_at_sign_in_a_proxys_password_is_taken_as_it_is_meant(
 
 
 @pytest.mark.parametrize("name", ["missing.pem", "."], ids=["no_file", "empty_folder"])
-def test_a_ca_bundle_of_the_environment_that_is_none(
+def test_an_invalid_ca_bundle_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     tls_server: Server,

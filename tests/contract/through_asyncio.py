@@ -1,4 +1,4 @@
-"""The asynchronous client with the face of a session, so that one contract serves both surfaces."""
+"""The asynchronous client with the interface of a session, so that the contract tests cover both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LoopThread:
     """An asyncio event loop that runs on a thread of its own and serves callers on any other, many at once.
 
-    Leaving the block fails where a task was left on the loop, or one came to an end nobody looked at.
+    Leaving the block fails if a task is left on the loop, or if the exception of one was never retrieved.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class LoopThread:
         self._complaints: list[object] = []
 
     def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call a function on the loop and return, or raise, what comes of it; an awaitable is awaited."""
+        """Call a function on the loop, await an awaitable, and return the result or raise the exception."""
 
         async def outcome() -> tuple[Any, BaseException | None]:
             try:

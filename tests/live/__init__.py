@@ -1,1 +1,1 @@
-"""What is configured is what the server sees: rate, retries, pacing, deadlines and stops, on real servers."""
+"""Servers see what was configured: rate, retries, pacing, deadlines and stops, on real servers."""

@@ -1,4 +1,4 @@
-"""The log is silent unless asked, leaves others' loggers alone, and no secret shows anywhere."""
+"""Logging is silent unless enabled, leaves other loggers alone, and never shows a secret."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("parallel_requests")
 
 @pytest.fixture(autouse=True)
 def logger_as_imported() -> Iterator[None]:
-    """Take back what a test makes of our logger."""
+    """Restore our logger after a test."""
     handlers, level = list(logger.handlers), logger.level
     yield
     logger.handlers[:] = handlers
@@ -56,7 +56,7 @@ def test_the_library_only_brings_a_null_handler() -> None:
 @pytest.mark.parametrize(
     ("options", "level"), [({"debug": True}, logging.DEBUG), ({"verbose": True}, logging.INFO)]
 )
-def test_asked_to_talk_it_finds_a_way_once(options: Options, level: int) -> None:
+def test_verbose_adds_one_handler(options: Options, level: int) -> None:
     with unconfigured() as root, ParallelSession(**options), ParallelSession(**options):
         assert logger.level == level
         assert [type(handler) for handler in logger.handlers] == [logging.NullHandler, logging.StreamHandler]
@@ -64,7 +64,7 @@ def test_asked_to_talk_it_finds_a_way_once(options: Options, level: int) -> None
 
 
 @pytest.mark.parametrize("owner", [None, "parallel_requests"])
-def test_who_has_configured_logging_is_left_alone(owner: str | None) -> None:
+def test_configured_logging_is_left_alone(owner: str | None) -> None:
     with unconfigured() as root:
         theirs = logging.Handler(level=logging.ERROR)
         logging.getLogger(owner).addHandler(theirs)
@@ -97,7 +97,7 @@ _FAULTS: dict[str, Script] = {
 
 
 def everything_said(error: BaseException, session: ParallelSession) -> str:
-    """All that a person may read of an error and its like."""
+    """Every text form of an error."""
     results = session.last_run.results or getattr(error, "results", ())
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""The rate limit as the server stamps arrivals: no window of any length sees more than it may."""
+"""The rate limit by the server's time stamps: no window of any length exceeds it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNTIL_IT_IS_DONE = RetryPolicy(max_retries=20, backoff_factor=0.01, backoff_max=
 def assert_within(
     server: Server, stamps: Sequence[float], lateness: Lateness, *, rate: float, burst: int
 ) -> None:
-    """No window exceeds the rate, as far as the lateness of both processes lets tell."""
+    """No window exceeds the rate, allowing for the lateness of both processes."""
     lag = server.stats().max_lag + lateness.worst
     assert worst_excess(stamps, rate, burst) <= rate * lag, f"up to {lag * 1000:.1f} ms were the machine's"
 
@@ -79,7 +79,7 @@ def test_hosts_have_rates_of_their_own(
     assert last_of_others < many_hosts.arrivals(host=slow)[-1], "who waits for one host holds up no other"
 
 
-def test_no_host_has_more_in_flight_than_its_places(
+def test_no_host_exceeds_its_concurrency(
     open_session: Callable[..., ParallelSession], many_hosts: Server
 ) -> None:
     session = open_session(concurrency=20, concurrency_per_host=3)

@@ -39,7 +39,7 @@ QUICK = RetryPolicy(backoff_factor=0.01)
 
 
 def failures_of(session: ParallelSession, urls: list[str], **options: Any) -> PartialFailureError:
-    """The error of a batch of which something fails."""
+    """The error of a batch with failures."""
     with pytest.raises(PartialFailureError) as caught:
         session.request(urls, **options)
     return caught.value
@@ -95,7 +95,7 @@ def test_a_post_is_sent_once(open_session: OpenSession, server: Server) -> None:
     assert server.stats().requests == 1
 
 
-def test_row_37_a_post_whose_answer_is_lost_is_sent_once(
+def test_row_37_a_post_whose_response_is_lost_is_sent_once(
     open_session: OpenSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     losing = fault_server([read_request(), close()])
@@ -105,12 +105,12 @@ def test_row_37_a_post_whose_answer_is_lost_is_sent_once(
     assert len(losing.requests) == 1
 
 
-def test_a_post_is_sent_again_where_the_caller_says_so(open_session: OpenSession, server: Server) -> None:
+def test_a_post_is_retried_if_the_caller_allows_it(open_session: OpenSession, server: Server) -> None:
     session = open_session(retry=RetryPolicy(backoff_factor=0.01, allowed_methods={"POST"}))
     assert session.post(server.url("/flaky/post"), json={"n": 1})["count"] == 2
 
 
-def test_conditions_see_the_answer(open_session: OpenSession, server: Server) -> None:
+def test_conditions_see_the_response(open_session: OpenSession, server: Server) -> None:
     session = open_session(retry=QUICK)
     url = server.url("/status-seq/conditions?seq=404,503,200")
     assert session.get(url, retry_on=lambda outcome: getattr(outcome, "status_code", 0) == 404)["count"] == 3
@@ -151,7 +151,7 @@ def test_retry_after_holds_back_the_whole_host_and_no_other(
     [(600, {}), (5, {"retry": RetryPolicy(retry_after_max=1)}), (5, {"deadline": 2.0})],
     ids=["default-cap", "cap", "deadline"],
 )
-def test_too_long_a_pause_fails_at_once(
+def test_a_pause_that_is_too_long_fails_at_once(
     open_session: OpenSession, server: Server, seconds: int, options: dict[str, Any]
 ) -> None:
     began = time.monotonic()
@@ -191,7 +191,7 @@ def test_concurrency_finds_its_own_level(open_session: OpenSession, server: Serv
 # -- nothing lost
 
 
-def test_what_failed_is_tried_again_and_the_batch_is_whole(open_session: OpenSession, server: Server) -> None:
+def test_retry_failed_completes_the_batch(open_session: OpenSession, server: Server) -> None:
     session = open_session(max_retries=0)
     urls = [server.url(f"/flaky/{n}?fail={n % 2}") for n in range(10)]
     error = failures_of(session, urls)
@@ -226,7 +226,9 @@ def test_a_retry_keeps_the_options_of_the_call(
     assert "x-team" not in first[0].headers
 
 
-def test_keys_stay_and_a_part_of_the_failures_is_enough(open_session: OpenSession, server: Server) -> None:
+def test_retry_failed_keeps_keys_and_accepts_a_part_of_the_failures(
+    open_session: OpenSession, server: Server
+) -> None:
     session = open_session(max_retries=0)
     urls = [server.url(f"/flaky/{n}?fail={n % 2}") for n in range(4)]
     error = failures_of(session, urls, keys=list("abcd"), parse_func=lambda value: value["count"])
@@ -235,7 +237,9 @@ def test_keys_stay_and_a_part_of_the_failures_is_enough(open_session: OpenSessio
     assert session.retry_failed(part) == {"a": 1, "b": 2, "c": 1, "d": 2}
 
 
-def test_what_cannot_be_retried_says_so(open_session: OpenSession, server: Server, tmp_path: Path) -> None:
+def test_errors_that_cannot_be_retried_are_refused(
+    open_session: OpenSession, server: Server, tmp_path: Path
+) -> None:
     session = open_session(max_retries=0)
     with pytest.raises(PartialFailureError) as caught:
         session.download([server.url("/bytes/10"), server.url("/status/404")], tmp_path)
@@ -248,7 +252,7 @@ def test_what_cannot_be_retried_says_so(open_session: OpenSession, server: Serve
             session.retry_failed(error)
 
 
-def test_what_fails_again_keeps_its_place(open_session: OpenSession, server: Server) -> None:
+def test_items_that_fail_again_keep_their_places(open_session: OpenSession, server: Server) -> None:
     session = open_session(max_retries=0)
     urls = [server.url(f"/flaky/{n}?fail={2 * (n % 2)}") for n in range(6)]
     error = failures_of(session, urls)
@@ -261,7 +265,7 @@ def test_what_fails_again_keeps_its_place(open_session: OpenSession, server: Ser
     assert server.stats().requests == 12
 
 
-def test_row_38_the_same_url_more_than_once_is_told_apart(open_session: OpenSession, server: Server) -> None:
+def test_row_38_duplicate_urls_are_distinguished(open_session: OpenSession, server: Server) -> None:
     session = open_session(max_retries=0, concurrency=1)
     url = server.url("/status-seq/thrice?seq=200,500,200")
     error = failures_of(session, [url] * 3)
@@ -292,7 +296,7 @@ def test_hooks_and_history_tell_every_attempt(open_session: OpenSession, server:
     assert [attempt.status_code for attempt in redirected.history] == [302, 200]
 
 
-def test_the_figures_of_a_run(open_session: OpenSession, server: Server) -> None:
+def test_the_statistics_of_a_run(open_session: OpenSession, server: Server) -> None:
     session = open_session(
         concurrency=4, timeout=0.3, retry=RetryPolicy(max_retries=1, backoff_factor=0.3, backoff_jitter=0)
     )

@@ -1,4 +1,4 @@
-"""A stop that stops: back within a second, nothing begun afterwards, and what finished is handed over."""
+"""Stops take less than a second, nothing starts afterwards, and finished Results are kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PATIENCE = 1.0
 
 @pytest.fixture(autouse=True)
 def ctrl_c_is_heard() -> Iterator[None]:
-    """Listen to SIGINT, here and in child processes, also where the tests run in a shell's background."""
+    """Handle SIGINT, here and in child processes, even if the tests run in a shell's background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -105,7 +105,7 @@ def results_of(error: BaseException) -> list[Result[Any]]:
 # -- in this process
 
 
-def test_row_34_ctrl_c_hands_over_what_finished(
+def test_row_34_ctrl_c_keeps_finished_results(
     open_session: OpenSession, server: Server, lateness: Lateness
 ) -> None:
     session = open_session(concurrency=8, timeout=None)
@@ -156,7 +156,7 @@ def test_ctrl_c_ends_a_long_wait(
 def test_ctrl_c_just_as_the_caller_goes_to_sleep(
     open_session: OpenSession, server: Server, lateness: Lateness
 ) -> None:
-    """It wakes nobody then, as here where another thread is told of it."""
+    """It wakes nobody then; here, another thread gets the signal."""
     session = open_session(timeout=None)
 
     def interrupt_unheard() -> None:
@@ -180,7 +180,7 @@ def test_ctrl_c_while_connecting(
         session.close()
 
 
-def test_close_from_another_thread_keeps_what_finished(
+def test_close_from_another_thread_keeps_finished_results(
     open_session: OpenSession, server: Server, lateness: Lateness
 ) -> None:
     before = open_sockets()
@@ -198,7 +198,7 @@ def test_close_from_another_thread_keeps_what_finished(
     until(lambda: server.stats().open_connections == 0)
 
 
-def test_a_cancelled_await_keeps_what_finished(backend: str, server: Server, lateness: Lateness) -> None:
+def test_a_cancelled_await_keeps_finished_results(backend: str, server: Server, lateness: Lateness) -> None:
     urls = [*[server.url("/static")] * 5, *[server.url("/hang")] * 50]
 
     async def main() -> None:
@@ -237,7 +237,7 @@ def test_an_await_that_timed_out_stops_the_work(backend: str, server: Server, la
 
 @contextlib.contextmanager
 def child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process; killed where it has not ended by itself."""
+    """A Python process; killed if it has not ended by itself."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error", *arguments],
         stdin=subprocess.PIPE,
@@ -324,7 +324,7 @@ def test_an_unfinished_iterator_does_not_hold_up_the_exit(
 
 @pytest.mark.parametrize("used_before", [True, False])
 @pytest.mark.parametrize("place", ["atexit.register", "threading.Thread"])
-def test_what_comes_after_the_end_of_the_program_is_told_so(
+def test_calls_during_interpreter_shutdown_get_an_error(
     backend: str, server: Server, place: str, used_before: bool
 ) -> None:
     with child("-c", TOO_LATE, backend, server.url("/id/1"), place, str(used_before or "")) as process:

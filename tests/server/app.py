@@ -1,6 +1,6 @@
 """The HTTP/1.1 test server: ``python -m tests.server.app --listen 127.0.0.1``.
 
-httptools parses, asyncio (uvloop where installed) carries, ``site`` answers.
+httptools parses, asyncio (uvloop if installed) carries, ``site`` answers.
 It runs in a process of its own, so that it never shares the client's
 interpreter lock, and ends when its stdin closes.
 """

@@ -52,12 +52,12 @@ class FaultCase:
         row: The number of the promise.
         name: What the test is called.
         scripts: What the server plays, by connection (see ``FaultServer``).
-        error: Name of the error's class (or of a base of it); None where the call succeeds.
+        error: Name of the error's class (or of a base of it); None if the call succeeds.
         retried: Whether an idempotent call is sent again, retries allowed.
         timeout: The timeout to call with, in seconds.
         method: The method to call with.
         options: Further options to call with.
-        body: The final body where the call succeeds.
+        body: The final body if the call succeeds.
         warm_up: Calls made before, on the same session; they succeed.
         identity: Attribute of ``Certificates`` to serve TLS with; None is plain TCP.
         scheme: The scheme of the URL to call.

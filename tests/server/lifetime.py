@@ -19,7 +19,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     """The command line of a server process."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--listen", action="append", metavar="ADDRESS[:PORT]", default=[])
-    parser.add_argument("--certificate", help="PEM chain; TLS is served where it is given")
+    parser.add_argument("--certificate", help="PEM chain; TLS is served if it is given")
     parser.add_argument("--key", help="PEM key of the certificate")
     return parser.parse_args()
 
@@ -60,7 +60,7 @@ async def stdin_closed() -> None:
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a server's main coroutine, on uvloop where it is installed."""
+    """Run a server's main coroutine, on uvloop if it is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None
     try:
         from uvloop import new_event_loop as factory

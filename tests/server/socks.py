@@ -32,7 +32,7 @@ class Greeting:
     Attributes:
         version: 4 or 5.
         credentials: The user and the password it sent; version 4 has no password.
-        host: Where it wants to go; empty where it was turned away before it said so.
+        host: Where it wants to go; empty if it was refused before it said so.
         port: The port there.
         is_name: Whether the host came as a name rather than as an address.
     """

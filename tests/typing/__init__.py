@@ -1,1 +1,1 @@
-"""What a type checker must see; never run, checked by mypy as part of ``make types``."""
+"""What a type checker has to accept; never run, checked by mypy as part of ``make types``."""

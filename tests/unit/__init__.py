@@ -1,1 +1,1 @@
-"""What needs neither socket nor waiting: the pure parts, on a clock the tests turn."""
+"""Tests without sockets and waiting: the pure parts, on a clock that the tests set."""

@@ -1,10 +1,10 @@
-"""A clock the tests turn, so that nothing waits."""
+"""A clock that the tests set, so that nothing waits."""
 
 from __future__ import annotations
 
 
 class ManualClock:
-    """Monotonic seconds that pass only when told to."""
+    """A monotonic clock that only advances when told to."""
 
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now

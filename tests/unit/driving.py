@@ -25,7 +25,7 @@ def get(url: str = "http://api.test/item", **options: Any) -> Request:
 
 
 class Answer:
-    """What the played server answers, whatever it is asked."""
+    """The response of a simulated server to any request."""
 
     def __init__(
         self, status: int = 200, headers: Mapping[str, str] | None = None, body: bytes = b"{}"
@@ -94,7 +94,7 @@ class Stage:
 
     @property
     def urls(self) -> list[str]:
-        """Where the attempts went."""
+        """The URLs of the attempts."""
         return [send.request.url for send in self.sent]
 
     @property

@@ -144,7 +144,7 @@ YES, NO = True, False
     ],
     ids=repr,
 )
-def test_what_is_tried_again(outcome: Response | Exception, for_get: bool, for_post: bool) -> None:
+def test_what_is_retried(outcome: Response | Exception, for_get: bool, for_post: bool) -> None:
     policy = RetryPolicy()
     for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"):
         assert policy.wants_retry(method, outcome, 0) is for_get, method
@@ -159,7 +159,7 @@ def test_retries_are_counted() -> None:
     assert not RetryPolicy(max_retries=0).wants_retry("GET", answered(503), 0)
 
 
-def test_a_name_that_is_not_found_is_tried_once_more() -> None:
+def test_an_unknown_name_is_retried_once() -> None:
     policy = RetryPolicy(max_retries=5)
     assert [policy.wants_retry("GET", DNSError("gone"), retries) for retries in range(3)] == [
         True,
@@ -178,7 +178,7 @@ def test_the_caller_may_allow_more() -> None:
     assert RetryPolicy(allowed_methods={"POST"}).wants_retry("POST", answered(503), 0)
 
 
-def test_the_callers_no_wins() -> None:
+def test_dont_retry_on_takes_precedence() -> None:
     policy = RetryPolicy(retry_on=Exception, dont_retry_on=(RequestTimeout,))
     assert not policy.wants_retry("GET", RequestTimeout("slow"), 0)
     assert policy.wants_retry("GET", TruncatedBody("cut"), 0)
@@ -194,7 +194,7 @@ def test_a_stopped_run_is_not_resumed_by_a_wide_condition() -> None:
 
 
 @given(calls=st.integers(1, 3_000), retries_each=st.integers(1, 5))
-def test_where_everything_fails_retries_are_a_fifth_of_the_calls_and_the_reserve(
+def test_in_an_outage_retries_are_a_fifth_of_the_calls_plus_the_reserve(
     calls: int, retries_each: int
 ) -> None:
     budget = RetryBudget()
@@ -220,7 +220,7 @@ def test_the_balance_stays_between_nothing_and_the_reserve(events: list[str]) ->
         assert 0.0 <= budget.balance <= RetryBudget.RESERVE
 
 
-def test_a_host_that_answers_again_earns_its_retries_back() -> None:
+def test_a_host_that_recovers_earns_its_retries_back() -> None:
     budget = RetryBudget()
     assert [budget.withdraw() for _ in range(50)] == [True] * int(RetryBudget.RESERVE) + [False] * 10
     assert budget.balance == 0.0
@@ -266,7 +266,7 @@ def test_the_last_exception_is_its_own_with_a_note() -> None:
     assert "attempt 3 of at most 3" in caught.value.__notes__[0]
 
 
-def test_the_condition_may_be_that_of_the_policy() -> None:
+def test_the_policys_condition_is_used() -> None:
     calls: list[Exception] = []
 
     @backoff(policy=RetryPolicy(max_retries=2, retry_on=ConnectionError), sleep=ManualClock().sleep)
@@ -293,7 +293,7 @@ def is_busy(outcome: Response | Exception) -> bool:
     return isinstance(outcome, OSError) and outcome.errno == 11
 
 
-def test_a_predicate_sees_the_exception_and_dont_retry_on_wins() -> None:
+def test_predicates_see_the_exception_and_dont_retry_on_takes_precedence() -> None:
     clock = ManualClock()
     flaky = Flaky(9, OSError(11, "again"))
     with pytest.raises(OSError, match="again"):

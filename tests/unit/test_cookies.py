@@ -47,7 +47,7 @@ def test_what_a_server_set_goes_back_to_it() -> None:
     assert cookies.header_for("http://other.test/", None) is None
 
 
-def test_beside_the_callers_own_where_the_servers_wins() -> None:
+def test_server_cookies_override_the_callers_own() -> None:
     assert store("a=1; Path=/").header_for(URL, "own=5; a=0") == "own=5; a=1"
     two = store("a=1; Path=/", "b=2; Path=/")
     assert two.header_for(URL, "b=0;own=5; a=0") == "own=5; a=1; b=2"
@@ -111,7 +111,7 @@ def test_hosts_of_one_owner_share_cookies() -> None:
         ("__host-a=1; Path=/; Secure", "http://api.test/", False),
     ],
 )
-def test_the_prefix_of_a_name_holds_what_it_promises(set_cookie: str, url: str, is_kept: bool) -> None:
+def test_the_rules_of_cookie_name_prefixes_are_enforced(set_cookie: str, url: str, is_kept: bool) -> None:
     assert store(set_cookie, url=url).is_empty is not is_kept
 
 
@@ -120,7 +120,7 @@ def test_what_browsers_do_not_keep_is_not_sent_back(value: str) -> None:
     assert store(f"a={value}; Path=/", "b=2; Path=/").header_for(URL, None) == "b=2"
 
 
-def test_of_a_domains_cookies_those_set_first_are_forgotten() -> None:
+def test_a_domains_oldest_cookies_are_dropped() -> None:
     cookies = store("other=1; Path=/; Domain=api.test", url="http://sub.api.test/")
     for number in range(1_000):
         cookies.absorb(URL, Headers([("Set-Cookie", f"c{number}=1; Path=/")]))
@@ -178,7 +178,7 @@ DOMAINS = [f"; Domain={host}" for host in (*HOSTS, ".local")]
 
 
 def jar_of_all(answers: Iterable[tuple[str, str]]) -> CookieJar:
-    """One jar of the standard library for all sites, which has the say on who is sent what."""
+    """One cookie jar of the standard library for all sites, as the reference."""
     jar = CookieJar(CookiePolicy())
     for host, value in answers:
         message = Message()
@@ -216,7 +216,7 @@ def test_a_jar_for_each_site_is_as_good_as_one_for_all(answers: list[tuple[str, 
     assert cookies.is_empty == (len(jar) == 0)
 
 
-def test_the_cookies_of_other_sites_cost_a_request_nothing() -> None:
+def test_cookies_of_other_sites_do_not_slow_requests_down() -> None:
     def calls_made(cookies: CookieStore) -> int:
         events: list[str] = []
         sys.setprofile(lambda _, event, __: events.append(event))
@@ -231,7 +231,7 @@ def test_the_cookies_of_other_sites_cost_a_request_nothing() -> None:
     assert calls_made(one_of_many) == calls_made(alone)
 
 
-def test_the_site_asked_for_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_site_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parallel_requests.cookies._MOST_SITES", 2)
     cookies = store("a=1; Path=/")
     cookies.absorb("http://second.test/", Headers([("Set-Cookie", "a=2")]))

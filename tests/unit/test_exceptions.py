@@ -168,13 +168,13 @@ def test_every_error_pickles(error: ParallelRequestsError) -> None:
 
 
 class Mute(Exception):
-    """Cannot say what it is about."""
+    """Its ``str`` raises."""
 
     def __str__(self) -> str:
         raise LookupError("a bug of the caller's")
 
 
-def test_an_error_that_cannot_say_what_it_is_about() -> None:
+def test_the_text_of_an_error_whose_str_raises() -> None:
     assert text_of(Mute()) == "(it has no readable text)"
 
 
@@ -186,7 +186,7 @@ def test_a_cause_of_the_callers_pickles_where_it_can() -> None:
 
 
 class Demanding(Exception):
-    """Pickles, and cannot be unpickled."""
+    """Can be pickled but not unpickled."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one)
@@ -194,7 +194,7 @@ class Demanding(Exception):
 
 
 class Textless(Demanding):
-    """Cannot even say what it is."""
+    """Its ``str`` and ``repr`` raise."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -203,7 +203,7 @@ class Textless(Demanding):
 @pytest.mark.parametrize(
     ("kind", "said"), [(Demanding, "Demanding: one"), (Textless, "Textless: (it has no readable text)")]
 )
-def test_a_cause_that_cannot_be_rebuilt_is_told_in_words(kind: type[Demanding], said: str) -> None:
+def test_a_cause_that_cannot_be_rebuilt_becomes_text(kind: type[Demanding], said: str) -> None:
     error = ParseError("raised", RESPONSE)
     error.__cause__ = kind("one", "two")
     again = pickle.loads(pickle.dumps(error))
@@ -228,7 +228,7 @@ def test_the_repr_does_not_grow_with_the_failures() -> None:
     assert len(shown) < 200
 
 
-def test_duplicates_are_told_apart() -> None:
+def test_duplicates_are_distinguished() -> None:
     error = partial_failure()
     assert error.get_failed_urls() == ["http://api.test/x", "http://api.test/x", "http://api.test/y"]
     assert [(details.index, details.attempt) for details in error.failed] == [(1, 4), (3, 2), (4, 0)]

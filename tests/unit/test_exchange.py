@@ -55,7 +55,7 @@ def test_one_attempt_and_no_wait() -> None:
     assert stage.sent[0].timeout == 5.0
 
 
-def test_what_cannot_be_sent_is_not_sent() -> None:
+def test_an_invalid_request_is_not_sent() -> None:
     stage = Stage()
     problem = ValidationError("no", "url")
     result = stage.run(Request("nonsense", problem=problem), [])
@@ -66,7 +66,7 @@ def test_what_cannot_be_sent_is_not_sent() -> None:
 # -- retries
 
 
-def test_a_503_is_tried_again_after_one_two_four_seconds() -> None:
+def test_a_503_is_retried_after_one_two_four_seconds() -> None:
     stage = Stage()
     result = stage.run(get(), [Answer(503), Answer(500), Answer(429), Answer(200)])
     assert result.ok
@@ -111,7 +111,7 @@ def test_without_retries_the_error_is_its_own() -> None:
     assert type(result.error) is HTTPStatusError
 
 
-def test_a_name_that_is_not_found_is_tried_twice() -> None:
+def test_an_unknown_name_is_tried_twice() -> None:
     result = Stage().run(get(), [DNSError("no such host")])
     assert result.attempts == 2
     assert isinstance(result.error, RetryExhaustedError)
@@ -133,7 +133,7 @@ def test_a_post_that_cannot_have_been_received_is_sent_again() -> None:
     assert result.attempts == 2
 
 
-def test_final_statuses_are_handed_over_where_that_is_asked_for() -> None:
+def test_bad_statuses_are_successes_without_raise_for_status() -> None:
     stage = Stage(raise_for_status=False, retry=RetryPolicy(max_retries=1))
     result = stage.run(get(), [Answer(503)])
     assert result.ok
@@ -186,7 +186,7 @@ def test_a_post_is_never_replayed_unless_the_caller_allows() -> None:
     assert allowed.run(get(method="POST"), [stale(), Answer(200)]).ok
 
 
-def test_a_stream_the_caller_has_seen_a_part_of_is_not_begun_anew() -> None:
+def test_a_partly_delivered_stream_does_not_start_over() -> None:
     for restart, attempts in ((None, 1), (lambda request: False, 1), (lambda request: True, 2)):
         stage = Stage(restart=restart)
         journey_replies = iter([TruncatedBody("cut"), Answer(200)])
@@ -199,7 +199,7 @@ def test_a_stream_the_caller_has_seen_a_part_of_is_not_begun_anew() -> None:
         assert stage.run(get(), replies()).attempts == attempts
 
 
-def test_a_redirect_is_no_retry() -> None:
+def test_a_redirect_is_not_a_retry() -> None:
     result = Stage().run(get(), [to("/b"), Answer(503), Answer(200)])
     assert result.ok
     assert (result.attempts, result.retries) == (3, 1)
@@ -255,13 +255,13 @@ def test_after_a_retry_a_redirect_is_followed_without_a_wait() -> None:
     assert stage.waited == [1.0]
 
 
-def test_redirects_may_be_left_alone() -> None:
+def test_redirects_can_be_switched_off() -> None:
     result = Stage(redirects=None).run(get(), [to("/b")])
     assert result.response is not None
     assert (result.ok, result.response.status_code, result.attempts) == (True, 302, 1)
 
 
-def test_a_redirect_to_nowhere_is_an_answer() -> None:
+def test_a_redirect_without_a_location_is_a_response() -> None:
     result = Stage().run(get(), [Answer(302)])
     assert result.response is not None
     assert (result.ok, result.response.status_code) == (True, 302)
@@ -319,7 +319,7 @@ def test_row_21_other_schemes_and_nonsense_are_refused(place: str) -> None:
         "http://2130706433/",
     ],
 )
-def test_row_21_private_addresses_are_refused_where_told_so(place: str) -> None:
+def test_row_21_private_addresses_are_refused_if_forbidden(place: str) -> None:
     refusing = Stage(redirects=RedirectRules(allow_private_hosts=False))
     assert isinstance(refusing.run(get(), [to(place)]).error, RedirectError)
     assert len(refusing.sent) == 1
@@ -368,7 +368,7 @@ def test_a_spent_quota_holds_back_the_host_after_a_success() -> None:
     assert stage.waited == [pytest.approx(5.0)]
 
 
-def test_servers_need_not_be_obeyed() -> None:
+def test_retry_after_can_be_ignored() -> None:
     stage = Stage(retry=RetryPolicy(backoff_jitter=0.0, respect_retry_after_header=False))
     assert stage.run(get(), [Answer(503, {"Retry-After": "500"}), Answer(200)]).ok
     assert stage.waited == [1.0]
@@ -383,7 +383,7 @@ def test_row_9_a_wait_beyond_the_cap_fails_at_once() -> None:
     assert (len(stage.sent), stage.waits) == (1, [])
 
 
-def test_a_wait_of_just_the_cap_is_waited() -> None:
+def test_a_wait_of_exactly_the_cap_is_allowed() -> None:
     stage = Stage()
     assert stage.run(get(), [Answer(503, {"Retry-After": "120"}), Answer(200)]).ok
     assert sum(wait or 0.0 for wait in stage.waited) == pytest.approx(120.0)
@@ -399,7 +399,7 @@ def test_row_9_a_wait_beyond_the_deadline_fails_at_once() -> None:
 # -- the ends of a batch
 
 
-def test_a_deadline_bounds_each_attempt_and_ends_the_item() -> None:
+def test_a_deadline_limits_each_attempt_and_ends_the_item() -> None:
     stage = Stage(deadline=1_002.0)
     result = stage.run(get(timeout=30.0), [RequestTimeout("slow")], takes=1.0)
     assert isinstance(result.error, DeadlineExceededError)
@@ -452,7 +452,7 @@ def test_row_36_retries_stop_at_the_budget() -> None:
     assert len(stage.sent) <= 1.2 * 2_000 + RetryBudget.RESERVE <= 2_450
 
 
-def test_a_spent_budget_is_told_also_after_a_redirect() -> None:
+def test_a_spent_budget_is_reported_also_after_a_redirect() -> None:
     stage = Stage()
     while (budget := stage.pacer.open_budget("api.test")) is not None and budget.withdraw():
         pass
@@ -465,7 +465,7 @@ def test_a_spent_budget_is_told_also_after_a_redirect() -> None:
     assert (enough.attempts, enough.retries) == (5, 3)
 
 
-def test_where_the_budget_ends_the_tries_the_error_says_so() -> None:
+def test_the_error_says_if_the_budget_is_spent() -> None:
     stage = Stage()
     budget = stage.pacer.open_budget(get().authority)
     assert budget is not None
@@ -498,7 +498,7 @@ def test_without_a_budget_every_retry_is_made() -> None:
 # -- cookies, proxies, hooks
 
 
-def test_cookies_servers_set_come_back_to_them_alone() -> None:
+def test_server_cookies_go_back_to_their_server_only() -> None:
     stage = Stage()
     stage.run(get(headers={"Cookie": "own=1"}), [to("/next", set_cookie="sid=9; Path=/"), Answer(200)])
     stage.run(get("http://other.test/"), [Answer(200)])
@@ -506,14 +506,14 @@ def test_cookies_servers_set_come_back_to_them_alone() -> None:
     assert cookies == ["own=1", "own=1; sid=9", None]
 
 
-def test_a_cookie_of_the_servers_takes_the_place_of_the_callers() -> None:
+def test_a_server_cookie_replaces_the_callers() -> None:
     stage = Stage()
     stage.run(get(), [Answer(200, {"Set-Cookie": "own=2"})])
     stage.run(get(headers={"Cookie": "own=1; also=3"}), [Answer(200)])
     assert stage.sent[-1].request.headers["Cookie"] == "also=3; own=2"
 
 
-def test_row_25_a_407_is_the_proxys_and_the_next_one_is_taken() -> None:
+def test_row_25_a_407_is_a_proxy_error_and_the_next_proxy_is_used() -> None:
     first, second = f"http://user:{SECRET}@one.test:1", "http://two.test:2"
     stage = Stage(proxies=Rotation([first, second]))
     result = stage.run(get(proxy=first), [Answer(407), Answer(200)])

@@ -1,4 +1,4 @@
-"""What importing costs, what it brings along, and that no module needs another to be imported first."""
+"""What importing costs and loads, and that modules can be imported in any order."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def python(program: str) -> str:
         "from parallel_requests import parallel_requests, ParallelSession, iter_results",
     ],
 )
-def test_importing_brings_no_http_library_along_nor_anything_slow(statement: str) -> None:
+def test_importing_loads_no_http_library_and_nothing_slow(statement: str) -> None:
     brought = set(python(f"{statement}; import sys; print(*sys.modules)").split())
     assert not brought & (HTTP_LIBRARIES | SLOW_PACKAGES)
 
 
 def test_importing_costs_little() -> None:
     def seconds(statement: str) -> float:
-        """Of the processor's time, so that what else the machine does is not counted."""
+        """Return the CPU seconds of a program, so that other load of the machine is not counted."""
         return float(python(f"{statement}; import time; print(time.process_time())"))
 
     pairs = [(seconds("pass"), seconds("import parallel_requests")) for _ in range(10)]

@@ -49,7 +49,7 @@ def response(
 
 def test_headers_are_never_seen_half_parsed() -> None:
     class Interrupted(bytes):
-        """Another thread looks while this one parses."""
+        """Lets another thread read while this one parses."""
 
         is_parsed = False
         seen = ""
@@ -201,7 +201,7 @@ def test_a_result_unwraps_to_its_value_or_error() -> None:
     assert repr(bad) == f"<Result [7] http://api.test/ {error!r}>"
 
 
-def test_requests_are_told_apart_by_what_they_are_not_by_what_they_say() -> None:
+def test_requests_are_compared_by_identity() -> None:
     first, second = Request("http://api.test/"), Request("http://api.test/")
     assert first != second
     assert {first: 1, second: 2}[first] == 1
@@ -215,7 +215,7 @@ def test_return_types_are_their_names() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
-def test_a_copy_keeps_what_a_pickle_hides(duplicate: Callable[[Any], Any]) -> None:
+def test_a_copy_keeps_the_secrets_that_a_pickle_leaves_out(duplicate: Callable[[Any], Any]) -> None:
     """It is sent, or read, like the original."""
     request = Request("http://me:pw@api.test/?token=t", headers={"Authorization": "Bearer t"}, meta=[1])
     response = Response(200, Headers([("Set-Cookie", "a=1")]), b"[1]", request)
@@ -365,11 +365,11 @@ def test_secrets_in_urls_are_masked(text: str) -> None:
         "mail me at joe@host.test",
     ],
 )
-def test_what_is_no_secret_is_left_alone(url: str) -> None:
+def test_other_text_is_not_redacted(url: str) -> None:
     assert redact(url) == url
 
 
-def test_what_a_server_writes_is_redacted_in_no_time() -> None:
+def test_redacting_takes_linear_time() -> None:
     """A search from each of its "://" to the end would take minutes."""
     text = "http://host/@" + "://a:" * 400_000
     assert redact(text) == text
@@ -416,7 +416,7 @@ def test_an_attempt_keeps_no_secret() -> None:
 
 def test_a_parse_error_with_a_cause_that_will_not_pickle() -> None:
     class Local(Exception):
-        """Cannot be found by name."""
+        """Cannot be found by its name."""
 
     error = ParseError("parse_func raised", response(b"kept"))
     error.__cause__ = Local("odd")

@@ -1,4 +1,4 @@
-"""Options: said once, checked once, shown everywhere."""
+"""Options: defined once, checked once, documented everywhere."""
 
 from __future__ import annotations
 
@@ -143,14 +143,14 @@ def test_right_values_are_kept_as_given(name: str, value: Any) -> None:
     assert getattr(Settings.of({name: value}, "ParallelSession"), name) == value
 
 
-def test_http3_has_http2_to_fall_back_to() -> None:
+def test_http3_needs_http2_to_fall_back_to() -> None:
     assert Settings.of({"http3": True, "http2": True}, "x").http3
     with pytest.raises(ConfigurationError, match="http2") as caught:
         Settings.of({"http3": True, "http2": False}, "x")
     assert caught.value.config_key == "http3"
 
 
-def test_executors_are_taken_for_what_they_execute() -> None:
+def test_executor_takes_threads_and_parse_processes_a_process_pool() -> None:
     with ThreadPoolExecutor(1) as threads:
         assert Settings.of({"executor": threads}, "x").executor is threads
         with pytest.raises(ConfigurationError):
@@ -243,7 +243,7 @@ def test_an_absent_key_inherits_and_none_switches_off() -> None:
     assert (call.timeout, call.max_retries, session.timeout) == (None, 1, 5.0)
 
 
-def test_headers_and_cookies_of_a_call_are_laid_over_those_of_the_session() -> None:
+def test_headers_and_cookies_of_a_call_are_merged_into_those_of_the_session() -> None:
     session = Settings.of({"headers": {"A": "1", "B": "1"}, "cookies": {"a": "1"}}, "ParallelSession")
     call = session.override({"headers": {"B": "2"}, "cookies": {"b": "2"}}, "request")
     assert call.headers == {"A": "1", "B": "2"}
@@ -277,7 +277,7 @@ def test_the_types_resolve() -> None:
     )
 
 
-def test_a_calls_max_retries_goes_over_the_sessions_policy() -> None:
+def test_a_calls_max_retries_overrides_the_sessions_policy() -> None:
     session = Settings(retry=RetryPolicy(max_retries=5, backoff_factor=0.1))
     call = session.override({"max_retries": 1}, "request")
     assert call.retry_policy == RetryPolicy(max_retries=1, backoff_factor=0.1)

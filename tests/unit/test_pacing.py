@@ -1,4 +1,4 @@
-"""What servers ask for, and when the next attempt to a host may start."""
+"""The waits that servers ask for, and when the next attempt to a host may start."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_without_limits_everything_passes() -> None:
     assert pacer.limits() == {}
 
 
-def test_a_pause_holds_back_its_host_alone() -> None:
+def test_a_pause_holds_back_only_its_host() -> None:
     pacer, clock = new_pacer()
     pacer.pause(HOST, 10.0)
     wait = held_back(pacer, HOST)
@@ -218,7 +218,7 @@ def test_a_rate_holds_however_its_host_is_written(name: str) -> None:
     assert pacer.enter(authority) is not None
 
 
-def test_a_token_of_the_whole_is_not_spent_where_the_hosts_gate_is_shut() -> None:
+def test_no_global_token_is_spent_while_the_hosts_gate_is_closed() -> None:
     pacer, _ = new_pacer(rate_limit={HOST: 1, "*": 1}, burst=2)
     let_pass(pacer, HOST)
     let_pass(pacer, HOST)
@@ -243,7 +243,7 @@ def test_an_attempt_made_without_asking_costs_its_tokens() -> None:
         let_pass(pacer, HOST)
 
 
-def test_places_in_flight_to_one_host() -> None:
+def test_slots_of_one_host() -> None:
     pacer, _ = new_pacer(concurrency_per_host=2)
     let_pass(pacer, HOST)
     let_pass(pacer, HOST)
@@ -323,7 +323,7 @@ STEPS = [
 
 
 class Pair:
-    """Asks a pacer that forgets hosts, and one that never does; they have to agree."""
+    """A pacer that forgets hosts and one that never does, which have to agree."""
 
     def __init__(self, **options: Any) -> None:
         self.clock = ManualClock()
@@ -363,7 +363,7 @@ class Pair:
         assert ours is theirs
 
     def crowd(self, first: int) -> None:
-        """Let so many others come that there has to be made room for them."""
+        """Use so many other hosts that some have to be forgotten."""
         for number in range(first, first + 8):
             self.look(f"stranger-{number}.test")
 
@@ -384,9 +384,7 @@ class Pair:
     steps=st.lists(st.sampled_from(STEPS), min_size=20, max_size=80),
 )
 @settings(max_examples=400)
-def test_a_host_that_is_forgotten_is_decided_on_as_if_it_were_not(
-    options: dict[str, Any], steps: list[tuple[str, Any]]
-) -> None:
+def test_forgetting_a_host_changes_no_decision(options: dict[str, Any], steps: list[tuple[str, Any]]) -> None:
     """Two hosts at most have an adapted limit here, as many as are remembered for that alone."""
     pair = Pair(**options)
     for step, value in steps:
@@ -405,7 +403,7 @@ def test_a_host_that_is_forgotten_is_decided_on_as_if_it_were_not(
     ],
     ids=["rate_limit", "concurrency_per_host", "adaptive"],
 )
-def test_a_session_that_meets_ever_more_hosts_remembers_so_many(options: dict[str, Any]) -> None:
+def test_only_a_limited_number_of_hosts_is_remembered(options: dict[str, Any]) -> None:
     pacer, clock = new_pacer(remembered=100, burst=10**6, **options)
     pacer.pause(HOST, 10**6)
     for number in range(5_000):
@@ -453,7 +451,7 @@ def test_the_levels_that_were_cut_last_are_remembered() -> None:
     )
 )
 def test_the_budgets_of_the_hosts_that_failed_last_are_remembered(steps: list[tuple[str, bool]]) -> None:
-    """A host's is as if all were kept, until as many others have failed since as are remembered."""
+    """A host's budget is kept until as many others as are remembered have failed since."""
     pair = Pair()
     order: list[str] = []
     forgotten: set[str] = set()

@@ -110,7 +110,7 @@ def one_option(name: str, value: Any) -> dict[str, Any]:
 
 
 def seen(request: Request, name: str) -> Any:
-    """What an option came to in a Request."""
+    """The value of an option in a Request."""
     return {
         "method": request.method,
         "params": request.url.partition("?")[2],
@@ -124,7 +124,7 @@ def seen(request: Request, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ONE_FOR_ALL)
-def test_one_value_goes_for_all_urls_and_a_list_for_each(name: str) -> None:
+def test_one_value_applies_to_all_urls_and_a_list_has_one_for_each(name: str) -> None:
     value = ONE_FOR_ALL[name]
     together = plan([URL, URL], **{name: value})
     assert seen(together[0], name) == seen(together[1], name) == seen(plan_one(**{name: value}), name)
@@ -177,11 +177,11 @@ def test_keys_of_unknown_length() -> None:
         assert (request.problem is None) is (words == "")
 
 
-def test_keys_may_repeat_where_they_are_labels() -> None:
+def test_keys_may_repeat_if_no_dict_is_returned() -> None:
     assert [request.key for request in plan([URL, URL], iter("aa"))] == ["a", "a"]
 
 
-def test_a_tuple_is_per_url_where_it_can_be_nothing_else() -> None:
+def test_a_tuple_is_per_url_if_it_can_be_nothing_else() -> None:
     first, second = plan(
         [URL, URL], method=("GET", "PUT"), headers=({"X-One": "1"}, None), proxy=(None, False)
     )
@@ -193,7 +193,7 @@ def test_a_tuple_is_per_url_where_it_can_be_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", ["params", "data"])
 @pytest.mark.parametrize("wrong", [("id", "42"), (b"ab", b"cd"), ({"a": 1}, {"b": 2}), (("a", 1, 2),)])
-def test_what_is_no_pair_is_refused(name: str, wrong: Any) -> None:
+def test_params_that_are_not_pairs_are_refused(name: str, wrong: Any) -> None:
     [request] = plan([URL], **one_option(name, wrong))
     assert "a tuple of (name, value) pairs; a list has an entry per URL" in str(request.problem)
     assert request.problem is not None
@@ -201,14 +201,14 @@ def test_what_is_no_pair_is_refused(name: str, wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["params", "data"])
-def test_pairs_in_a_list_are_told_where_to_go(name: str) -> None:
+def test_a_list_of_pairs_is_refused_with_advice(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"pairs go into a tuple or a dict"):
         plan([URL], **one_option(name, [("a", "1"), ("b", "2")]))
     [request] = plan([URL], **one_option(name, [("id", "42")]))
     assert "a list has an entry per URL" in str(request.problem)
 
 
-def test_a_wrong_entry_fails_its_item_alone() -> None:
+def test_a_wrong_entry_fails_its_item_only() -> None:
     requests = plan([URL] * 4, timeout=[1.0, 2.0, None, (1.0, 5.0)], method=["GET", "P UT", "put", "GET"])
     assert [request.problem is None for request in requests] == [True, False, True, True]
     assert requests[2].method == "PUT"
@@ -218,7 +218,7 @@ def test_a_wrong_entry_fails_its_item_alone() -> None:
 # -- items that are more than a URL
 
 
-def test_dict_items_lay_their_options_over_those_of_the_call() -> None:
+def test_options_of_dict_items_override_those_of_the_call() -> None:
     first, second = plan(
         [
             {
@@ -256,7 +256,7 @@ def test_a_wrong_dict_item_names_its_field(item: dict[str, Any], field: str) -> 
     assert good.problem is None
 
 
-def test_request_items_take_what_they_leave_open_from_the_call() -> None:
+def test_request_items_inherit_from_the_call_what_they_leave_open() -> None:
     [request] = plan(
         [Request(URL, "POST", {"X-B": "2"}, b"body", key="k", meta=5)],
         headers={"X-A": "1"},
@@ -471,7 +471,7 @@ def test_header_values_of_other_types() -> None:
     assert header(request, "user-agent") is None
 
 
-def test_header_names_are_told_apart_whatever_their_case() -> None:
+def test_header_names_are_compared_case_insensitively() -> None:
     request = plan_one(headers={"user-agent": "mine", "COOKIE": "a=1"}, cookies={"b": "2"})
     assert header(request, "User-Agent") == "mine"
     assert header(request, "cookie") == "a=1; b=2"

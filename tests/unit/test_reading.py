@@ -1,4 +1,4 @@
-"""Heads, read here as the standard library reads them, only stricter."""
+"""Heads are read as by the standard library, but more strictly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Reader = TypeVar("Reader", bound=http.client.HTTPResponse)
 
 
 class Wire:
-    """What a response reads of a socket."""
+    """The part of a socket that a response uses."""
 
     def __init__(self, data: bytes) -> None:
         self.file = io.BytesIO(data)
@@ -66,7 +66,7 @@ fields = st.one_of(
     st.lists(fields, max_size=8),
     st.sampled_from(["GET", "HEAD", "POST"]),
 )
-def test_a_head_is_what_the_standard_library_says_it_is(
+def test_heads_are_read_as_by_the_standard_library(
     version: str, status: int, reason: str, fields: list[tuple[str, str]], method: str
 ) -> None:
     head = head_of(fields, f"{version} {status} {reason}")
@@ -78,7 +78,7 @@ def test_a_header_may_go_on_in_the_next_line() -> None:
     assert response.msg.items() == [("A", "one two three"), ("B", "four")]
 
 
-def test_the_first_header_goes_on_with_nothing() -> None:
+def test_a_continuation_line_before_any_header() -> None:
     with pytest.raises(MalformedHead):
         read(FinalResponse, b"HTTP/1.1 200 OK\r\n A: one\r\n\r\n")
 
@@ -86,7 +86,7 @@ def test_the_first_header_goes_on_with_nothing() -> None:
 @pytest.mark.parametrize(
     "line", [b"A: " + b"a" * 1_000 + b"\r\n", b" a\r\n"], ids=["more headers", "one header"]
 )
-def test_headers_without_end_are_not_read_to_it(line: bytes) -> None:
+def test_endless_headers_are_not_read_to_the_end(line: bytes) -> None:
     wire = Wire(b"HTTP/1.1 200 OK\r\nA: a\r\n" + line * (400_000 // len(line)))
     response = FinalResponse(cast("socket.socket", wire))
     with pytest.raises(MalformedHead, match="more than 307200 bytes"):

@@ -1,4 +1,4 @@
-"""Where a redirect leads, and what must not go there."""
+"""Where a redirect leads, and what must not be sent there."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_row_20_credentials_do_not_leave_the_origin(location: str) -> None:
     assert target.headers == {"Content-Type": "text/plain", "Accept": "*/*"}
 
 
-def test_a_redirect_without_a_place_is_none() -> None:
+def test_a_redirect_without_a_location_is_not_followed() -> None:
     request = Request("http://api.test/")
     redirect = Response(302, Headers(), b"", request)
     assert next_hop(request, redirect, (redirect,), RedirectRules()) is None
@@ -123,14 +123,14 @@ def test_a_redirect_to_itself_that_sets_a_cookie_is_not() -> None:
     assert next_hop(request, redirect, (redirect,), RedirectRules()) is not None
 
 
-def test_a_place_with_a_password_does_not_show_it() -> None:
+def test_a_location_with_a_password_does_not_show_it() -> None:
     with pytest.raises(RedirectError) as caught:
         hop("ftp://joe:hunter2@other.test/?token=hunter2")
     assert "hunter2" not in str(caught.value)
 
 
 @given(st.text(max_size=40))
-def test_whatever_place_a_server_names(location: str) -> None:
+def test_any_location_is_a_url_or_a_redirect_error(location: str) -> None:
     try:
         target = hop(location)
     except RedirectError:
@@ -162,7 +162,7 @@ def test_a_redirect_keeps_a_proxy_the_caller_has_named() -> None:
 
 
 @pytest.mark.parametrize("proxy", [None, "http://own.test:1"])
-def test_a_redirect_asks_for_no_proxy_of_the_environment_where_the_caller_names_the_way(
+def test_a_redirect_ignores_the_environments_proxies_if_the_caller_gave_one(
     proxy: str | None,
 ) -> None:
     def proxy_for(_url: str) -> str:

@@ -1,4 +1,4 @@
-"""Which backend ``auto`` takes, and what is said of one that is not installed."""
+"""Which backend ``auto`` takes, and the error for one that is not installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PACKAGES = {"curl": "pycurl"}
-"""What a backend needs, where that is not called as it is."""
+"""The package of a backend, if its name is not the backend's."""
 
 # With niquests in place, too, there is one more to choose from.
 pytestmark = pytest.mark.contract
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.contract
 
 @pytest.fixture
 def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """``hide(backend)`` lets its package seem not to be installed."""
+    """``hide(backend)`` makes its package appear not to be installed."""
     hidden: set[str] = set()
     find_spec = importlib.util.find_spec
 
@@ -47,7 +47,7 @@ def test_auto_takes_the_first_one_installed(hide: Callable[[str], None]) -> None
 
 
 @pytest.mark.parametrize("name", ["curl", "niquests", "aiohttp", "requests"])
-def test_one_that_is_not_installed_names_its_extra(name: str, hide: Callable[[str], None]) -> None:
+def test_the_error_for_a_missing_backend_names_its_extra(name: str, hide: Callable[[str], None]) -> None:
     hide(name)
     with pytest.raises(ConfigurationError, match=rf"pip install 'parallel-requests\[{name}\]'") as caught:
         backend_class(name)

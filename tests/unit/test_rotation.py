@@ -1,4 +1,4 @@
-"""Taking turns."""
+"""Rotation: entries are used in turn or at random."""
 
 from __future__ import annotations
 

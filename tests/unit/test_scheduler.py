@@ -70,7 +70,7 @@ class Simulation:
         return run
 
     def play(self, until: float = 1e9) -> None:
-        """Let everything happen that happens up to a time."""
+        """Simulate everything that happens up to a time."""
         while True:
             while (task := self.scheduler.take(self.clock())) is not None:
                 assert self.scheduler.in_flight <= self.scheduler.concurrency
@@ -183,7 +183,7 @@ def test_a_bug_costs_one_item_not_the_run(caplog: pytest.LogCaptureFixture) -> N
 # -- queues at closed gates
 
 
-def test_those_behind_a_shut_gate_pass_in_the_order_they_came() -> None:
+def test_exchanges_at_a_closed_gate_pass_in_order() -> None:
     play = Simulation(concurrency=8, rate_limit={"a.test": 2}, burst=1)
     run = play.new_run(requests_to(*["a.test"] * 12))
     play.play()
@@ -191,7 +191,7 @@ def test_those_behind_a_shut_gate_pass_in_the_order_they_came() -> None:
     assert indices(run.results()) == list(range(12))
 
 
-def test_one_alone_asks_when_the_gate_may_open() -> None:
+def test_a_queue_at_a_gate_does_not_stampede() -> None:
     play = Simulation(concurrency=50, rate_limit={"a.test": 10}, burst=1)
     count = 300
     play.new_run(requests_to(*["a.test"] * count))
@@ -200,7 +200,7 @@ def test_one_alone_asks_when_the_gate_may_open() -> None:
     assert play.asks <= 2 * count, "a stampede would ask some count ** 2 / 2 times"
 
 
-def test_answers_do_not_wake_those_that_wait_for_a_rate() -> None:
+def test_responses_do_not_wake_exchanges_that_wait_for_a_rate() -> None:
     play = Simulation(
         concurrency=50, rate_limit={"a.test": 10}, burst=20, server=lambda *_: (3.0, Answer(200))
     )
@@ -249,7 +249,7 @@ def test_other_hosts_go_on_while_one_is_paused() -> None:
     assert [stamp for stamp in play.stamps("a.test") if 0.2 < stamp < 30.0] == []
 
 
-def test_a_place_that_came_free_while_somebody_was_on_the_way_to_wait_is_not_lost() -> None:
+def test_a_slot_freed_just_before_an_exchange_parks_is_not_lost() -> None:
     play = Simulation(concurrency=2, concurrency_per_host=1)
     run = play.new_run(requests_to("a.test", "a.test"))
     first, second = play.scheduler.take(0.0), play.scheduler.take(0.0)
@@ -269,7 +269,7 @@ def test_a_place_that_came_free_while_somebody_was_on_the_way_to_wait_is_not_los
     assert indices(run.results()) == [0, 1]
 
 
-def test_no_host_sees_more_than_its_places() -> None:
+def test_no_host_exceeds_its_concurrency() -> None:
     play = Simulation(concurrency=10, concurrency_per_host=2)
     run = play.new_run(requests_to(*["a.test"] * 9, *["b.test"] * 9))
     play.play()
@@ -312,7 +312,7 @@ def test_what_waits_behind_a_stopped_run_is_not_forgotten() -> None:
     assert all(later - sooner > 0.99 for sooner, later in itertools.pairwise(play.stamps()))
 
 
-def test_who_is_about_to_wait_when_the_run_is_stopped_does_not() -> None:
+def test_an_exchange_about_to_wait_does_not_if_the_run_is_stopped() -> None:
     play = Simulation(concurrency=1)
     run = play.new_run(requests_to("a.test"))
     task = play.scheduler.take(0.0)
@@ -430,7 +430,7 @@ def test_an_input_that_raises_ends_the_run_after_what_is_in_flight() -> None:
     assert isinstance(run.input_error, LookupError)
 
 
-def test_what_was_never_pulled_is_known() -> None:
+def test_requests_never_pulled_are_known() -> None:
     play = Simulation(concurrency=1)
     run = play.new_run(requests_to(*["a.test"] * 5), window=1)
     play.play(until=0.15)
@@ -441,7 +441,7 @@ def test_what_was_never_pulled_is_known() -> None:
     assert sorted(found) == list(range(5))
 
 
-def test_the_listener_is_called_when_there_is_something_to_take() -> None:
+def test_the_listener_is_called_when_there_are_results() -> None:
     calls: list[bool] = []
     play = Simulation()
     run = play.new_run(None, window=4)

@@ -1,4 +1,4 @@
-"""The figures of a run."""
+"""The statistics of a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_empty_run_is_all_zeros() -> None:
     assert "failed" not in str(stats)
 
 
-def test_an_answer_that_came_within_one_tick_of_the_clock() -> None:
+def test_a_response_within_one_tick_of_the_clock() -> None:
     stats = RunStats()
     stats.add([result(elapsed=0.0)])
     assert stats.p50 == pytest.approx(0.0, abs=1e-6)

@@ -1,4 +1,4 @@
-"""The threads engine, over backends that do no more than a test needs."""
+"""The threads engine, with minimal backends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE = 20.0
 
 
 class Scripted(BlockingBackend):
-    """Answers by calling a function of the test's."""
+    """Responds by calling a function of the test."""
 
     name = "scripted"
 
@@ -59,7 +59,7 @@ def new_run(count: int, pacer: Pacer | None = None, **options: Any) -> Run:
     return Run(Policy(pacer=pacer or Pacer(), **options), parse, source=iter(source), window=100)
 
 
-def test_a_timer_rings_while_the_one_who_set_it_is_on_the_wire(start: Callable[..., ThreadsEngine]) -> None:
+def test_a_timer_rings_while_the_thread_that_set_it_is_sending(start: Callable[..., ThreadsEngine]) -> None:
     quick, retried = threading.Event(), threading.Event()
     requests = [Request(f"http://a.test/{index}", index=index, authority="a.test") for index in range(3)]
     run = Run(
@@ -93,7 +93,7 @@ def test_a_timer_rings_while_the_one_who_set_it_is_on_the_wire(start: Callable[.
     assert retried.is_set()
 
 
-def test_one_place_per_host_never_hangs(start: Callable[..., ThreadsEngine]) -> None:
+def test_one_slot_per_host_never_hangs(start: Callable[..., ThreadsEngine]) -> None:
     engine = start(lambda request: Answer(200).to(request), 8)
     for _ in range(20):
         run = new_run(50, Pacer(concurrency_per_host=1))
@@ -142,7 +142,7 @@ def test_nothing_begins_after_a_stop(start: Callable[..., ThreadsEngine]) -> Non
     assert len(run.results()) == 4
 
 
-def test_a_stop_between_the_last_look_and_the_wire(start: Callable[..., ThreadsEngine]) -> None:
+def test_a_stop_just_before_an_attempt(start: Callable[..., ThreadsEngine]) -> None:
     sent: list[int] = []
 
     def answer(request: Request) -> Response:
@@ -174,7 +174,7 @@ def test_a_callers_executor_is_not_shut_down() -> None:
         assert executor.submit(lambda: 42).result(PATIENCE) == 42
 
 
-def test_a_run_ends_where_the_callers_executor_cancels_what_would_carry_it_out() -> None:
+def test_a_run_ends_if_the_callers_executor_cancels_its_workers() -> None:
     executor, busy = ThreadPoolExecutor(1), threading.Event()
     executor.submit(busy.wait)
     engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 5, executor)
@@ -189,7 +189,7 @@ def test_a_run_ends_where_the_callers_executor_cancels_what_would_carry_it_out()
 
 
 class Counting(ThreadPoolExecutor):
-    """Counts what it is given."""
+    """Counts the tasks it is given."""
 
     submitted = 0
 
@@ -207,7 +207,7 @@ def test_no_more_workers_than_requests(start: Callable[..., ThreadsEngine]) -> N
 
 
 class TakesAndFails(ThreadPoolExecutor):
-    """Takes what it is given, and then finds no thread for it, as a ThreadPoolExecutor does."""
+    """Accepts a task and then finds no thread for it, as a ThreadPoolExecutor does."""
 
     submitted = 0
 
@@ -219,7 +219,7 @@ class TakesAndFails(ThreadPoolExecutor):
         return future
 
 
-def test_workers_are_counted_where_the_executor_takes_one_and_fails(
+def test_workers_are_counted_if_the_executor_fails_while_starting_one(
     start: Callable[..., ThreadsEngine],
 ) -> None:
     with TakesAndFails(2) as executor:

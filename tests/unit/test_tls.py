@@ -1,4 +1,4 @@
-"""Whom ``verify_ssl`` trusts: the system's CAs, certifi's where there are none, those of a file or folder."""
+"""Whom ``verify_ssl`` trusts: the system's CAs, certifi's if there are none, those of a file or folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trusted(context: ssl.SSLContext) -> int:
-    """How many authorities are loaded; those of a folder are, once they are met."""
+    """The number of loaded CAs; those in a folder are loaded when they are needed."""
     assert context.check_hostname
     assert context.verify_mode == ssl.CERT_REQUIRED
     return context.cert_store_stats()["x509_ca"]
@@ -43,14 +43,14 @@ def test_the_systems_folder_is_trusted(system: Path, certificates: Certificates)
 
 
 @pytest.mark.parametrize("has_folder", [False, True])
-def test_where_the_system_has_none_certifi_is_trusted(system: Path, has_folder: bool) -> None:
+def test_certifi_is_trusted_if_the_system_has_no_cas(system: Path, has_folder: bool) -> None:
     pytest.importorskip("certifi")
     if has_folder:
         (system / "certs").mkdir()
     assert trusted(ssl_context(True)) > 50
 
 
-def test_nobody_is_checked_where_told_so() -> None:
+def test_certificates_are_not_checked_if_switched_off() -> None:
     context = ssl_context(False)
     assert context.verify_mode == ssl.CERT_NONE
     assert not context.check_hostname

@@ -217,6 +217,6 @@ def test_the_repr_shows_how_to_make_it_again() -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_bucket_is_not_copied(duplicate: Callable[[object], object]) -> None:
-    """Two of them would let twice the rate pass."""
+    """Two copies would allow twice the rate."""
     with pytest.raises(TypeError, match=r"TokenBucket cannot be copied .* share it"):
         duplicate(TokenBucket(10))

@@ -1,4 +1,4 @@
-"""One thing at a time, whoever brings it."""
+"""Items are handled one at a time, whichever thread brings them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from parallel_requests.turns import Turns
 
 
-def test_what_is_brought_meanwhile_is_left_to_who_is_at_it() -> None:
+def test_an_item_brought_meanwhile_is_left_to_the_thread_that_is_handling() -> None:
     handled: list[tuple[int, int]] = []
     is_at_it, may_go_on = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""What may be sent to."""
+"""Which URLs are valid, and how they are normalised."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_public_hosts_are_not_private(host: str) -> None:
         ("https://bücher.test:1", "https://xn--bcher-kva.test:1"),
     ],
 )
-def test_a_proxy_is_spelt_in_one_way(given: str, checked: str) -> None:
+def test_proxy_urls_are_normalised(given: str, checked: str) -> None:
     assert check_proxy(given) == check_proxy(checked) == checked
 
 
@@ -173,7 +173,7 @@ def test_a_proxy_is_spelt_in_one_way(given: str, checked: str) -> None:
         7,
     ],
 )
-def test_what_is_no_proxy_is_refused_and_not_quoted(proxy: object) -> None:
+def test_an_invalid_proxy_is_refused_and_not_quoted(proxy: object) -> None:
     with pytest.raises(ValidationError) as caught:
         check_proxy(proxy)
     assert caught.value.field_name == "proxy"
