@@ -1,4 +1,4 @@
-"""Settings → the parts of a session and the policy of a batch; and checks of arguments beside options."""
+"""Settings → the parts of a session and the policy of a batch; checks of arguments that are not options."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
         raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
     if call.parse_func is not None and not is_hook(call.parse_func):
         raise ConfigurationError(
-            f"parse_func must be a function that is no coroutine function, not {call.parse_func!r}.",
+            f"parse_func must be a function, but not a coroutine function, not {call.parse_func!r}.",
             "parse_func",
         )
     flags: dict[str, object] = {"return_none_on_failure": call.none_on_failure, "ordered": call.is_ordered}

@@ -43,7 +43,7 @@ class CookiePolicy(DefaultCookiePolicy):
         return super().set_ok_name(cookie, request)
 
     def set_ok_domain(self, cookie: Cookie, request: Request) -> bool:
-        """Whether all hosts of the cookie's domain have one owner, as far as can be told."""
+        """Whether all hosts of the cookie's domain have one owner, as far as is known."""
         host = urlsplit(request.full_url).hostname or ""
         if cookie.domain_specified and not _has_one_owner(cookie.domain.strip("."), host):
             return False
@@ -52,6 +52,6 @@ class CookiePolicy(DefaultCookiePolicy):
 
 def _has_one_owner(domain: str, host: str) -> bool:
     labels = domain.split(".")
-    if labels[-1].isdigit():  # part of an IP address is no domain
+    if labels[-1].isdigit():  # part of an IP address is not a domain
         return domain == host
     return len(labels) > 2 or (len(labels) == 2 and not (len(labels[1]) == 2 and labels[0] in _REGISTRIES))

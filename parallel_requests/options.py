@@ -375,7 +375,7 @@ def _is_mapping(value: object) -> bool:
 
 
 _BOOLEAN = (_is_bool, "True or False")
-_HOOK = (_is_hook_or_none, "a function that is no coroutine function, or None")
+_HOOK = (_is_hook_or_none, "a function, but not a coroutine function, or None")
 _CONDITION = (is_condition, "an exception type, a tuple of them, a predicate or None")
 _STRINGS = (_are_strings, "a list of strings")
 

@@ -189,7 +189,7 @@ class PartFile:
         url = redact(result.request.url)
         if not self._has_begun:
             status = result.response.status_code if result.response else "nothing"
-            raise DownloadError(f"{url} answered {status}, which is no file.", str(self.place))
+            raise DownloadError(f"{url} answered {status}, which is not a file.", str(self.place))
         digest = None
         try:
             assert self._file is not None  # noqa: S101 - it has begun

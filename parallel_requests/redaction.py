@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 REDACTED = "***"
 
-# Parts of names that tell a credential; an author is none.
+# Parts of names that indicate a credential; ``author`` does not.
 _TELLTALES = (
     r"token|secret|pass(?:wd|word|phrase)|pwd|signature|credential|sess(?:ion)?[_-]?id"
     r"|(?:api|access|private|subscription|application|account|license)[_-]?key|auth(?!ors?(?:[=_\-\[]|$))"

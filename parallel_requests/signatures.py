@@ -86,7 +86,7 @@ class _AsBodiless(TypedDict, Generic[A], total=False):
     parse_func: Callable[[Response], A] | None
 
 
-# -- the same, with the options of a call, and with those of a session besides
+# -- the same, with the options of a call, and with those of a session, too
 
 
 class _Json(_AsJson[J], RequestOptions): ...
@@ -392,7 +392,7 @@ class AsyncIterVerb(Protocol):
 
 
 class OneCallIterVerb(Protocol):
-    """`IterVerb`, with the options of a session besides."""
+    """`IterVerb`, with the options of a session, too."""
 
     @overload
     def __call__(self, urls: Many, *, keys: Keys = ..., ordered: bool = ..., **options: Unpack[_JsonOneCall[J]]) -> Generator[Result[J]]: ...
@@ -424,7 +424,7 @@ class DownloadVerb(Protocol):
 
 
 class OneCallDownloadVerb(Protocol):
-    """`DownloadVerb`, with the options of a session besides."""
+    """`DownloadVerb`, with the options of a session, too."""
 
     @overload
     def __call__(self, urls: str, to: Target, *, sha256: Checksums = ..., existing: Existing = ..., keys: Keys = ..., return_none_on_failure: No = ..., **options: Unpack[Options]) -> Download: ...

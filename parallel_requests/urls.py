@@ -1,4 +1,4 @@
-"""Checking and normalising URLs, and what can be told from them."""
+"""Checking, normalising and classifying URLs."""
 
 from __future__ import annotations
 

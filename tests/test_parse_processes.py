@@ -603,5 +603,5 @@ def test_a_script_from_stdin_is_refused_before_anything_is_sent(server: Server) 
         text=True,
         check=False,
     )
-    assert "<stdin> is no file" in answer.stderr
+    assert "<stdin> is not a file" in answer.stderr
     assert server.stats().requests == 0

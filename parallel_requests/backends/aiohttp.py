@@ -107,8 +107,8 @@ class AiohttpBackend(AsyncBackend):
             headers = self._last_sent = _SentHeaders(request.headers)
         fields, proxy, proxy_headers = headers.fields, request.proxy, None
         if request.proxy is not None:
-            proxy, told = split_proxy(request.proxy, request.proxy_authorization)
-            proxy_headers = None if told is None else _as_utf8({PROXY_AUTHORIZATION: told})
+            proxy, credentials = split_proxy(request.proxy, request.proxy_authorization)
+            proxy_headers = None if credentials is None else _as_utf8({PROXY_AUTHORIZATION: credentials})
             if proxy_headers is not None and request.url.startswith("http:"):
                 fields = CIMultiDict([*fields.items(), *proxy_headers.items()])  # no CONNECT is sent
         adds_nothing = headers.are_complete and request.method == "GET" and request.content is None
@@ -276,15 +276,15 @@ def _watch(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
     if protocol is None or closed is None:
         return None
 
-    def tell(_: object) -> None:
+    def pass_on_error(_: object) -> None:
         error = protocol.exception()
         if isinstance(error, HttpProcessingError) and not content.is_eof():
             content.set_exception(error)
 
     def stop_watching() -> None:
-        closed.remove_done_callback(tell)
+        closed.remove_done_callback(pass_on_error)
 
-    closed.add_done_callback(tell)
+    closed.add_done_callback(pass_on_error)
     content.on_eof(stop_watching)
     return closed
 

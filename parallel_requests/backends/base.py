@@ -178,7 +178,7 @@ _SUMMARY: dict[type[BackendError], str] = {
 @functools.cache
 def _standard_errors() -> tuple[tuple[type[BaseException], type[BackendError]], ...]:
     import socket
-    import ssl  # costs as much to import as all of ours, and is needed for failures alone
+    import ssl  # costs as much to import as all of ours, and is needed for failures only
 
     return (
         (ssl.SSLCertVerificationError, TLSError),

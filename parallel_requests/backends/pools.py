@@ -127,8 +127,8 @@ class Pools:
         return type(base.__name__, (base,), {"ConnectionCls": connection})
 
     def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:
-        url, told = split_proxy(proxy, authorization)
-        headers = None if told is None else {"Proxy-Authorization": told}
+        url, credentials = split_proxy(proxy, authorization)
+        headers = None if credentials is None else {"Proxy-Authorization": credentials}
         return self._library.ProxyManager(
             url, proxy_headers=headers, proxy_ssl_context=options.get("ssl_context"), **options
         )

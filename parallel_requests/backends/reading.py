@@ -111,7 +111,9 @@ def _read_fields(lines: BufferedIOBase) -> http.client.HTTPMessage:
         if size > _LARGEST_HEAD:
             raise MalformedHead(f"there are more than {_LARGEST_HEAD} bytes of headers")
         if _FIELD_LINE.fullmatch(line) is None:
-            raise http.client.IncompleteRead(line) if _is_cut(line) else MalformedHead("a line is no header")
+            raise (
+                http.client.IncompleteRead(line) if _is_cut(line) else MalformedHead("a line is not a header")
+            )
         text = line.decode("latin-1")
         if text[0] not in _PADDING:
             name, _, value = text.partition(":")

@@ -138,7 +138,7 @@ class Transfer:
     def has_lost_race(self, code: int) -> bool:
         """Whether neither QUIC nor TCP has connected, and the error is that of QUIC.
 
-        Over TCP alone it may still succeed, or fail with a more useful error.
+        Over TCP only it may still succeed, or fail with a more useful error.
         """
         return bool(self._quic_sockets) and MEANING.get(code) not in (TLSError, RequestTimeout)
 
@@ -214,12 +214,12 @@ class Transfer:
         easy.unsetopt(other)  # libcurl may be built with a default, which would be trusted as well
 
     def _choose_proxy(self, request: Request) -> None:
-        easy, proxy, told = self.easy, request.proxy or "", request.proxy_authorization
-        if proxy and told is not None and not proxy.startswith("socks"):
-            proxy, _ = split_proxy(proxy, told)
-            easy.setopt(pycurl.PROXYHEADER, [f"Proxy-Authorization: {told}".encode("latin-1")])
+        easy, proxy, authorization = self.easy, request.proxy or "", request.proxy_authorization
+        if proxy and authorization is not None and not proxy.startswith("socks"):
+            proxy, _ = split_proxy(proxy, authorization)
+            easy.setopt(pycurl.PROXYHEADER, [f"Proxy-Authorization: {authorization}".encode("latin-1")])
             # Not sent, as that header is; but libcurl distinguishes tunnels by it.
-            easy.setopt(pycurl.PROXYUSERNAME, told.encode("latin-1"))
+            easy.setopt(pycurl.PROXYUSERNAME, authorization.encode("latin-1"))
         easy.setopt(pycurl.PROXY, proxy.encode())
         if proxy.startswith("http:"):
             easy.setopt(pycurl.PROXYPORT, 80)  # the default if the URL names no port; that of libcurl is 1080
@@ -399,7 +399,7 @@ def parse_head(block: bytes) -> Head | None:
     head = last[: end.start()]
     parts = _HEAD.fullmatch(head)
     if parts is None:
-        raise ValueError("a line of the head is no header")
+        raise ValueError("a line of the head is not a header")
     version, status, reason = (part.decode("latin-1") for part in parts.groups(b""))
     if status == "101":
         raise ValueError(_SWITCHED)

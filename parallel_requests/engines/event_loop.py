@@ -216,7 +216,7 @@ class EventLoopEngine:
             self._timeout_timer.set(worker.deadline)
         try:
             return await self._backend.send(send)
-        except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
+        except BaseException as error:  # noqa: BLE001 - a callback's SystemExit must not lose the item
             if worker.is_cut and isinstance(error, asyncio.CancelledError):
                 error = TimeoutError("it was broken off" if send.timeout is None else f"{send.timeout:g} s")
             return translated(self._backend, error, send.request)

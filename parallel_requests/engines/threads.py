@@ -60,7 +60,7 @@ class ThreadsEngine:
         self._scheduler = Scheduler(concurrency)
         self.threads = EngineThreads()
         self._lock = threading.RLock()  # guards the scheduler and all below
-        # Entered by workers alone: a Ctrl-C just as a Condition is entered would leave it locked.
+        # Entered by workers only: a Ctrl-C just as a Condition is entered would leave it locked.
         self._changed = threading.Condition(self._lock)
         self._workers = 0
         self._idle_workers = 0
@@ -130,7 +130,7 @@ class ThreadsEngine:
             self.stop(run, RunStoppedError("The executor was shut down."))
 
     def _can_start_worker(self) -> bool:
-        """Whether one may be started: one after another, lest there be more workers than requests."""
+        """Whether one may be started: one after another, so that there are no more workers than requests."""
         return not self._is_worker_starting and self._workers < self._scheduler.concurrency
 
     def _needs_worker(self) -> bool:
@@ -212,7 +212,7 @@ class ThreadsEngine:
         try:
             # Checked only now: whoever stops the run after this finds the flight and cuts it.
             reply = run.policy.stop or self._backend.send(send)
-        except BaseException as error:  # noqa: BLE001 - a callback's SystemExit is no reason to lose the item
+        except BaseException as error:  # noqa: BLE001 - a callback's SystemExit must not lose the item
             reply = translated(self._backend, error, send.request)
         finally:
             self._watchdog.release(flight)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from parallel_requests.parsing.workers import Worker
 
 _CHUNK_BYTES = 1 << 20
-"""Bodies that travel together; a larger one travels alone."""
+"""Bytes of bodies that are sent together; a larger body is sent on its own."""
 
 
 class ParsePool:

@@ -40,7 +40,7 @@ class Work(NamedTuple):
 
     Attributes:
         return_type: What they are decoded to.
-        function: The pickled ``parse_func``; None for decoding alone.
+        function: The pickled ``parse_func``; None to only decode.
         by_value: Whether it was pickled with its code, by cloudpickle.
     """
 
@@ -160,7 +160,7 @@ def _parse_one(work: Work, function: Callable[[Any], Any] | None, response: Resp
             value = function(value)
     except DecodeError as error:
         return _dump_failure(error)
-    except BaseException as error:  # noqa: BLE001 - sys.exit() in a parse_func fails its item alone
+    except BaseException as error:  # noqa: BLE001 - sys.exit() in a parse_func fails its item only
         failure = parse_failure(response, error)
         failure.add_note(redact("In the parse process:\n" + "".join(traceback.format_exception(error))))
         return _dump_failure(failure)

@@ -73,7 +73,7 @@ class Item:
     def __init__(self, job: Job, result: Result[Any], deliver: Deliver) -> None:
         self.job = job
         self.response: Response = cast("Response", result.response)  # only successes are parsed
-        self.is_suspect = False  # it may have killed a child, so it is sent alone
+        self.is_suspect = False  # it may have killed a child, so it is sent on its own
         self._result = result
         self._deliver = deliver
 
@@ -341,7 +341,7 @@ def check_can_start() -> None:
     path = getattr(main, "__file__", None)
     if getattr(main, "__spec__", None) is None and path is not None and not Path(path).exists():
         raise ConfigurationError(
-            f"parse_processes needs a main module that can be imported again, and {path} is no file: "
+            f"parse_processes needs a main module that can be imported again, and {path} is not a file: "
             "save the script in one.",
             "parse_processes",
         )
