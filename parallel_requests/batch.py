@@ -269,6 +269,6 @@ class _Outbox:
 
     def rest(self) -> list[Result[Any]]:
         """Return what has not been handed over, in input order."""
-        # By identity, as a Ctrl-C in the middle of a move may have left one in both places.
-        results = {id(result): result for result in (*self.arrived, *(self._early or {}).values())}
-        return sorted(results.values(), key=attrgetter("index"))
+        # Each once, as a Ctrl-C in the middle of a move may have left one in both places.
+        results = dict.fromkeys((*self.arrived, *(self._early or {}).values()))
+        return sorted(results, key=attrgetter("index"))

@@ -206,6 +206,8 @@ class _ExchangeState:
         "target",
     )
 
+    send: Send
+
     def __init__(self, request: Request, policy: Policy) -> None:
         self.request = request
         self.index = request.index
@@ -216,7 +218,6 @@ class _ExchangeState:
         self.pause: float | None = None
         self.earlier: tuple[Attempt, ...] = ()
         self.redirects: tuple[Response, ...] = ()
-        self.send: Send | None = None
         self.started_at = self.sent_at = 0.0
 
     def next_attempt(self) -> Send:
@@ -249,7 +250,7 @@ class _ExchangeState:
         self.pause = None
         if type(reply) is Response:
             reply.elapsed = elapsed
-            if self.send is not None and self.send.delivered:
+            if self.send.delivered:
                 reply.size = self.send.delivered
             if reply.headers.steers:
                 self._apply_headers(reply)
@@ -260,7 +261,7 @@ class _ExchangeState:
         elif not isinstance(reply, Response | ParallelRequestsError):
             reply = _no_response(reply, target)  # type: ignore[unreachable]  # by the types
         pacer.leave(target.authority, reply, elapsed)
-        if self.send is not None and self.send.replays:
+        if self.send.replays:
             self._count_replays(self.send.replays)
         return reply
 
@@ -387,7 +388,7 @@ class _ExchangeState:
 
     def _is_partly_delivered(self) -> bool:
         """Whether the caller has received part of a stream that broke off, and cannot start over."""
-        if self.send is None or not self.send.delivered or self.policy.resume is not None:
+        if not self.send.delivered or self.policy.resume is not None:
             return False
         return self.policy.restart is None or not self.policy.restart(self.request)
 

@@ -168,10 +168,10 @@ class Planner:
         return self._planned(urls)
 
     def _planned(self, urls: Iterable[Item]) -> Iterator[Request]:
-        keys, names, template = self._keys, self._names, self._template
-        plain = template is not None and not self._columns and not self._varies
+        keys, names = self._keys, self._names
+        template = None if self._columns or self._varies else self._template
         for index, item in enumerate(urls):
-            if not plain or template is None or type(item) is not str or "@" in item:
+            if template is None or type(item) is not str or "@" in item:
                 yield self.plan_item(item, index)
                 continue
             key = None

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # The common case, recognised in one match: an ASCII host name or IPv4 address, no user info, no default
 # port, nothing to percent-encode, no empty query.
 _PLAIN = re.compile(
-    r"https?://((?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}(?::(?!(?:80|443)\b)(?:[1-9]\d{0,3}|[1-5]\d{4}))?)"
+    r"https?://([a-z0-9_-]{1,63}+(?:\.[a-z0-9_-]{1,63}+)*+"
+    r"(?::(?:[1-5][0-9]{4}|[1-9][0-9]{0,3}+)(?<!:80)(?<!:443))?)"
     r"(?:[/?][!$&-;=?-Z_a-z~]*+(?:%[0-9A-F]{2}[!$&-;=?-Z_a-z~]*+)*+(?<!\?))?"
 )
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")

@@ -40,8 +40,6 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
 _REPLAYABLE = _WITHOUT_BODY | {"PUT"}
 _BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=HTTP/)")
 _HEAD = re.compile(rb"(HTTP/(?:1\.[01]|[23])) ([1-9]\d\d)(?: ([^\n]*+))?\r?(?:\n[^:\n]++:[^\n]*+)*+")
-_ADDED_ALWAYS = ("accept", "user-agent", "proxy-connection")
-_ADDED_WITH_BODY = ("expect", "content-type")
 
 _TRUST = (pycurl.SSL_VERIFYPEER, pycurl.SSL_VERIFYHOST, pycurl.CAINFO, pycurl.CAPATH)
 _TRUST_IN_PROXY = (
@@ -81,7 +79,6 @@ class Transfer:
     def __init__(self, backend: CurlBackend) -> None:
         self._backend = backend
         self.easy = cast("Any", pycurl.Curl())
-        self.easy.transfer = self
         backend.join_pool(self.easy)
         self.task: Any = None
         self.send: Any = None  # the Send under way
@@ -108,9 +105,9 @@ class Transfer:
             or request.method is not last.method
             or request.content is not None
             or last.content is not None
-            or request.proxy != last.proxy
-            or request.verify != last.verify
-            or request.connect_timeout != last.connect_timeout
+            or request.proxy is not last.proxy
+            or request.verify is not last.verify
+            or request.connect_timeout is not last.connect_timeout
             or is_https is not self._is_https
             or send.policy.deliver is not None
         ):
@@ -370,8 +367,11 @@ def _header_lines(request: Request) -> list[bytes]:
     given = {name.lower() for name in request.headers}
     own = [f"{name}: {value}" if value else f"{name};" for name, value in request.headers.items()]
     # A name without a value prevents libcurl from adding that header itself.
-    with_body = request.content is not None or request.method not in _WITHOUT_BODY
-    unwanted = (*_ADDED_ALWAYS, *_ADDED_WITH_BODY) if with_body else _ADDED_ALWAYS
+    unwanted = ["accept", "user-agent"]
+    if request.proxy:
+        unwanted.append("proxy-connection")
+    if request.content is not None or request.method not in _WITHOUT_BODY:
+        unwanted += ["expect", "content-type"]
     kept_out = [f"{name}:" for name in unwanted if name not in given]
     return [line.encode("latin-1") for line in own + kept_out]
 

@@ -59,7 +59,7 @@ class CurlMultiEngine:
         """
         self._backend = backend
         self._clock = clock
-        self._scheduler = Scheduler(concurrency)
+        self._scheduler = Scheduler(concurrency, clock)
         self._commands: deque[Command] = deque()
         self._lock = threading.Lock()  # guards _thread and _closed
         self._thread: threading.Thread | None = None
@@ -67,7 +67,7 @@ class CurlMultiEngine:
         self._is_wake_due = self._is_sleeping = False
         self._next_switch_check = 0.0
         self.threads = EngineThreads()
-        self._transfers: list[Transfer] = []
+        self._transfers: dict[Any, Transfer] = {}  # by their easy handles
         self._spare: list[Transfer] = []
 
     def submit(self, run: Run) -> None:
@@ -156,9 +156,8 @@ class CurlMultiEngine:
 
     def _fill(self) -> None:
         """Start exchanges in the free slots, but not so many in a row that sockets have to wait."""
-        take, clock = self._scheduler.take, self._clock
         for _ in range(max(_MAX_STARTS, self._scheduler.concurrency)):
-            task = take(clock())
+            task = self._scheduler.take()
             if task is None:
                 return
             self._advance(task, None)
@@ -171,7 +170,7 @@ class CurlMultiEngine:
                 self._scheduler.passed_gate(task)
             self._begin(task, effect)
         elif type(effect) is Wait:
-            self._scheduler.park(task, effect, self._clock())
+            self._scheduler.park(task, effect)
         else:
             self._scheduler.finish(task)
             task.run.complete(effect)  # type: ignore[arg-type]
@@ -188,11 +187,11 @@ class CurlMultiEngine:
 
     def _new_transfer(self) -> Transfer:
         transfer = Transfer(self._backend)
-        self._transfers.append(transfer)
+        self._transfers[transfer.easy] = transfer
         return transfer
 
     def _discard(self, transfer: Transfer) -> None:
-        self._transfers.remove(transfer)
+        del self._transfers[transfer.easy]
         transfer.clear()
         transfer.easy.close()
 
@@ -216,7 +215,7 @@ class CurlMultiEngine:
             more, succeeded, failed = self._multi.info_read()
             for easy in succeeded:
                 has_any = True
-                transfer: Transfer = easy.transfer
+                transfer = self._transfers[easy]
                 try:
                     reply: Reply = transfer.response()
                 except Exception as error:  # noqa: BLE001 - a response that cannot be read costs this one item
@@ -224,7 +223,7 @@ class CurlMultiEngine:
                 self._end(transfer, reply)
             for easy, code, message in failed:
                 has_any = True
-                transfer = easy.transfer
+                transfer = self._transfers[easy]
                 if transfer.has_lost_race(code):
                     self._multi.remove_handle(easy)
                     transfer.leave_quic()
@@ -244,12 +243,12 @@ class CurlMultiEngine:
 
     def _break_off(self, run: Run, reason: ParallelRequestsError) -> None:
         self._scheduler.end_run(run)
-        for transfer in [transfer for transfer in self._transfers if transfer.carries(run)]:
+        for transfer in [transfer for transfer in self._transfers.values() if transfer.carries(run)]:
             self._end(transfer, reason)
 
     def _end_switched(self) -> None:
         """Fail the transfers whose server has switched protocols: libcurl would wait for more."""
-        for transfer in [transfer for transfer in self._transfers if transfer.has_switched()]:
+        for transfer in [transfer for transfer in self._transfers.values() if transfer.has_switched()]:
             self._end(transfer, transfer.failure(pycurl.E_OK, ""))
 
     def _sleep(self) -> None:
@@ -278,8 +277,8 @@ class CurlMultiEngine:
         self._release_resources()
 
     def _release_resources(self) -> None:
-        for transfer in self._transfers:
-            transfer.easy.close()
+        for easy in self._transfers:
+            easy.close()
         self._multi.close()  # before the driver: to close TLS connections, it has their sockets watched
         self._driver.close()
         self._wake_reader.close()

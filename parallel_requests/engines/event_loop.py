@@ -42,7 +42,7 @@ class EventLoopEngine:
         """
         self._backend = backend
         self._clock = clock
-        self._scheduler = Scheduler(concurrency)
+        self._scheduler = Scheduler(concurrency, clock)
         self.threads = EngineThreads()
         self._workers: set[_Worker] = set()
         self._scheduler_timer = _SharedTimer(clock, self._dispatch)
@@ -152,7 +152,7 @@ class EventLoopEngine:
     def _dispatch(self) -> None:
         """Start a worker for every exchange that may go on, and set the timer for those that may not yet."""
         self._is_dispatch_due = False
-        while (task := self._scheduler.take(self._clock())) is not None:
+        while (task := self._scheduler.take()) is not None:
             worker = _Worker()
             self._workers.add(worker)
             worker.task = asyncio.create_task(self._work(worker, task))
@@ -177,7 +177,7 @@ class EventLoopEngine:
                 if not was_sent:
                     await asyncio.sleep(0)  # a long run of items that fail unsent must not block the loop
                 # A second cancellation may be pending for a cancelled task, so it must not send again.
-                task = None if worker.is_cut else self._scheduler.take(self._clock())
+                task = None if worker.is_cut else self._scheduler.take()
                 if self._scheduler.has_work():
                     self._dispatch()
         finally:
@@ -202,7 +202,7 @@ class EventLoopEngine:
             authority = effect.request.authority
             reply = await self._send(worker, effect, task.run)
         if isinstance(effect, Wait):
-            self._scheduler.park(task, effect, self._clock())
+            self._scheduler.park(task, effect)
             self._set_timer()
         else:
             self._scheduler.finish(task)

@@ -180,17 +180,11 @@ class Run:
 
     def complete(self, result: Result[Any]) -> None:
         """Accept the Result of an exchange: a response is parsed first, a failure delivered at once."""
+        deliver = self._hand_over if self._turns is None else self._turns.bring
         if result.error is None:
-            self._parse(result, self.deliver)
+            self._parse(result, deliver)
         else:
-            self.deliver(result)
-
-    def deliver(self, result: Result[Any]) -> None:
-        """Hand a finished Result to the consumer, once it has been observed."""
-        if self._turns is None:
-            self._hand_over(result)
-        else:
-            self._turns.bring(result)
+            deliver(result)
 
     def _hand_over_after(self, observe: Callable[[Result[Any]], None], result: Result[Any]) -> None:
         observe(result)

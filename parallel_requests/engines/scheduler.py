@@ -5,10 +5,14 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
+from typing import TYPE_CHECKING
 from weakref import ReferenceType, WeakSet, ref
 
 from parallel_requests.engines.run import Run, Task
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LONGEST_WAIT = 1_000_000.0
 """Seconds; longer waits are split, as clocks and locks overflow beyond some 292 years."""
@@ -39,8 +43,9 @@ class Scheduler:
     first of them, the probe, tries it, and they pass in the order in which they came.
     """
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, clock: Callable[[], float]) -> None:
         self.concurrency = concurrency
+        self._clock = clock
         self.in_flight = 0
         self._ready: deque[Task] = deque()
         self._timers: list[tuple[float, int, Task | str | ReferenceType[Run]]] = []
@@ -59,10 +64,10 @@ class Scheduler:
         if run.policy.stop is not None:  # stopped before it was submitted
             run.stop_pulling()
 
-    def take(self, now: float) -> Task | None:
+    def take(self) -> Task | None:
         """Return a task to advance, with a slot of its own, or None."""
         if self._timers:
-            self._fire_timers(now)
+            self._fire_timers(self._clock())
         if self.in_flight >= self.concurrency:
             return None
         task = self._ready.popleft() if self._ready else self._pull()
@@ -104,8 +109,9 @@ class Scheduler:
         if queue is not None and queue.probe_at is None:
             self._send_probe(host)
 
-    def park(self, task: Task, wait: Wait, now: float) -> None:
+    def park(self, task: Task, wait: Wait) -> None:
         """Take the task's slot back until its wait is over."""
+        now = self._clock()
         self.in_flight -= 1
         self._parked += 1
         if wait.gate != task.gate:
@@ -166,15 +172,12 @@ class Scheduler:
             return None
         for _ in range(len(self._pullable)):
             run = self._pullable[0]
+            self._pullable.rotate(-1)
             request = run.pull()
             if request is not None:
-                if len(self._pullable) > 1:
-                    self._pullable.rotate(-1)
                 return Task(run, request)
             if run.is_exhausted():
-                self._pullable.popleft()
-            else:
-                self._pullable.rotate(-1)
+                self._pullable.pop()
         return None
 
     def _fire_timers(self, now: float) -> None:

@@ -57,7 +57,7 @@ class ThreadsEngine:
         )
         self._clock = clock
         self._watchdog = Watchdog()
-        self._scheduler = Scheduler(concurrency)
+        self._scheduler = Scheduler(concurrency, clock)
         self.threads = EngineThreads()
         self._lock = threading.RLock()  # guards the scheduler and all below
         # Entered by workers only: a Ctrl-C just as a Condition is entered would leave it locked.
@@ -154,7 +154,7 @@ class ThreadsEngine:
     def _next_task(self) -> Task | None:
         with self._changed:
             while True:
-                task = self._scheduler.take(self._clock())
+                task = self._scheduler.take()
                 if task is not None:
                     if self._needs_worker():
                         self._call_worker()
@@ -197,7 +197,7 @@ class ThreadsEngine:
         with self._changed:
             self._scheduler.slot_freed(authority)
             if isinstance(effect, Wait):
-                self._scheduler.park(task, effect, self._clock())
+                self._scheduler.park(task, effect)
                 return
             self._scheduler.finish(task)
             self._call_worker()

@@ -45,7 +45,7 @@ class Simulation:
     def __init__(self, concurrency: int = 4, server: Server = at_once, **gates: Any) -> None:
         self.clock = ManualClock(0.0)
         self.pacer = Pacer(clock=self.clock, wall_clock=lambda: WALL_TIME, concurrency=concurrency, **gates)
-        self.scheduler = Scheduler(concurrency)
+        self.scheduler = Scheduler(concurrency, self.clock)
         self.server = server
         self.sent: list[tuple[float, str, int]] = []
         self.asks = 0
@@ -72,7 +72,7 @@ class Simulation:
     def play(self, until: float = 1e9) -> None:
         """Simulate everything that happens up to a time."""
         while True:
-            while (task := self.scheduler.take(self.clock())) is not None:
+            while (task := self.scheduler.take()) is not None:
                 assert self.scheduler.in_flight <= self.scheduler.concurrency
                 self._advance(task, None, "")
             timer = self.scheduler.next_timer()
@@ -97,7 +97,7 @@ class Simulation:
             self.scheduler.slot_freed(authority)
         if isinstance(effect, Wait):
             self.asks += 1
-            self.scheduler.park(task, effect, self.clock())
+            self.scheduler.park(task, effect)
         elif isinstance(effect, Send):
             self.scheduler.passed_gate(task)
             self._send(task, effect)
@@ -252,7 +252,7 @@ def test_other_hosts_go_on_while_one_is_paused() -> None:
 def test_a_slot_freed_just_before_an_exchange_parks_is_not_lost() -> None:
     play = Simulation(concurrency=2, concurrency_per_host=1)
     run = play.new_run(requests_to("a.test", "a.test"))
-    first, second = play.scheduler.take(0.0), play.scheduler.take(0.0)
+    first, second = play.scheduler.take(), play.scheduler.take()
     assert first is not None
     assert second is not None
     sent, wait = first.advance(None), second.advance(None)
@@ -263,7 +263,7 @@ def test_a_slot_freed_just_before_an_exchange_parks_is_not_lost() -> None:
     play.scheduler.slot_freed("a.test")
     play.scheduler.finish(first)
     run.complete(result)
-    play.scheduler.park(second, wait, 0.0)
+    play.scheduler.park(second, wait)
     play.play()
     assert run.is_done()
     assert indices(run.results()) == [0, 1]
@@ -315,11 +315,11 @@ def test_what_waits_behind_a_stopped_run_is_not_forgotten() -> None:
 def test_an_exchange_about_to_wait_does_not_if_the_run_is_stopped() -> None:
     play = Simulation(concurrency=1)
     run = play.new_run(requests_to("a.test"))
-    task = play.scheduler.take(0.0)
+    task = play.scheduler.take()
     assert task is not None
     run.policy.stop = RunStoppedError("stopped")
     play.scheduler.end_run(run)
-    play.scheduler.park(task, Wait(60.0), 0.0)
+    play.scheduler.park(task, Wait(60.0))
     play.play(until=0.0)
     assert run.is_done()
 

@@ -66,6 +66,7 @@ def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> 
         ("http://api.test/a b", "percent-encode it"),
         ("http://[fe80::1%25eth0]/", "network interface"),
         ("http://api.test:0/", "port 0"),
+        ("http://api.test:1٣/", "its port"),
     ],
 )
 def test_what_is_wrong_is_told(url: str, why: str) -> None:
