@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
     from parallel_requests.exchange import Send
@@ -210,6 +212,16 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(limit=0)
         self.opened = 0
         self._transports: dict[asyncio.Future[None], asyncio.Transport] = {}
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        """Return an idle connection; close those on which unrequested data has arrived."""
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                break
+            protocol.abort()
+            connection.close()
+        return connection
 
     async def _create_connection(
         self,

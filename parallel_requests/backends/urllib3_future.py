@@ -23,6 +23,7 @@ class _Fixes:
     _protocol: Any
     is_idle: bool
     is_multiplexed: bool
+    close: Any
 
     def connect(self) -> Any:
         """Connect, and have the socket refuse to receive once the state machine has failed.
@@ -44,7 +45,10 @@ class _Fixes:
         """Check an idle connection for data, as urllib3-future does before it reuses it."""
         timed = self.sock.timed() if isinstance(self.sock, WatchedSocket) else contextlib.nullcontext()
         with timed:
-            return super().peek_and_react(*args, **kwargs)  # type: ignore[misc]
+            has_data: bool = super().peek_and_react(*args, **kwargs)  # type: ignore[misc]
+        if has_data and not self.is_multiplexed:
+            self.close()  # in HTTP/1.1 it can only be a response, which nobody has requested
+        return has_data
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
         """Read the head of a response; distinguish one that is not HTTP from a closed connection."""

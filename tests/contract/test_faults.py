@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.server.fault_cases import CREDENTIALS, FAULT_CASES, FaultCase
 from tests.server.faults import (
+    Connection,
     FaultServer,
     close,
     read_request,
@@ -40,6 +42,8 @@ _QUICK = 0.2
 """The timeout of calls that run into it."""
 _PATIENCE = 0.25
 """Seconds an attempt may last beyond its timeout."""
+_LONG = 10.0
+"""Seconds for what happens at once, unless something is broken."""
 _MORE_THAN_ONE_ATTEMPT = frozenset({18, 20, 25})
 """Rows that redirect; and whether a proxy that refuses is asked again is up to the retry policy."""
 
@@ -156,6 +160,30 @@ def test_row_5_bytes_after_a_response_are_not_read_as_the_next_one(
     assert session.get(server.url(), return_type="content") == b"fine"
 
 
+def test_row_5_data_on_an_idle_connection_is_not_taken_for_the_next_response(
+    backend: str, open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+) -> None:
+    if backend == "curl":
+        pytest.skip("libcurl checks a kept connection only after a second of idleness")
+    idle, sent = threading.Event(), threading.Event()
+
+    def send_unrequested_response(connection: Connection) -> None:
+        connection.wait(idle)
+        connection.send(response(b"nobody asked"))
+        sent.set()
+
+    healthy = repeat(read_request(), send(response(b"fine")))
+    server = fault_server(
+        [read_request(), send(response(b"whole")), send_unrequested_response, healthy], [healthy]
+    )
+    session = open_session(retry=NEVER_AGAIN)
+    assert session.get(server.url(), return_type="content") == b"whole"
+    idle.set()
+    assert sent.wait(_LONG)
+    assert session.get(server.url(), return_type="content") == b"fine"
+    assert [request.connection for request in server.requests] == [0, 1]
+
+
 CUT_OR_CODED_WRONG = [case for case in FAULT_CASES if case.row in {1, 2, 3, 11} and not case.as_proxy]
 
 
@@ -189,6 +217,27 @@ def test_row_10_one_replay_on_a_fresh_connection_is_free(
     assert [request.connection for request in server.requests] == [0, 0, 1, 1, 2], (
         "a fresh one is no stale one"
     )
+
+
+def test_row_10_a_replay_while_another_connection_is_kept_counts(
+    open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+) -> None:
+    both_are_open = threading.Barrier(2)
+
+    def answer_all_but_the_third(connection: Connection) -> None:
+        connection.read_request()
+        both_are_open.wait(_LONG)
+        connection.send(response(b"fine"))
+        while connection.read_request() is not server.requests[2]:
+            connection.send(response(b"fine"))
+
+    two = [[answer_all_but_the_third, close()]] * 2
+    server = fault_server(*two, [read_request(), send(response(b"fine"))])
+    session = open_session(retry=NEVER_AGAIN, concurrency=2)
+    assert session.get([server.url()] * 2, return_type="content") == [b"fine"] * 2
+    [result] = session.iter_results([server.url()], return_type="content")
+    assert result.value == b"fine"
+    assert result.attempts == len(result.history) == len(server.requests[2:]) == 2
 
 
 def test_row_10_a_post_is_replayed_if_the_caller_allows_it(
