@@ -232,15 +232,15 @@ class Response(_CopiedWhole):
         "url",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - keywords would double the cost of making one
         self,
         status_code: int,
         headers: Headers | Mapping[str, str] | Iterable[tuple[str, str]],
         content: bytes,
         request: Request,
-        *,
         reason: str = "",
         http_version: str = "HTTP/1.1",
+        *,
         elapsed: float = 0.0,
     ) -> None:
         self.status_code = status_code

@@ -271,8 +271,8 @@ async def _read(send: Send, response: aiohttp.ClientResponse, headers: Headers) 
         headers,
         content,
         send.request,
-        reason=(response.reason or "").encode("utf-8", "surrogateescape").decode("latin-1").strip(),
-        http_version=_VERSIONS[response.version],
+        (response.reason or "").encode("utf-8", "surrogateescape").decode("latin-1").strip(),
+        _VERSIONS[response.version],
     )
 
 

@@ -71,8 +71,8 @@ def read_response(send: Send, raw: Any) -> Response:
         headers,
         content,
         send.request,
-        reason=raw.reason or "",
-        http_version=_VERSIONS.get(raw.version, "HTTP/1.1"),
+        raw.reason or "",
+        _VERSIONS.get(raw.version, "HTTP/1.1"),
     )
 
 

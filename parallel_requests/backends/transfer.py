@@ -275,7 +275,7 @@ class Transfer:
             content = b"".join(self._content)
         if version == "HTTP/3" and self._backend.quic is not None:
             self._backend.quic.note_response(send.request.authority)
-        return Response(status, headers, content, send.request, reason=reason, http_version=version)
+        return Response(status, headers, content, send.request, reason, version)
 
     def _count_replays(self) -> int:
         """Return how often libcurl resent the request on its own.
