@@ -5,6 +5,13 @@
     from parallel_requests import parallel_requests
 
     pages = parallel_requests(["https://httpbin.org/get"] * 100, concurrency=20)
+
+- `parallel_requests`, `iter_results` and `download` each run one batch: to values, to Results as they
+  complete, to files. ``help(parallel_requests.parallel_requests)`` explains every option.
+- `ParallelSession` has them as methods, with ``get``, ``post`` …, and keeps connections, cookies and limits
+  across batches.
+- `parallel_requests_async` and `ParallelRequests` are the same as coroutines.
+- Every error is a `ParallelRequestsError`; a list of which some failed raises `PartialFailureError`.
 """
 
 from typing import TYPE_CHECKING

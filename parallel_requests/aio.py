@@ -158,6 +158,7 @@ class ParallelRequests:
             RunStoppedError: The interpreter is shutting down.
             TypeError: An option does not exist; the message names the closest one.
         """
+        reject_unknown(options, type(self).__name__)
         self._session = ParallelSession(**options)
         self._runtime = runtime_of(self._session)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +11,7 @@ from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.exchange import Policy
 from parallel_requests.gates.pacing import Pacer
+from parallel_requests.logs import warn
 from parallel_requests.models import Request, ReturnType
 from parallel_requests.observing import chunk_receiver, in_context
 from parallel_requests.options import is_hook
@@ -44,9 +43,9 @@ def new_backend(settings: Settings) -> Backend:
         else chosen
     )
     if settings.http2 and not backend.capabilities.http2:
-        _warn(f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.")
+        warn(f"http2=True has no effect: the backend {backend.name!r} speaks HTTP/1.1 only.")
     if settings.http3 and not backend.capabilities.http3:
-        _warn(f"http3=True has no effect: the backend {backend.name!r} does not speak HTTP/3 here.")
+        warn(f"http3=True has no effect: the backend {backend.name!r} does not speak HTTP/3 here.")
     if settings.executor is not None and backend.engine != "threads":
         raise ConfigurationError(
             f"executor is for blocking backends; {backend.name!r} runs on a thread of its own.", "executor"
@@ -55,14 +54,6 @@ def new_backend(settings: Settings) -> Backend:
         TransportSettings(concurrency=settings.concurrency, http2=settings.http2, http3=settings.http3)
     )
     return backend
-
-
-def _warn(message: str) -> None:
-    """Warn with the location of the caller's line that led here."""
-    frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def new_engine(backend: Backend, settings: Settings) -> Engine:

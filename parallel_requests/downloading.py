@@ -24,6 +24,7 @@ from parallel_requests.exceptions import (
 )
 from parallel_requests.exchange import stop_error
 from parallel_requests.filenames import name_from_headers, name_from_url, numbered
+from parallel_requests.logs import warn
 from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile, sha256_of
 from parallel_requests.redaction import redact
@@ -42,7 +43,12 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Downloads:
-    """The files of one batch: where they go, which are skipped, and what came of each."""
+    """The files of one batch: where they go, which are skipped, and what came of each.
+
+    Attributes:
+        is_counted: Whether the number of URLs is known beforehand.
+        skipped: The Results of items that were not sent because their files exist.
+    """
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Downloads:
             )
         self._existing = existing
         self._checksums = _checked_checksums(sha256)
+        self._unmatched = set(self._checksums) if isinstance(self._checksums, dict) else set()
         self._paths: list[Path] | None = None
         if isinstance(to, str | os.PathLike):
             self._folder = _create_folder(to)
@@ -83,7 +90,7 @@ class Downloads:
         self.is_counted = isinstance(urls, Sized)
         if isinstance(urls, Sized):
             self._check_lengths(len(urls))
-        self._skipped: list[Result[Any]] = []
+        self.skipped: list[Result[Any]] = []
         self._observer = observer
         self._progress = progress
         self._parts: dict[int, PartFile] = {}
@@ -102,9 +109,26 @@ class Downloads:
             policy, raise_for_status=True, deliver=self.write, resume=self, chunk_size=_CHUNK_SIZE
         )
 
+    def checked(self, requests: Iterator[Request]) -> Iterable[Request]:
+        """Return the Requests after checking that each checksum by URL belongs to one of them.
+
+        For a lazy input this is only known at its end: `wanted` warns then.
+
+        Raises:
+            ConfigurationError: A checksum is for a URL that is not in the batch.
+        """
+        if not self.is_counted or not self._unmatched:
+            return requests
+        planned = list(requests)
+        self._unmatched -= {request.url for request in planned}
+        if self._unmatched:
+            raise ConfigurationError(self._unmatched_text(), "sha256")
+        return planned
+
     def wanted(self, requests: Iterable[Request]) -> Iterator[Request]:
         """Yield the Requests whose files do not exist; the others become Results at once."""
         for request in requests:
+            self._unmatched.discard(request.url)
             if request.problem is not None:
                 yield request
                 continue
@@ -115,6 +139,8 @@ class Downloads:
                 yield request
             else:
                 self._skip(request, there, part.checksum)
+        if self._unmatched:
+            warn(self._unmatched_text())
 
     def merge(
         self, results: Iterable[Result[Any]], left_out: Iterable[Request], stop: ParallelRequestsError | None
@@ -129,7 +155,7 @@ class Downloads:
         unsent: list[Result[Any]] = []
         if stop is not None:
             unsent = [Result(item, error=item.problem or stop_error(stop, item)) for item in left_out]
-        return sorted([*results, *unsent, *self._skipped], key=lambda result: result.index)
+        return sorted([*results, *unsent, *self.skipped], key=lambda result: result.index)
 
     def close(self) -> None:
         """End the progress bar."""
@@ -216,6 +242,11 @@ class Downloads:
             return self._checksums.get(request.url)
         return self._checksums
 
+    def _unmatched_text(self) -> str:
+        first, *others = sorted(self._unmatched)
+        more = f" (and {len(others)} more)" if others else ""
+        return f"sha256 has a checksum for {redact(first)}{more}, which is not a URL of the batch."
+
     def _take(self, name: str, *, beside_files: bool) -> str:
         """Return a name that is unused in this batch and, with ``beside_files``, in the folder."""
         with self._lock:
@@ -259,7 +290,7 @@ class Downloads:
             result.value = Download(there, redact(request.url), size, digest, "skipped", result)
         except OSError as error:
             result.error = DownloadError(f"The file {there} cannot be read: {error}", str(there))
-        self._skipped.append(result)
+        self.skipped.append(result)
         if self._observer is not None:
             self._observer(result)
 

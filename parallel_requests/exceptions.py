@@ -67,8 +67,13 @@ def _picklable(error: BaseException | None) -> BaseException | None:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - pickled on this line
     except Exception:  # noqa: BLE001 - whatever its class may raise
-        return ParallelRequestsError(f"{type(error).__name__}: {text_of(error)}")
+        return stand_in(error)
     return error
+
+
+def stand_in(error: BaseException) -> ParallelRequestsError:
+    """Return an exception that shows of another only its type and its redacted message."""
+    return ParallelRequestsError(f"{type(error).__name__}: {text_of(error)}")
 
 
 def _rebuild(

@@ -1,8 +1,10 @@
-"""The library's logger: silent by default; other loggers' handlers are never touched."""
+"""The library's logger, silent by default and apart from the handlers of other loggers; and its warnings."""
 
 from __future__ import annotations
 
+import inspect
 import logging
+import warnings
 
 logger = logging.getLogger("parallel_requests")
 logger.addHandler(logging.NullHandler())
@@ -27,3 +29,11 @@ def set_level(*, verbose: bool, debug: bool) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
+
+
+def warn(message: str) -> None:
+    """Warn with the location of the caller's line that led here."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

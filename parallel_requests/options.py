@@ -252,16 +252,8 @@ class Settings:
         """
         if not options:
             return self
-        reject_unknown(options, caller, taken={*CALL_OPTION_NAMES, *VERB_ARGUMENTS[caller]} - {*refused})
-        for name in options:
-            if name in refused:
-                raise ConfigurationError(f"{name} is of no use to {caller}().", name)
-            if name not in CALL_OPTION_NAMES:
-                raise ConfigurationError(
-                    f"{name} belongs to the session: give it to ParallelSession(...) or "
-                    f"ParallelRequests(...), not to {caller}().",
-                    name,
-                )
+        if refused or not options.keys() <= CALL_OPTION_NAMES:
+            check_call_options(options, caller, VERB_ARGUMENTS[caller], refused=refused)
         merged = {name: _laid_over(getattr(self, name), options[name]) for name in _MERGED if name in options}
         if self.retry is not None and "max_retries" in options and "retry" not in options:
             merged["retry"] = dataclasses.replace(self.retry, max_retries=options["max_retries"])
@@ -489,31 +481,77 @@ _CALLED_ELSEWHERE = {
     "ssl": "verify_ssl",
 }
 """What other libraries call an option of ours, if the spelling is too different to suggest it."""
+_SESSIONS = "ParallelSession(...) or ParallelRequests(...)"
 
 
 def reject_unknown(
-    options: Mapping[str, Any], caller: str, *, taken: Collection[str] = (), beside: Collection[str] = ()
+    options: Mapping[str, Any],
+    caller: str,
+    *,
+    taken: Collection[str] = OPTION_NAMES,
+    beside: Collection[str] = (),
 ) -> None:
     """Check that every keyword is an option.
 
     Args:
         options: The keywords.
         caller: The function they were given to.
-        taken: The options it takes, if not all of them.
+        taken: The options it takes.
         beside: Its other parameters, which a misspelt keyword may have meant, too.
 
     Raises:
-        TypeError: A keyword is not an option; the message names the closest real one.
+        TypeError: A keyword is not an option; the message says what would be right.
     """
     for name in options:
         if name not in OPTION_NAMES:
-            from difflib import get_close_matches
-
-            listed = sorted({*(taken or OPTION_NAMES), *beside})
-            known = sorted({*OPTION_NAMES, *listed} - {name})
-            meant = _CALLED_ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, n=1)), None)
-            hint = f"; did you mean {meant!r}?" if meant else f". Its options are: {', '.join(listed)}."
+            hint = _hint(name, sorted({*taken, *beside}))
             raise TypeError(f"{caller}() got an unexpected option {name!r}{hint}")
+
+
+def _hint(name: str, accepted: Collection[str]) -> str:
+    """Say what would be right in place of an unknown keyword, as the end of a sentence."""
+    from difflib import get_close_matches
+
+    verbs = [f"{verb}()" for verb, arguments in VERB_ARGUMENTS.items() if name in arguments]
+    if verbs:
+        return f"; {_enumerated(verbs)} take{'s' if len(verbs) == 1 else ''} it."
+    known = sorted({*accepted, *(OPTION_NAMES - CALL_OPTION_NAMES)})
+    meant = _CALLED_ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, n=1)), None)
+    if meant is None:
+        return f". Its options are: {', '.join(accepted)}."
+    if meant in accepted:
+        return f"; did you mean {meant!r}?"
+    return f"; did you mean {meant!r}? It belongs to the session: give it to {_SESSIONS}."
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def check_call_options(
+    options: Mapping[str, Any], caller: str, beside: Collection[str], *, refused: Collection[str] = ()
+) -> None:
+    """Check that every keyword is an option that may differ from call to call.
+
+    Args:
+        options: The keywords.
+        caller: The method they were given to.
+        beside: Its other parameters.
+        refused: Options that it has no use for.
+
+    Raises:
+        TypeError: A keyword is not an option; the message says what would be right.
+        ConfigurationError: It is one of the session's, or refused.
+    """
+    reject_unknown(options, caller, taken=CALL_OPTION_NAMES - {*refused}, beside=beside)
+    for name in options:
+        if name in refused:
+            raise ConfigurationError(f"{name} is of no use to {caller}().", name)
+        if name not in CALL_OPTION_NAMES:
+            raise ConfigurationError(
+                f"{name} belongs to the session: give it to {_SESSIONS}, not to {caller}().", name
+            )
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -199,6 +199,7 @@ class Runtime:
             progress=None if settings.progress is False else Progress(settings.progress, unit="B"),
         )
         planner = self._planner(settings, accept_encoding="identity")
+        requests = downloads.checked(planner.plan(items, keys, keys_differ=call.is_keyed))
         policy = downloads.policy(self._policy(settings, ReturnType.JSON, planner))
         finish: Parse = downloads.finish
         if downloads.needs_time:
@@ -210,8 +211,14 @@ class Runtime:
             observe=downloads.release,
         )
         # Fed by the consumer, as looking for existing files and verifying them takes time.
-        inputs = downloads.wanted(planner.plan(items, keys, keys_differ=call.is_keyed))
-        return self._new_batch(run, planner, inputs=inputs, on_end=downloads.close), downloads
+        inputs = downloads.wanted(requests)
+
+        def on_end() -> None:
+            downloads.close()
+            batch.stats.add(downloads.skipped)
+
+        batch = self._new_batch(run, planner, inputs=inputs, on_end=on_end)
+        return batch, downloads
 
     def run(self, batch: Batch, to_value: Callable[[list[Result[Any]]], T]) -> T:
         """Run a batch and return what ``to_value`` makes of its Results, which are in input order.

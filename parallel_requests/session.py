@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 from parallel_requests.collecting import Call, collect, merge_retried
 from parallel_requests.models import ReturnType
 from parallel_requests.options import (
+    CALL_OPTION_NAMES,
     NOT_FOR_DOWNLOADS,
+    VERB_ARGUMENTS,
     Options,
     RequestOptions,
     Settings,
+    check_call_options,
     documents_options,
 )
 from parallel_requests.runtime import Runtime
@@ -36,6 +39,27 @@ _download_verb: Callable[[Callable[..., Any]], DownloadVerb] = documents_options
 )
 
 
+_HTTP_VERB_OPTIONS = CALL_OPTION_NAMES - {"method"}
+_HTTP_VERB_DOC = """Send {method} to one URL or many, and return one value or many, in input order.
+
+    Args:
+        urls: A URL gives a value, a list (or any iterable) of them a list; items may differ as for `request`.
+        keys: One name per URL; a dict with these as its keys is returned.
+        return_type: What each response becomes: json, text, content, response or stream; default {default}.
+        parse_func: Called with each decoded response; what it returns takes the place of the response.
+        return_none_on_failure: Put None in place of what failed instead of raising.
+
+    Raises:
+        ConfigurationError: An option is wrong; nothing was sent.
+        TypeError: An option does not exist; the message says what would be right.
+        RunStoppedError: The session is closed.
+        ParallelRequestsError: The single URL failed; this is its own error.
+        PartialFailureError: Items of a list failed; every Result is in ``.results``.
+        KeyboardInterrupt: With what finished in ``.results``.
+        Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
+    """
+
+
 def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
     """Return a method that calls ``request`` with one HTTP method, for a session or an asynchronous client.
 
@@ -54,6 +78,8 @@ def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..
         return_none_on_failure: bool = False,
         **options: Any,
     ) -> Any:
+        if options and not options.keys() <= _HTTP_VERB_OPTIONS:
+            _reject(options, method)
         return self.request(
             urls,
             method=method,
@@ -65,8 +91,18 @@ def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..
         )
 
     verb.__name__ = verb.__qualname__ = method.lower()
-    verb.__doc__ = f"Call `request` with method {method}; return_type is {default.value!r} unless given."
+    verb.__doc__ = _HTTP_VERB_DOC.format(method=method, default=default.value)
     return documents_options(session=False, without=["method"])(verb)
+
+
+def _reject(options: Mapping[str, Any], method: str) -> None:
+    """Raise the error for an option that ``get``, ``post`` … does not take, in the name of that method."""
+    caller = method.lower()
+    if "method" in options:
+        raise TypeError(
+            f"{caller}() sends {method} and takes no 'method'; call request(urls, method=...) instead."
+        )
+    check_call_options(options, caller, VERB_ARGUMENTS["request"], refused=["method"])
 
 
 class ParallelSession:

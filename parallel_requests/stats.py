@@ -97,7 +97,8 @@ class RunStats:
     def __str__(self) -> str:
         failed = ", ".join(f"{name} {count}" for name, count in self.errors.most_common())
         return (
-            f"{self.succeeded} of {self.total} succeeded in {self.seconds:.2f} s, {self.attempts} attempts, "
+            f"{self.succeeded} of {self.total} succeeded in {self.seconds:.2f} s, "
+            f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}, "
             f"{self.bytes_received:,} bytes; p50 {self.p50:.3f} s, p95 {self.p95:.3f} s, p99 {self.p99:.3f} s"
             + (f"; failed: {failed}" if failed else "")
         )

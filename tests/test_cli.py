@@ -314,6 +314,30 @@ def test_wrong_usage_is_reported_in_one_line(
     assert lines[-1].startswith("parallel-requests")
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "meant"),
+    [
+        ("fetch", "--concurency", "--concurrency"),
+        ("fetch", "--follow-redirekts=no", "--follow-redirects"),
+        ("download", "--sha265", "--sha256"),
+        ("download", "--existng", "--existing"),
+        ("fetch", "--zzz", None),
+        ("backends", "--verbose", None),
+    ],
+)
+def test_an_unknown_flag_gets_the_usage_of_its_command_and_a_hint(
+    command: str, flag: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([command, flag, "5"])
+    told = capsys.readouterr().err
+    assert raised.value.code == WRONG_USAGE
+    assert told.startswith(f"usage: parallel-requests {command} ")
+    last = told.splitlines()[-1]
+    assert last.startswith(f"parallel-requests {command}: error: unrecognized arguments: {flag}")
+    assert last.partition("; ")[2] == (f"did you mean {meant}?" if meant else "")
+
+
 def test_help_names_the_default_of_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["fetch", "--help"])
@@ -599,6 +623,69 @@ def test_ctrl_c_ends_a_download(server: Server, tmp_path: Path) -> None:
 def test_download_refuses_what_makes_no_sense(server: Server, tmp_path: Path) -> None:
     done = run("download", server.url("/range/1"), "--to", str(tmp_path), "--sha256", "nonsense")
     assert done.returncode == WRONG_USAGE
+    assert server.stats().requests == 0
+
+
+def test_the_summary_of_a_download_counts_what_was_skipped(server: Server, tmp_path: Path) -> None:
+    there, failing = server.url("/range/1000"), server.url("/status/404")
+    assert run("download", there, "--to", str(tmp_path), "-q").returncode == SUCCESS
+    done = run("download", there, failing, "--to", str(tmp_path))
+    assert done.returncode == SOME_FAILED
+    assert "1 of 2 succeeded" in done.stderr
+    assert ", 1 attempt, " in done.stderr
+
+
+# -- what failed, for another run
+
+
+def test_what_failed_can_be_fed_again_as_it_came(server: Server, tmp_path: Path) -> None:
+    once = server.url("/status-seq/again?seq=500,200&token=hush#part")
+    lines = [server.url("/id/1"), once, "no url", "http://me:hush@[::1", server.url("/id/2")]
+    listed, failed = tmp_path / "urls.txt", tmp_path / "failed.txt"
+    listed.write_bytes("\n".join(["# ids", *lines, ""]).encode() + b"http://h\xff/\n")
+    done = run("fetch", "-i", str(listed), "--retries", "0", "--failed", str(failed), "-q", "--ordered")
+    assert done.returncode == SOME_FAILED
+    assert failed.read_bytes().splitlines() == [*(line.encode() for line in lines[1:4]), b"http://h\xff/"]
+    again = run("fetch", "-i", str(failed), "--retries", "0", "--failed", str(tmp_path / "left.txt"), "-q")
+    assert sum("value" in record for record in records(again.stdout)) == 1
+    assert len((tmp_path / "left.txt").read_bytes().splitlines()) == 3
+    assert "hush" not in done.stdout + done.stderr + again.stdout + again.stderr
+
+
+def test_where_nothing_fails_the_file_of_failures_is_empty(server: Server, tmp_path: Path) -> None:
+    failed = tmp_path / "failed.txt"
+    failed.write_text("of an earlier run\n")
+    done = run("fetch", *(server.url(f"/id/{number}") for number in range(50)), "--failed", str(failed))
+    assert done.returncode == SUCCESS
+    assert failed.read_text() == ""
+    assert run("fetch", "-i", str(failed)).returncode == SUCCESS
+
+
+def test_what_was_under_way_at_ctrl_c_can_be_fed_again(server: Server, tmp_path: Path) -> None:
+    failed = tmp_path / "failed.txt"
+    urls = [server.url("/id/1"), server.url("/hang?n=1"), server.url("/hang?n=2")]
+    with start("fetch", *urls, "--failed", str(failed)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        until(lambda: server.stats().requests == 3)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    assert process.returncode == INTERRUPTED
+    assert sorted(failed.read_text().splitlines()) == urls[1:]
+
+
+@pytest.mark.parametrize("name", ["urls.txt", "folder", "missing/failed.txt"])
+def test_failures_that_cannot_be_kept_are_refused_beforehand(
+    server: Server, tmp_path: Path, name: str
+) -> None:
+    listed = tmp_path / "urls.txt"
+    listed.write_text(server.url("/id/1"))
+    (tmp_path / "folder").mkdir()
+    done = run("fetch", "-i", str(listed), "--failed", str(tmp_path / name))
+    assert done.returncode == WRONG_USAGE
+    assert f"{name}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert listed.read_text() == server.url("/id/1")
     assert server.stats().requests == 0
 
 

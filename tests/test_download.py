@@ -605,6 +605,41 @@ def test_a_checksum_for_an_invalid_url_is_refused(fast: ParallelSession, tmp_pat
     assert caught.value.config_key == "sha256"
 
 
+def test_a_checksum_of_no_url_of_a_list_is_refused(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    known, unknown = server.url("/range/1000"), server.url("/range/1001?token=hush")
+    sha256 = {known: content_sha256(1000), unknown: content_sha256(1001)}
+    given: list[Any] = [known, [known], (known,), {known}, [{"url": known}]]
+    for urls in given:
+        with pytest.raises(ConfigurationError, match=r"sha256 has .*/range/1001\?token=\*\*\*") as caught:
+            fast.download(urls, tmp_path, sha256=sha256)
+        assert caught.value.config_key == "sha256"
+    assert server.stats().requests == 0
+    assert fast.download(known, tmp_path, sha256={known: content_sha256(1000)}).sha256
+
+
+def test_a_checksum_is_found_by_the_url_with_its_params(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    sha256, items = {server.url("/range/1000?page=2"): "0" * 64}, [server.url("/range/1000")]
+    with pytest.raises(PartialFailureError, match="SHA-256"):
+        fast.download(items, tmp_path, sha256=sha256, params={"page": 2}, keys=iter("a"))
+    with pytest.raises(ConfigurationError, match="sha256"):
+        fast.download(items, tmp_path, sha256=sha256)
+
+
+def test_a_checksum_of_no_url_of_a_lazy_input_is_warned_of_at_its_end(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    known, unknown = server.url("/range/1000"), server.url("/range/1001?token=hush")
+    sha256 = {known: content_sha256(1000), unknown: content_sha256(1001)}
+    with pytest.warns(UserWarning, match=r"sha256 has .*/range/1001\?token=\*\*\*"):
+        (file,) = fast.download(iter([known]), tmp_path, sha256=sha256)
+    assert file.sha256 == content_sha256(1000)
+    assert len(fast.download(iter([known, unknown]), tmp_path, sha256=sha256)) == 2
+
+
 def test_a_wrong_checksum_gives_no_file(session: ParallelSession, server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="SHA-256") as caught:
         session.download(server.url("/range/1000"), tmp_path, sha256="0" * 64)

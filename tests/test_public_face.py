@@ -163,6 +163,21 @@ def test_help_explains_every_option(function: Callable[..., Any]) -> None:
             assert f"    {name}: " in text
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_explains_every_argument_and_error(client: type, verb: str) -> None:
+    text = pydoc.render_doc(getattr(client, verb))
+    assert f"Send {verb.upper()} to one URL or many" in text
+    for name in ["urls", *SPELLED_OUT - {"urls"}, "ConfigurationError", "PartialFailureError", "TypeError"]:
+        assert text.count(f"        {name}: ") == 1, name
+
+
+def test_help_of_the_package_leads_to_what_it_has() -> None:
+    text = package.__doc__ or ""
+    for name in ["iter_results", "download", "ParallelSession", "ParallelRequests", "PartialFailureError"]:
+        assert f"`{name}`" in text
+
+
 # -- misspellings
 
 
@@ -175,6 +190,75 @@ def test_a_misspelt_option_of_a_verb_names_the_closest(verb: str) -> None:
         for misspelt, meant in MISSPELT.items():
             with pytest.raises(TypeError, match=f"'{misspelt}'; did you mean '{meant}'"):
                 getattr(session, verb)([], **{misspelt: None})
+
+
+async def await_verb(verb: str, **options: Any) -> None:
+    async with ParallelRequests(backend="urllib3") as client:
+        await getattr(client, verb)([], **options)
+
+
+@pytest.mark.parametrize("verb", ["request", *VERBS])
+def test_an_error_names_the_method_that_was_called(verb: str) -> None:
+    unknown, of_the_session = rf"^{verb}\(\) got .*'hedaers'", rf"not to {verb}\(\)"
+    with ParallelSession(backend="urllib3") as session:
+        with pytest.raises(TypeError, match=unknown):
+            getattr(session, verb)([], hedaers={})
+        with pytest.raises(ConfigurationError, match=of_the_session):
+            getattr(session, verb)([], concurrency=5)
+    with pytest.raises(TypeError, match=unknown):
+        asyncio.run(await_verb(verb, hedaers={}))
+    with pytest.raises(ConfigurationError, match=of_the_session):
+        asyncio.run(await_verb(verb, concurrency=5))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_error_names_the_class_that_was_called(client: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{client.__name__}\(\) got .*'concurency'"):
+        client(concurency=5)
+
+
+MISPLACED: dict[str, tuple[Callable[[ParallelSession, Any], object], str]] = {
+    "session": (
+        lambda _, options: ParallelSession(**options),
+        r"ParallelSession\(\) .*'return_type'; request\(\) and iter_results\(\) take it",
+    ),
+    "client": (
+        lambda _, options: ParallelRequests(**options),
+        r"ParallelRequests\(\) .*'return_type'; request\(\) and iter_results\(\) take it",
+    ),
+    "request": (
+        lambda session, _: session.request([], ordered=True),  # type: ignore[call-overload]
+        r"request\(\) .*'ordered'; iter_results\(\) takes it",
+    ),
+    "get": (
+        lambda session, _: session.get([], sha256=True),  # type: ignore[call-overload]
+        r"get\(\) .*'sha256'; download\(\) takes it",
+    ),
+    "download": (
+        lambda session, options: session.download([], ".", **options),
+        r"download\(\) .*'return_type'; request\(\) and iter_results\(\) take it",
+    ),
+    "one call": (
+        lambda *_: parallel_requests([], existing="keep"),  # type: ignore[call-overload]
+        r"parallel_requests\(\) .*'existing'; download\(\) takes it",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", MISPLACED)
+def test_a_keyword_in_the_wrong_place_is_told_where_it_belongs(place: str) -> None:
+    call, expected = MISPLACED[place]
+    with (
+        ParallelSession(backend="urllib3") as session,
+        pytest.raises(TypeError, match=f"^{expected}"),
+    ):
+        call(session, {"return_type": "text"})
+
+
+def test_a_misspelt_option_of_the_session_is_told_where_it_belongs() -> None:
+    expected = r"^get\(\) .*'concurency'; did you mean 'concurrency'\? It belongs to the session"
+    with ParallelSession(backend="urllib3") as session, pytest.raises(TypeError, match=expected):
+        session.get([], concurency=5)  # type: ignore[call-overload]
 
 
 def test_a_verb_offers_its_own_keywords_alone() -> None:
@@ -250,9 +334,13 @@ def test_an_option_of_the_session_is_refused_by_a_call() -> None:
     assert caught.value.config_key == "concurrency"
 
 
-def test_a_verb_has_one_method() -> None:
-    with ParallelSession(backend="urllib3") as session, pytest.raises(TypeError, match="'method'"):
-        session.get([], method="POST")
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_has_one_method(verb: str) -> None:
+    expected = rf"^{verb}\(\) sends {verb.upper()} and takes no 'method'; call request\(urls, method=\.\.\.\)"
+    with ParallelSession(backend="urllib3") as session, pytest.raises(TypeError, match=expected):
+        getattr(session, verb)([], method="POST")
+    with pytest.raises(TypeError, match=expected):
+        asyncio.run(await_verb(verb, method="POST"))
 
 
 def test_a_wrong_option_of_iter_results_fails_at_the_call() -> None:
@@ -303,7 +391,7 @@ def test_a_verb_lists_only_what_it_takes() -> None:
     with ParallelSession() as session, pytest.raises(TypeError, match="unexpected option 'files'") as raised:
         session.post([], **options)
     listed = set(str(raised.value).partition("Its options are: ")[2].rstrip(".").split(", "))
-    assert listed == {*CALL_OPTION_NAMES, *VERB_ARGUMENTS["request"]}
+    assert listed == {*CALL_OPTION_NAMES, *VERB_ARGUMENTS["request"]} - {"method"}
 
 
 def test_a_token_as_auth_is_refused_with_advice() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import pickle
 import ssl
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
@@ -261,6 +263,34 @@ def test_a_wrong_return_value_of_send_is_reported(answer: object) -> None:
 def test_a_bug_in_a_backend_is_named_by_its_type() -> None:
     with pytest.raises(BackendError, match=r"failed \(ZeroDivisionError: division by zero\)"):
         parallel_requests("http://fake.test/", backend=Answering(lambda request: 1 / 0), retry=ONCE)
+
+
+def divide(_request: Request) -> object:
+    return 1 / 0
+
+
+def test_the_traceback_of_a_bug_in_a_backend_leads_to_its_line() -> None:
+    with pytest.raises(BackendError) as raised:
+        parallel_requests("http://fake.test/", backend=Answering(divide), retry=ONCE)
+    cause = raised.value.__cause__
+    assert cause is not None
+    assert str(cause) == "ZeroDivisionError: division by zero"
+    frames = [frame.name for frame in traceback.extract_tb(cause.__traceback__)]
+    assert frames == ["send", "divide"]
+    assert str(pickle.loads(pickle.dumps(raised.value)).__cause__) == str(cause)
+
+
+def test_the_traceback_of_a_bug_in_a_backend_shows_no_secrets() -> None:
+    def fail(_request: Request) -> object:
+        raise ValueError(secret, LookupError(secret)) from LookupError(secret)
+
+    secret = "http://me:hush@proxy.test/?token=hush"
+    with pytest.raises(BackendError) as raised:
+        parallel_requests("http://fake.test/", backend=Answering(fail), retry=ONCE)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "in fail" in shown
+    assert "hush" not in shown
+    assert b"hush" not in pickle.dumps(raised.value)
 
 
 def test_a_class_is_refused_as_a_backend() -> None:

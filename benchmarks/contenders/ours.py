@@ -11,6 +11,8 @@ from benchmarks.contenders.worker import serve
 from parallel_requests import ParallelRequests, ParallelSession
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.scenes import Reading
 
 
@@ -18,7 +20,7 @@ class Synchronous:
     def __init__(self, concurrency: int, *, backend: str) -> None:
         self._session = ParallelSession(backend=backend, concurrency=concurrency)
 
-    def fetch(self, urls: list[str], reading: Reading) -> list[object]:
+    def fetch(self, urls: list[str], reading: Reading) -> Sequence[object]:
         return self._session.request(urls, return_type=reading)
 
     def close(self) -> None:

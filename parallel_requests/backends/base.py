@@ -21,6 +21,7 @@ from parallel_requests.exceptions import (
     ResourceExhausted,
     TLSError,
     TruncatedBody,
+    stand_in,
 )
 from parallel_requests.redaction import redact, text_of
 from parallel_requests.urls import split_user_info
@@ -122,7 +123,12 @@ class Backend:
                 return self.failure(
                     ResourceExhausted if is_exhaustion(cause) else ConnectError, request, cause
                 )
-        return self.failure(BackendError, request, error)
+        failure = self.failure(BackendError, request, error)
+        # It may be a bug of the backend's: show where, without what the library may quote. The first
+        # entry is the engine's own line.
+        trace = error.__traceback__
+        failure.__cause__ = stand_in(error).with_traceback(trace and trace.tb_next)
+        return failure
 
     def failure(
         self, kind: type[BackendError], request: Request, cause: BaseException, *, stale: bool = False
@@ -130,7 +136,7 @@ class Backend:
         """Build the error of an attempt, without secrets that the library's message may contain."""
         detail = text_of(cause) or type(cause).__name__
         if kind is BackendError and detail != type(cause).__name__:
-            # Nobody has words for it, so it may be a bug of the backend's.
+            # It may be a bug of the backend's, where the message alone says little.
             detail = f"{type(cause).__name__}: {detail}"
         message = f"{request.method} {redact(request.url)}: {_SUMMARY.get(kind, 'failed')} ({detail})."
         return kind(message, self.name, request.url, stale=stale)

@@ -6,8 +6,10 @@ Each command is a module: ``HELP`` for the list of commands, ``configure`` for i
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _open_missing_streams()
     _escape_unencodable()
-    parsed = _parser().parse_args(arguments)
+    parsed = _parsed(arguments)
     try:
         status: int = parsed.run(parsed)
         sys.stdout.flush()  # here, as a failure at exit could not be reported
@@ -62,12 +64,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; what is unknown ends the program with the usage of its command and a hint."""
+    parsed, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        command: argparse.ArgumentParser = parsed.parser
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(unknown, command)}")
+    return parsed
+
+
+def _hint(unknown: Sequence[str], command: argparse.ArgumentParser) -> str:
+    flags = re.findall(r"--[a-z0-9-]+", command.format_help())
+    for argument in unknown:
+        if argument.startswith("-"):
+            close = difflib.get_close_matches(argument.partition("=")[0], flags, n=1)
+            return f"; did you mean {close[0]}?" if close else ""
+    return ""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Many HTTP calls at once.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in _COMMANDS.items():
-        command.configure(commands.add_parser(name, help=command.HELP))
+        subparser = commands.add_parser(name, help=command.HELP)
+        subparser.set_defaults(parser=subparser)
+        command.configure(subparser)
     return parser
 
 

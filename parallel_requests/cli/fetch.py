@@ -10,12 +10,15 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from parallel_requests.cli.exits import INTERRUPTED, SOME_FAILED, SUCCESS, say
+from parallel_requests.cli.failures import Failures
 from parallel_requests.cli.flags import add_options, given_options, open_session
 from parallel_requests.cli.inputs import add_input, count_urls, open_sources
 from parallel_requests.cli.records import line_of
 from parallel_requests.models import Result, ReturnType
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tqdm import tqdm
 
     from parallel_requests.stats import RunStats
@@ -32,6 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit status: 0, 1 if a call failed, 2 for wrong usage, 130 after Ctrl-C."
     add_input(parser)
     parser.add_argument("--ordered", action="store_true", help="keep the order of the input")
+    parser.add_argument(
+        "--failed",
+        metavar="FILE",
+        help="write the input lines of failed calls to a file; fetch them again with -i FILE",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
     parser.add_argument(
         "--return-type",
@@ -85,9 +93,14 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as resources:
         sources = open_sources(arguments, resources)
         session = resources.enter_context(open_session(options))
-        report = resources.enter_context(_Report(count_urls(sources), quiet=arguments.quiet))
+        urls: Iterator[str] = itertools.chain.from_iterable(sources)
+        failures = None
+        if arguments.failed is not None:
+            failures = resources.enter_context(Failures(arguments.failed, arguments.input))
+            urls = failures.watch(urls)
+        report = resources.enter_context(_Report(count_urls(sources), failures, quiet=arguments.quiet))
         results = session.iter_results(
-            itertools.chain.from_iterable(sources),
+            urls,
             return_type=ReturnType(arguments.return_type),
             ordered=arguments.ordered,
         )
@@ -112,8 +125,9 @@ class _Report:
         failed: How many results were failures.
     """
 
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
+    def __init__(self, total: int | None, failures: Failures | None, *, quiet: bool) -> None:
         self.failed = 0
+        self._failures = failures
         self._quiet = quiet
         self._bar = None if quiet or not sys.stderr.isatty() else _new_bar(total)
 
@@ -128,6 +142,11 @@ class _Report:
         """Print a result."""
         line, is_success = line_of(result)
         self.failed += not is_success
+        self._print(line)
+        if self._failures is not None:
+            self._failures.settle(result.index, is_success=is_success)
+
+    def _print(self, line: str) -> None:
         if self._bar is None:
             print(line, flush=True)
             return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, assert_type
 
 from parallel_requests import (
+    Download,
     FastRequests,
     ParallelRequests,
     ParallelSession,
@@ -227,6 +229,22 @@ async def results_one_by_one(client: ParallelRequests, lazy: AsyncIterator[str])
     async with aclosing(client.iter_results(lazy)) as results:
         async for result in results:
             assert_type(result, Result[Any])
+
+
+async def what_is_no_batch(client: ParallelRequests) -> None:
+    async for _ in client.iter_results(URL):  # type: ignore[attr-defined]
+        pass
+
+
+async def answers_taken_for_others(client: ParallelRequests) -> None:
+    one: list[str] = await client.get(URL, return_type="text")  # type: ignore[assignment]
+    several: str = await client.get(URLS, return_type="text")  # type: ignore[assignment]
+    print(one, several)
+
+
+async def tasks_of(client: ParallelRequests) -> None:
+    assert_type(await asyncio.create_task(client.get(URL, return_type="text")), str)
+    assert_type(await client.download(URLS, "folder"), list[Download])
 
 
 async def what_is_refused(client: ParallelRequests) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, assert_type
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, assert_type
 
 from parallel_requests import (
+    Download,
     ParallelSession,
     Request,
     RequestItem,
     Response,
     Result,
     ReturnType,
+    download,
     fastreq,
     iter_results,
     parallel_requests,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from parallel_requests.signatures import HeadVerb, OneCallVerb, RequestVerb
 
@@ -202,6 +205,41 @@ def what_parse_func_may_be(session: ParallelSession) -> None:
     assert_type(session.get(URLS, parse_func=dict[str, int]), list[dict[str, int]])
 
 
+def a_parse_func_that_may_be_none(session: ParallelSession, parse: Callable[[str], int] | None) -> None:
+    assert_type(session.get(URLS, return_type="text", parse_func=parse), list[str] | list[int])
+
+
+def what_json_gives_is_unknown(session: ParallelSession, rows: Any, urls: list[Any]) -> None:
+    """Any in an argument does not make Any of what is known all the same."""
+    assert_type(session.get(urls, return_type="text"), list[str])
+    assert_type(session.post(URL, json=rows, params=rows, return_type="text"), str)
+    assert_type(next(session.iter_results(urls, return_type="text")), Result[str])
+
+
+def what_is_known_at_run_time_only(
+    session: ParallelSession, kind: Literal["text", "content"], keys: list[int] | None
+) -> None:
+    assert_type(session.get(URLS, return_type=kind), list[str] | list[bytes])
+    assert_type(session.get(URLS, keys=keys, return_type="text"), list[str] | dict[int, str])
+
+
+def a_url_or_several(session: ParallelSession, urls: str | list[str]) -> None:
+    """A str is an iterable of str, too: only ``isinstance`` tells a checker which one it is."""
+    if isinstance(urls, str):
+        assert_type(session.get(urls, return_type="text"), str)
+    else:
+        assert_type(session.get(urls, return_type="text"), list[str])
+
+
+def files(session: ParallelSession, items: list[RequestItem]) -> None:
+    assert_type(session.download(URL, Path("folder")), Download)
+    assert_type(session.download(URL, "folder", return_none_on_failure=True), Download | None)
+    assert_type(session.download(items, ["one", Path("two")], sha256=[None, "0"]), list[Download])
+    assert_type(session.download(iter(URLS), "folder", sha256={URL: "0"}), list[Download])
+    assert_type(session.download(URLS, "folder", keys=["a", "b"]), dict[str, Download])
+    assert_type(download(URLS, to="folder", existing="keep", concurrency=5), list[Download])
+
+
 def a_flag_known_at_run_time(session: ParallelSession, none_on_failure: bool) -> None:
     assert_type(session.get(URL, return_type="text", return_none_on_failure=none_on_failure), str | None)
     assert_type(session.get(URL, return_type="text", return_none_on_failure=False), str)
@@ -245,6 +283,39 @@ def what_is_refused(session: ParallelSession) -> None:
     session.get([1, 2])  # type: ignore[list-item]
     session.get([{"headers": {}}])  # type: ignore[list-item]
     session.head(URL, return_type="text")  # type: ignore[call-overload]
+    session.get(URL, {"q": 1})  # type: ignore[call-overload]
+    session.get(3)  # type: ignore[call-overload]
+    session.get(b"http://host/")  # type: ignore[arg-type]
+    session.get(URLS, keys=3)  # type: ignore[call-overload]
+    session.get(URLS, parse_func=lambda: 1)  # type: ignore[misc, arg-type]
+    session.get(URLS, auth="Bearer token")  # type: ignore[call-overload]
+    session.get(URLS, headers={"X-One": 1})  # type: ignore[dict-item]
+    session.get(URLS, retry=3)  # type: ignore[call-overload]
+    session.get(URLS, on_result=lambda: None)  # type: ignore[misc, arg-type]
+    session.get(URLS, ordered=True)  # type: ignore[call-overload]
+    session.get(URLS, sha256=True)  # type: ignore[call-overload]
+    session.get([{"url": URL, "hedaers": {}}])  # type: ignore[list-item]
+    session.iter_results(URLS, return_none_on_failure=True)  # type: ignore[call-overload]
+    session.download(URLS)  # type: ignore[call-overload]
+    session.download(URLS, "folder", return_type="text")  # type: ignore[call-overload]
+    session.download(URLS, "folder", existing="ask")  # type: ignore[call-overload]
+
+
+def what_is_no_batch(session: ParallelSession) -> None:
+    for _ in session.iter_results(URL):  # type: ignore[attr-defined]
+        pass
+    for _ in iter_results(URL, concurrency=5):  # type: ignore[attr-defined]
+        pass
+
+
+def answers_taken_for_others(session: ParallelSession) -> None:
+    one: list[str] = session.get(URL, return_type="text")  # type: ignore[assignment]
+    several: str = session.get(URLS, return_type="text")  # type: ignore[assignment]
+    number: int = session.get(URL, return_type="content")  # type: ignore[assignment]
+    perhaps: str = session.get(URL, return_type="text", return_none_on_failure=True)  # type: ignore[assignment]
+    heads: list[str] = session.head(URLS)  # type: ignore[assignment]
+    results: Iterator[Result[int]] = session.iter_results(URLS, return_type="text")  # type: ignore[assignment]
+    print(one, several, number, perhaps, heads, results)
 
 
 def results(session: ParallelSession) -> None:
