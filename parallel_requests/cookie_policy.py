@@ -7,6 +7,8 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from parallel_requests.header_fields import is_utf8
+
 if TYPE_CHECKING:
     from http.cookiejar import Cookie
     from urllib.request import Request
@@ -31,7 +33,7 @@ class CookiePolicy(DefaultCookiePolicy):
     def set_ok_name(self, cookie: Cookie, request: Request) -> bool:
         """Whether a cookie can be sent back, and keeps to the rules of its prefix (RFC 6265bis, 5.6)."""
         pair = cookie.name + (cookie.value or "")
-        if len(pair) > _LARGEST or _CONTROLS.search(pair):
+        if len(pair) > _LARGEST or _CONTROLS.search(pair) or not is_utf8(pair):
             return False
         name, is_safe = cookie.name.lower(), cookie.secure and request.type == "https"
         if name.startswith("__secure-") and not is_safe:

@@ -271,9 +271,9 @@ class Downloads:
                 part.place = _free_place(part.place)
             return None
         there = part.place
-        if not there.is_file() and (name := part.known_as) is not None:
+        if not _is_file(there) and (name := part.known_as) is not None:
             there = there.with_name(name)
-        if not there.is_file():
+        if not _is_file(there):
             return None
         if isinstance(part.checksum, str):
             try:
@@ -293,6 +293,11 @@ class Downloads:
         self.skipped.append(result)
         if self._observer is not None:
             self._observer(result)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; False if that cannot be found out, as when the name is too long."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises then
 
 
 def _free_place(path: Path) -> Path:

@@ -50,6 +50,7 @@ class Send:
         request: What to send.
         timeout: Seconds it may take, from connecting to the last byte; None for no limit.
         policy: The settings of the batch: size limits, and where a streamed body goes.
+        began_at: When it began, by the pacer's clock.
         delivered: Bytes of the body that have reached the caller.
         replays: How often the library resent it on its own, if it cannot be kept from doing so.
         is_cross_origin: Whether a redirect has led to another origin, so that no credentials may be added.
@@ -60,6 +61,7 @@ class Send:
     request: Request
     timeout: float | None
     policy: Policy
+    began_at: float = 0.0
     delivered: int = 0
     is_cross_origin: bool = False
     replays: int = 0
@@ -237,7 +239,7 @@ class _ExchangeState:
             timeout = left if timeout is None else min(timeout, left)
         if policy.resume is not None:
             target = policy.resume.prepare(target)
-        self.send = send = Send(target, timeout, policy)
+        self.send = send = Send(target, timeout, policy, now)
         if self.redirects:
             send.is_cross_origin = not is_same_origin(target.url, self.request.url)
         return send

@@ -69,6 +69,19 @@ def _check_field_value(name: str, value: object) -> str:
     return text.strip(" \t")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether the text of a header is UTF-8, as it has to be for every backend to send it back.
+
+    Args:
+        text: The text, decoded as Latin-1.
+    """
+    try:
+        text.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def take_framing(headers: dict[str, str], content: bytes | None) -> None:
     """Remove the headers that say where the body ends: backends add them themselves.
 

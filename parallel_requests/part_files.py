@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parallel_requests.exceptions import DownloadError, ProtocolError
 from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, NO_LINK, is_claimed, move_to_free, open_claimed
+from parallel_requests.header_fields import is_utf8
 from parallel_requests.models import Headers, Request, Response, Result
 from parallel_requests.redaction import redact
 
@@ -39,6 +40,8 @@ _RECORD_AFTER: Final = 0.25
 """Seconds a transfer lasts before its record is written: a shorter one can be repeated as quickly."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]+")
+_LARGEST_RECORD: Final = 1 << 16
+"""Bytes; a longer one was not written here."""
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -106,7 +109,7 @@ class PartFile:
         self._is_recorded = record is not None
         known = record or {}
         validator, size, name = known.get("validator"), known.get("size"), known.get("name")
-        if isinstance(validator, str) and _FIELD_VALUE.fullmatch(validator):  # it becomes a header
+        if isinstance(validator, str) and _can_be_sent(validator):
             self._validator = validator
             self.size = size if isinstance(size, int) else None
         self.known_as = name if isinstance(name, str) and name and name == Path(name).name else None
@@ -319,7 +322,7 @@ class PartFile:
             return None
         with FileIO(descriptor, "r") as file:
             try:
-                record = json.load(file)
+                record = json.loads(file.read(_LARGEST_RECORD))
             except (OSError, ValueError, RecursionError):
                 return {}
         return record if isinstance(record, dict) else {}
@@ -386,13 +389,18 @@ def _validator(headers: Headers) -> str | None:
         return None
     etag = headers.get("etag", "")
     if etag.startswith('"'):
-        return etag
+        return etag if _can_be_sent(etag) else None
     modified = headers.get("last-modified", "")
     try:
         age = parsedate_to_datetime(headers.get("date", "")) - parsedate_to_datetime(modified)
     except (ValueError, TypeError):
         return None
-    return modified if age.total_seconds() >= 60 and not etag else None
+    return modified if age.total_seconds() >= 60 and not etag and _can_be_sent(modified) else None
+
+
+def _can_be_sent(validator: str) -> bool:
+    """Whether every backend can send it back as ``If-Range``."""
+    return _FIELD_VALUE.fullmatch(validator) is not None and is_utf8(validator)
 
 
 def _number(text: str | None) -> int | None:

@@ -508,6 +508,17 @@ def test_what_cannot_be_resumed_starts_over(
     assert names(tmp_path) == ["file"]
 
 
+def test_an_etag_that_is_not_utf8_is_not_sent_back(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000, etag='"\xff"')), close()],
+        [read_request(), send(whole(etag='"\xff"')), close()],
+    )
+    assert session.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+    assert "range" not in server.requests[1].headers
+
+
 def test_a_complete_part_file_costs_one_byte(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
@@ -890,6 +901,36 @@ def test_a_record_without_a_part_file_is_ignored(
     assert fast.download(server.url("/file"), tmp_path).status == "downloaded"
     assert "range" not in server.requests[0].headers
     assert names(tmp_path) == ["file"]
+
+
+def test_a_path_that_is_too_long_fails_only_its_own_item(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([repeat(read_request(), send(whole()))])
+    paths = [tmp_path / ("n" * 300), tmp_path / "good"]
+    with pytest.raises(PartialFailureError) as raised:
+        fast.download([server.url("/bad"), server.url("/good")], paths)
+    assert [type(result.error) for result in raised.value.results] == [DownloadError, type(None)]
+    assert paths[1].read_bytes() == BODY
+
+
+def test_a_record_with_a_name_that_is_too_long_is_ignored(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([repeat(read_request(), send(whole()))])
+    place_of_note(tmp_path, server.url("/file")).write_text(json.dumps({"name": "n" * 300}))
+    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+
+
+def test_a_record_that_is_too_long_is_ignored(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([repeat(read_request(), send(whole()))])
+    note = place_of_note(tmp_path, server.url("/file"))
+    note.write_text(json.dumps({"validator": '"one"', "size": len(BODY), "padding": "x" * 100_000}))
+    note.with_suffix(".part").write_bytes(BODY[:20])
+    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+    assert "range" not in server.requests[0].headers
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])

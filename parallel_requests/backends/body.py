@@ -7,11 +7,12 @@ here makes a truncated gzip stream an error and a decompression bomb harmless, w
 from __future__ import annotations
 
 import importlib.util
+import math
 import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING, Protocol
 
-from parallel_requests.exceptions import BodyTooLarge, ProtocolError, TruncatedBody
+from parallel_requests.exceptions import BodyTooLarge, ProtocolError, RequestTimeout, TruncatedBody
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class Body:
         codings = [] if bodiless else _codings(headers, send)
         self._decoders = [_DECODERS[coding]() for coding in reversed(codings) if coding in _DECODERS]
         self._coded = [0] * len(self._decoders)
+        self._ends_at = math.inf if send.timeout is None else send.began_at + send.timeout
         if self._streams and policy.resume is not None:
             self._decoded = policy.resume.begin(send.request, status_code, headers)
         if (
@@ -199,6 +201,7 @@ class Body:
             BodyTooLarge: There are more decoded bytes than ``max_response_size``, or far more compressed
                 ones.
             ProtocolError: They cannot be decoded as ``content-encoding`` says.
+            RequestTimeout: The attempt has to end, and decoding would have gone on.
         """
         self._raw += len(data)
         if not self._decoders:
@@ -225,7 +228,7 @@ class Body:
     def _decode_checked(self, data: bytes) -> Iterator[bytes]:
         try:
             yield from self._decode(data, 0)
-        except BodyTooLarge:
+        except (BodyTooLarge, RequestTimeout):
             raise
         except Exception as error:  # noqa: BLE001 - each of the libraries has its own
             reason = str(error)
@@ -246,7 +249,21 @@ class Body:
             raise self._too_large()
         for start in range(0, len(data), _SLICE):
             for piece in self._decoders[level].feed(data[start : start + _SLICE]):
+                self._check_time()
                 yield from self._decode(piece, level + 1)
+
+    def _check_time(self) -> None:
+        """Let decoding, which no engine can interrupt, end with its attempt: a few KB may decode for minutes.
+
+        Raises:
+            RequestTimeout: Its time is up, or its batch has to stop.
+        """
+        send = self._send
+        if send.policy.stop is not None or send.policy.pacer.clock() >= self._ends_at:
+            raise RequestTimeout(
+                f"The body of {redact(send.request.url)} took too long to decode.",
+                url=send.request.url,
+            )
 
     def _emit(self, piece: bytes) -> None:
         if not piece:

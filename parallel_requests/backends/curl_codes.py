@@ -64,6 +64,8 @@ MALFORMED = (
     "Invalid HTTP header field",
     "Invalid response header",
     "Too large response headers",
+    "Too many response headers",
+    "nghttp2 recv error",
 )
 """Messages, as the code is ambiguous, for a response that is not valid HTTP rather than truncated."""
 

@@ -7,12 +7,13 @@ waits. One of the waiting threads at a time watches the socket, and reads what a
 
 from __future__ import annotations
 
+import http.client
 import math
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
-from niquests.packages.urllib3.exceptions import EmptyPoolError
+from niquests.packages.urllib3.exceptions import EmptyPoolError, MustDowngradeError, ProtocolError
 from niquests.packages.urllib3.util.wait import wait_for_read
 
 from parallel_requests.backends.pools import Pools
@@ -107,6 +108,21 @@ class SharedConnection:
             return bool(self._promises_per_stream)  # type: ignore[attr-defined]
         return bool(super().is_saturated)  # type: ignore[misc]
 
+    def check(self, stream: _Stream) -> None:
+        """Check that something can be read from a stream; the connection must be borrowed.
+
+        Raises:
+            ConnectionResetError: The connection was lost.
+            ProtocolError: It has ended; reading would wait until the server closes its socket.
+        """
+        if self.lost(stream):
+            raise ConnectionResetError("the shared connection was lost")
+        if self._is_over(stream):
+            reason = self._protocol._events.reason  # noqa: SLF001
+            self._protocol = None  # as the library does: there is nobody to say goodbye to
+            self.close()  # type: ignore[attr-defined]
+            raise ProtocolError(reason)
+
     def capacity(self) -> int:
         """Return how many attempts it can carry at once."""
         is_multiplexed: bool = self.is_multiplexed  # type: ignore[attr-defined]
@@ -136,10 +152,18 @@ class SharedConnection:
                 return  # closed by another thread, which the next check detects
 
     def _has_news(self, stream: _Stream) -> bool:
-        if self.lost(stream) or self._protocol.has_pending_event(stream_id=stream.number):
+        if self.lost(stream) or self._is_over(stream):
             return True
-        # Not after a GOAWAY alone: there may be nothing to read yet, and reading would block the connection.
-        return bool(self._protocol.has_expired() and self._protocol._terminated)  # noqa: SLF001
+        return bool(self._protocol.has_pending_event(stream_id=stream.number))
+
+    def _is_over(self, stream: _Stream) -> bool:
+        """Whether nothing more will come for a stream."""
+        protocol = self._protocol
+        if protocol.has_pending_event(stream_id=stream.number):
+            return False
+        protocol.has_expired()  # gives a connection up whose server does not answer pings
+        # Not after a GOAWAY alone: the server may still serve the streams that it has accepted.
+        return bool(protocol._terminated)  # noqa: SLF001
 
     def _pass_turn(self) -> None:
         """Wake one of the waiting threads, as none may be watching the socket now."""
@@ -247,13 +271,15 @@ class StreamedResponse:
         try:
             self._await(promise)
             with self._police.borrow(promise) as connection:
-                self._check(connection)
+                connection.check(self._stream)
                 connection.timeout = read_timeout
                 self._raw = connection.getresponse(promise=promise, police_officer=self._police)
         except queue.Empty as error:
             raise ConnectionResetError("the shared connection was lost") from error
-        except BaseException:
+        except BaseException as error:
             self._cancel(promise)
+            if isinstance(error, MustDowngradeError):
+                raise http.client.HTTPException("it wants HTTP/1.1, after agreeing to HTTP/2") from error
             raise
         finally:
             self._police.forget(promise)
@@ -274,7 +300,7 @@ class StreamedResponse:
             while not self._raw.closed:
                 self._await(self._raw)
                 with self._police.borrow(self._raw) as connection:
-                    self._check(connection)
+                    connection.check(self._stream)
                     data: bytes = self._raw.read1(decode_content=False)
                 if data:
                     return data
@@ -291,10 +317,6 @@ class StreamedResponse:
 
     def _await(self, owner: Any) -> None:
         self._connection.wait_for_news(self._wire, self._police, owner, self._stream)
-
-    def _check(self, connection: Any) -> None:
-        if connection.lost(self._stream):
-            raise ConnectionResetError("the shared connection was lost")
 
     def _cancel(self, promise: Any) -> None:
         try:

@@ -79,6 +79,8 @@ def read_response(send: Send, raw: Any) -> Response:
 def _check_is_final(raw: Any) -> None:
     if raw.status == 101:
         raise http.client.HTTPException("it switches to another protocol, unasked")
+    if not 200 <= raw.status <= 999:
+        raise http.client.HTTPException(f"its status is {raw.status}")
 
 
 def _read_body(send: Send, raw: Any, body: Body) -> bytes:

@@ -49,6 +49,9 @@ _TRUST_IN_PROXY = (
     pycurl.PROXY_CAPATH,
 )
 
+_SOCKS5_AUTH = 267
+"""``CURLOPT_SOCKS5_AUTH``, which pycurl has no name for."""
+
 _SWITCHED = "it switches to another protocol, unasked"
 
 Head: TypeAlias = tuple[int, str, str, Headers]
@@ -219,6 +222,9 @@ class Transfer:
             # Not sent, as that header is; but libcurl distinguishes tunnels by it.
             easy.setopt(pycurl.PROXYUSERNAME, authorization.encode("latin-1"))
         easy.setopt(pycurl.PROXY, proxy.encode())
+        if proxy.startswith("socks5"):
+            # Or a proxy could ask for the user's Kerberos ticket, and libcurl would wait for it, blocking.
+            easy.setopt(_SOCKS5_AUTH, pycurl.HTTPAUTH_BASIC)
         if proxy.startswith("http:"):
             easy.setopt(pycurl.PROXYPORT, 80)  # the default if the URL names no port; that of libcurl is 1080
 

@@ -24,12 +24,28 @@ from tests.server.faults import FaultServer, close, read_request, send
 from tests.server.h2_faults import h2_context, speak_h2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from h2.connection import H2Connection
 
     from tests.server.control import Server
     from tests.server.tls import Certificates
 
 HUNDREDS = 300
+
+
+def test_too_many_http2_headers_are_a_protocol_error(
+    fault_server: Callable[..., FaultServer], certificates: Certificates
+) -> None:
+    def answer(protocol: H2Connection, stream: int, _path: str) -> None:
+        for _ in range(6_000):
+            protocol.send_headers(stream, [(":status", "103")])
+
+    server = fault_server([speak_h2(answer)], tls=h2_context(certificates.good))
+    with ParallelSession(backend="curl", verify_ssl=certificates.ca_file) as session:
+        [result] = session.iter_results([server.url()])
+    assert isinstance(result.error, exceptions.ProtocolError)
+    assert result.attempts == len(server.requests) == 1
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -178,6 +178,55 @@ def test_a_reset_stream_is_truncated(open_session: OpenSession, play: Play, code
     assert server.connections == 2, "one a session: the others on it do not suffer"
 
 
+def test_an_empty_data_frame_does_not_end_a_body(session: ParallelSession, play: Play) -> None:
+    def answer(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", "200")])
+        protocol.send_data(stream, b"ab")
+        protocol.send_data(stream, b"")
+        protocol.send_data(stream, b"", pad_length=7)
+        protocol.send_data(stream, b"cd", end_stream=True)
+
+    server = play([speak_h2(answer)])
+    assert session.get(server.url("/"), return_type="content") == b"abcd"
+
+
+def test_early_hints_do_not_block_other_streams(session: ParallelSession, play: Play) -> None:
+    def answer(protocol: H2Connection, stream: int, path: str) -> None:
+        if path == "/hints":
+            protocol.send_headers(stream, [(":status", "103")])
+        else:
+            good_answer(protocol, stream)
+
+    server = play([speak_h2(answer)])
+    urls = [server.url("/hints"), *[server.url("/")] * 10]
+    results = list(session.iter_results(urls, timeout=1.0, return_type="content", ordered=True))
+    assert isinstance(results[0].error, exceptions.RequestTimeout)
+    assert [result.value for result in results[1:]] == [b"ok"] * 10
+
+
+def send_less_than_announced(protocol: H2Connection, stream: int, _path: str) -> None:
+    """Announce a length, and send less: in HTTP/2 a fault of the whole connection."""
+    protocol.send_headers(stream, [(":status", "200"), ("content-length", "5")])
+    protocol.send_data(stream, b"ok", end_stream=True)
+
+
+def test_an_error_that_ends_a_connection_is_not_a_timeout(session: ParallelSession, play: Play) -> None:
+    server = play([speak_h2(send_less_than_announced)])
+    [result] = session.iter_results([server.url("/")], timeout=5.0)
+    assert isinstance(result.error, exceptions.TruncatedBody)
+
+
+@pytest.mark.parametrize("status", ["abc", "99999"])
+def test_an_invalid_status_is_a_protocol_error(open_session: OpenSession, play: Play, status: str) -> None:
+    def answer(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", status)], end_stream=True)
+
+    server = play([speak_h2(answer)])
+    [result] = open_session(retry=ONE_QUICK_RETRY).iter_results([server.url("/")])
+    assert isinstance(result.error, exceptions.ProtocolError)
+    assert result.attempts == 1
+
+
 def test_replays_are_counted(open_session: OpenSession, play: Play) -> None:
     def refuse(protocol: H2Connection, stream: int, _path: str) -> None:
         protocol.reset_stream(stream, ErrorCodes.REFUSED_STREAM)

@@ -16,13 +16,16 @@ from parallel_requests import exceptions
 from parallel_requests.aio import ParallelRequests
 from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
+from tests.server.faults import close, read_request, repeat, response, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.server.control import Server
+    from tests.server.faults import FaultServer
 
 ROOT = Path(__file__).parents[2]
+GOOD = [repeat(read_request(), send(response(b"ok")))]
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +58,27 @@ def test_a_connection_with_an_unread_body_is_not_used_again(session: ParallelSes
     with pytest.raises(exceptions.BodyTooLarge):
         session.request(server.url("/stream-bytes/300000"), return_type="content", max_response_size=1_000)
     assert session.request(server.url("/id/5")) == {"id": 5}
+
+
+def test_a_cookie_that_is_not_utf8_fails_no_later_call(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    cookies = "Set-Cookie: good=1", "Set-Cookie: bad=\xff\xfe", "Set-Cookie: \xe9=1"
+    server = fault_server([repeat(read_request(), send(response(b"ok", *cookies)))])
+    for _ in range(2):
+        assert session.request(server.url(), return_type="content") == b"ok"
+    assert server.requests[1].headers["cookie"] == "good=1"
+
+
+def test_alt_svc_does_not_send_later_calls_to_another_port(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    elsewhere = fault_server([repeat(read_request(), send(response(b"elsewhere")))])
+    services = ", ".join(f'{name}=":{elsewhere.port}"; ma=86400' for name in ("h2c", "h2", "h3"))
+    server = fault_server([read_request(), send(response(b"ok", f"Alt-Svc: {services}")), close()], GOOD)
+    for _ in range(3):
+        assert session.request(server.url(), return_type="content") == b"ok"
+    assert elsewhere.connections == 0
 
 
 def test_closing_closes_every_socket_without_the_garbage_collector(

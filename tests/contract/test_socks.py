@@ -223,6 +223,17 @@ def test_connections_with_other_credentials_are_not_shared(
         assert target.stats().requests == 3
 
 
+@pytest.mark.parametrize(("user_info", "methods"), [("", {0}), ("user:secret@", {0, 2})])
+def test_no_authentication_but_a_password_is_offered(
+    user_info: str, methods: set[int], session: ParallelSession, fault_server: StartFaults
+) -> None:
+    greetings: list[bytes] = []
+    server = fault_server([lambda connection: greetings.append(connection.receive())])
+    with pytest.raises(exceptions.ParallelRequestsError):
+        session.get("http://target.example/", proxy=f"socks5h://{user_info}127.0.0.1:{server.port}")
+    assert {frozenset(greeting[2:]) for greeting in greetings} == {frozenset(methods)}
+
+
 @pytest.mark.parametrize("user_info", ["user:wrong-secret@", ""], ids=["wrong", "none"])
 def test_wrong_credentials_are_never_shown_and_cost_one_connection_per_attempt(
     session: ParallelSession, server: Server, socks_proxy: StartProxy, user_info: str

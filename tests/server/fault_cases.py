@@ -252,6 +252,7 @@ def _informational() -> list[FaultCase]:
         "early_hints": hints,
         "early_hints_twice": hints + hints,
         "continue_nobody_asked_for": _head(status="100 Continue"),
+        "early_hints_1500_times": _head(status="103 Early Hints") * 1_500,
     }
     return [
         FaultCase(
@@ -490,10 +491,10 @@ def _bombs() -> list[FaultCase]:
             bomb, coded, "Location: /landed", status="302 Found"
         ),
         "longer_than_the_limit": response(bytes(2 * _MIB)),
-        "is_bombs_in_a_bomb": response(_bomb_of_nothing(), "Content-Encoding: gzip, gzip"),
+        "is_bombs_in_a_bomb": response(_bomb_of_nothing(8), "Content-Encoding: gzip, gzip"),
         "announces_more_than_the_limit": _head("Content-Length: 1099511627776"),
     }
-    return [
+    too_large = [
         FaultCase(
             29,
             name,
@@ -505,12 +506,20 @@ def _bombs() -> list[FaultCase]:
         )
         for name, data in played.items()
     ]
+    too_long = FaultCase(
+        29,
+        "takes_longer_to_decode_than_there_is_time",
+        _always(response(_bomb_of_nothing(64), "Content-Encoding: gzip, gzip")),
+        "RequestTimeout",
+        retried=True,
+    )
+    return [*too_large, too_long]
 
 
-def _bomb_of_nothing() -> bytes:
-    """20 KB that become 8 MiB of gzip, which in turn becomes nothing at all."""
+def _bomb_of_nothing(mib: int) -> bytes:
+    """2.5 KB for each MiB of gzip that they become, which in turn becomes nothing at all."""
     nothing = gzip.compress(b"", mtime=0)
-    return gzip.compress(nothing * (8 * _MIB // len(nothing)), mtime=0)
+    return gzip.compress(nothing * (mib * _MIB // len(nothing)), mtime=0)
 
 
 def _undecodable() -> list[FaultCase]:

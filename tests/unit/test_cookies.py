@@ -47,6 +47,13 @@ def test_what_a_server_set_goes_back_to_it() -> None:
     assert cookies.header_for("http://other.test/", None) is None
 
 
+@pytest.mark.parametrize("pair", ["a=\xff", "\xe9=1"])
+def test_cookies_that_are_not_utf8_are_not_kept(pair: str) -> None:
+    assert store(pair).is_empty
+    utf8 = "a=é".encode().decode("latin-1")
+    assert store(utf8).header_for(URL, None) == utf8
+
+
 def test_server_cookies_override_the_callers_own() -> None:
     assert store("a=1; Path=/").header_for(URL, "own=5; a=0") == "own=5; a=1"
     two = store("a=1; Path=/", "b=2; Path=/")
