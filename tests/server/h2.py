@@ -1,7 +1,7 @@
 """The HTTP/2 test server: ``python -m tests.server.h2 --certificate … --key …``.
 
-hypercorn speaks (TLS, ALPN h2 and http/1.1), ``site`` answers. A connection is
-counted with its first request, told apart by the client's address and port.
+hypercorn speaks (TLS, ALPN h2 and http/1.1), ``site`` answers. A connection is counted with its first
+request.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Application:
     def __init__(self, site: Site, counters: Counters) -> None:
         self._site = site
         self._counters = counters
-        self._connections: dict[tuple[str, int], int] = {}
+        # By the identity of the client's address, an object that hypercorn makes for each connection: a port
+        # may be used again. The object is kept, so that its identity is not.
+        self._connections: dict[int, tuple[object, int]] = {}
         self._requests: Counter[int] = Counter()
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -95,9 +97,9 @@ class Application:
             counters=self._counters,
         )
         if not call.is_control:
-            if client not in self._connections:
-                self._connections[client] = self._counters.open_connection(listener)
-            call.connection = self._connections[client]
+            if id(client) not in self._connections:
+                self._connections[id(client)] = client, self._counters.open_connection(listener)
+            _, call.connection = self._connections[id(client)]
             self._requests[call.connection] += 1
             call.request_on_connection = self._requests[call.connection]
         return call
