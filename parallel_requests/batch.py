@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from itertools import islice
 from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -122,14 +123,38 @@ class Batch:
         return results
 
     def _left_out(self) -> list[Result[Any]]:
-        """Return the Results of the items that a stopped run never started."""
+        """Return the Results of the items that a stopped run never started.
+
+        Of an input that may be endless, that is only the next item: without it, a run that was stopped
+        when all it had pulled was done would look complete.
+        """
         stop = self.run.policy.stop
         if stop is None:
             return []
-        return [
-            Result(request, error=request.problem or stop_error(stop, request))
-            for request in self.run.unstarted()
-        ]
+        unstarted = [*self.run.unstarted(), *self._next_of_input()]
+        return [Result(request, error=request.problem or stop_error(stop, request)) for request in unstarted]
+
+    def _next_of_input(self) -> list[Request]:
+        if self.inputs is None:
+            return []
+        try:
+            following = list(islice(self.inputs, 1))
+        except Exception as error:  # noqa: BLE001 - raised again by the consumer
+            self.run.end_input(error)
+            return []
+        if not following:
+            self.run.end_input()
+        return following
+
+    def _report_cut_input(self) -> None:
+        """Have the stop of a run raised at its end, if its input was cut off and no Result says so.
+
+        That is an input fed from outside, where the next item cannot be had without perhaps waiting forever.
+        """
+        stop = self.run.policy.stop
+        if stop is None or self.run.has_input_ended() or type(stop).__name__ in self.stats.errors:
+            return
+        self.run.end_input(stop)
 
     def stream(self) -> Iterator[Result[Any]]:
         """Yield Results as they come, or in input order; leaving the loop stops the run."""
@@ -151,6 +176,8 @@ class Batch:
             self._outbox.put(left_out)
             results += left_out
         self._account(results)
+        if self.is_over:
+            self._report_cut_input()
 
     def hand_over(self) -> Iterator[Result[Any]]:
         """Yield the Results whose turn it is, and let the engine use the room that they leave."""

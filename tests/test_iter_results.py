@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import (
+    DeadlineExceededError,
     HTTPStatusError,
     ParallelRequests,
     ParallelSession,
     Request,
+    RunStoppedError,
     ValidationError,
     iter_results,
 )
@@ -152,6 +154,44 @@ def test_breaking_out_ends_the_run(
     assert session.request([healthy.url()] * 20, timeout=5.0) == [2] * 20, "no slot is held any more"
     assert len(taken) == begun
     assert len(server.requests) <= begun
+
+
+@pytest.mark.parametrize("number", [2 * CONCURRENCY, 2 * CONCURRENCY + 3])
+def test_a_run_that_is_stopped_while_its_consumer_is_busy_does_not_look_complete(
+    session: ParallelSession, server: Server, number: int
+) -> None:
+    taken: list[int] = []
+    results = session.iter_results(itertools.islice(endless(server, taken), number))
+    got = [next(results)]
+    until(lambda: len(server.ids()) == 2 * CONCURRENCY)
+    session.close()
+    got += results
+    assert len(got) == len(taken)
+    errors = [result.error for result in got if not result.ok]
+    assert all(isinstance(error, RunStoppedError) for error in errors)
+    assert len(taken) <= 2 * CONCURRENCY + 2
+    assert errors or number == len(taken)
+
+
+@pytest.mark.parametrize("takes", ["results", "values"])
+def test_an_async_input_that_a_deadline_cuts_off_does_not_look_complete(
+    backend: str, server: Server, takes: str
+) -> None:
+    async def urls() -> AsyncIterator[str]:
+        for number in range(2 * CONCURRENCY):
+            yield server.url(f"/id/{number}")
+        await asyncio.Event().wait()
+
+    async def take() -> list[object]:
+        async with ParallelRequests(backend=backend, concurrency=CONCURRENCY) as client:
+            if takes == "values":
+                return await client.request(urls(), deadline=0.3)
+            return [result.value async for result in client.iter_results(urls(), deadline=0.3)]
+
+    with pytest.raises(DeadlineExceededError) as caught:
+        asyncio.run(take())
+    if takes == "values":
+        assert len(caught.value.results) == 2 * CONCURRENCY  # type: ignore[attr-defined]
 
 
 def test_an_input_that_raises_ends_the_run_after_what_is_in_flight(

@@ -96,6 +96,10 @@ class Run:
             self.input_error = error
             self._input_ended = True
 
+    def has_input_ended(self) -> bool:
+        """Whether nothing more will be fed."""
+        return self._input_ended
+
     def room(self) -> int:
         """Return how many Requests may be fed now."""
         with self._lock:
