@@ -323,7 +323,8 @@ def test_an_endless_async_input_ends_with_its_run(backend: str, server: Server) 
             async for _ in client.iter_results(urls()):
                 await client.close()  # the input alone hears of it: its consumer is busy here
 
-    asyncio.run(take())
+    with contextlib.suppress(RunStoppedError):  # raised if all that was taken is done by then
+        asyncio.run(take())
     assert len(taken) <= 1 + 2 * CONCURRENCY
 
 
