@@ -117,7 +117,7 @@ class SharedConnection:
         """
         if self.lost(stream):
             raise ConnectionResetError("the shared connection was lost")
-        if self._is_over(stream):
+        if not self._has_event(stream) and self._is_terminated():
             reason = self._protocol._events.reason  # noqa: SLF001
             self._protocol = None  # as the library does: there is nobody to say goodbye to
             self.close()  # type: ignore[attr-defined]
@@ -152,18 +152,16 @@ class SharedConnection:
                 return  # closed by another thread, which the next check detects
 
     def _has_news(self, stream: _Stream) -> bool:
-        if self.lost(stream) or self._is_over(stream):
-            return True
+        return self.lost(stream) or self._has_event(stream) or self._is_terminated()
+
+    def _has_event(self, stream: _Stream) -> bool:
         return bool(self._protocol.has_pending_event(stream_id=stream.number))
 
-    def _is_over(self, stream: _Stream) -> bool:
-        """Whether nothing more will come for a stream."""
-        protocol = self._protocol
-        if protocol.has_pending_event(stream_id=stream.number):
-            return False
-        protocol.has_expired()  # gives a connection up whose server does not answer pings
+    def _is_terminated(self) -> bool:
+        """Whether nothing more will come for any stream."""
+        self._protocol.has_expired()  # gives a connection up whose server does not answer pings
         # Not after a GOAWAY alone: the server may still serve the streams that it has accepted.
-        return bool(protocol._terminated)  # noqa: SLF001
+        return bool(self._protocol._terminated)  # noqa: SLF001
 
     def _pass_turn(self) -> None:
         """Wake one of the waiting threads, as none may be watching the socket now."""
