@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(parallel_requests.__file__).parents[1]
 PROGRAM = [sys.executable, "-c", "import sys; from parallel_requests.cli import main; sys.exit(main())"]
+PATIENCE = 40.0
+"""Seconds a program may take to end; far more than it does, as the machine may be busy."""
 SUCCESS, SOME_FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 
@@ -382,7 +384,7 @@ def test_ctrl_c_prints_results_held_back_for_their_order(server: Server) -> None
         assert json.loads(process.stdout.readline())["index"] == 0
         until(lambda: 3 in server.ids())  # which had to wait for the place of /id/1
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=10)
+        rest, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED
     assert {"id": 1} in [record.get("value") for record in records(rest)]
 
@@ -395,7 +397,7 @@ def test_ctrl_c_while_waiting_for_input(command: str) -> None:
         process.stdin.write("# nothing\n" * 20_000)
         process.stdin.flush()
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=10)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED
     assert "Traceback" not in told
 
@@ -408,7 +410,7 @@ def test_a_closed_pipe_ends_it_quietly(server: Server) -> None:
         process.stdin.flush()
         process.stdout.readline()
         process.stdout.close()
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
         assert process.stderr is not None
         told = process.stderr.read()
     assert process.returncode == READER_GONE
@@ -426,7 +428,7 @@ def test_results_that_cannot_be_written_are_an_error_not_a_traceback(
         Path("/dev/full").open("w") as full,
         start(*command, *folder, server.url("/id/1"), stdout=full) as process,
     ):
-        _, told = process.communicate(timeout=10)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == SOME_FAILED
     assert "parallel-requests: error: " in told
     assert "No space left" in told
@@ -437,7 +439,7 @@ def test_results_that_cannot_be_written_are_an_error_not_a_traceback(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_table_that_cannot_be_written_is_an_error() -> None:
     with Path("/dev/full").open("w") as full, start("backends", stdout=full) as process:
-        _, told = process.communicate(timeout=10)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == SOME_FAILED
     assert told == "parallel-requests: error: [Errno 28] No space left on device\n"
 
@@ -468,7 +470,7 @@ def test_a_closed_stream_is_no_reason_to_fail(
 ) -> None:
     arguments = {"fetch": [server.url("/id/1")], "download": [str(tmp_path), server.url("/id/1")]}
     with start(*command, *arguments.get(command[0], []), preexec_fn=without(*closed)) as process:
-        shown, told = process.communicate(timeout=20)
+        shown, told = process.communicate(timeout=PATIENCE)
     assert (process.returncode, "Traceback" in told) == (SUCCESS, False)
     assert (shown == "") is ("stdout" in closed)
     if command[0] != "backends":
@@ -488,7 +490,7 @@ def test_a_closed_stdin_is_an_error() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_summary_that_cannot_be_written_is_no_reason_to_fail(server: Server) -> None:
     with Path("/dev/full").open("w") as full, start("fetch", server.url("/id/1"), stderr=full) as process:
-        shown, _ = process.communicate(timeout=20)
+        shown, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, values(shown)) == (SUCCESS, [{"id": 1}])
 
 
@@ -612,7 +614,7 @@ def test_ctrl_c_ends_a_download(server: Server, tmp_path: Path) -> None:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["value"]["size"] == 1000
         process.send_signal(signal.SIGINT)
-        rest, told = process.communicate(timeout=10)
+        rest, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED
     assert {record["error"]["type"] for record in records(rest)} <= {"RunStoppedError"}
     assert "interrupted" in told
@@ -669,7 +671,7 @@ def test_what_was_under_way_at_ctrl_c_can_be_fed_again(server: Server, tmp_path:
         process.stdout.readline()
         until(lambda: server.stats().requests == 3)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED
     assert sorted(failed.read_text().splitlines()) == urls[1:]
 

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 
-pytestmark = pytest.mark.timeout(30)
-
 
 @pytest.fixture(params=[0, 1], ids=["in this process", "in another"])
 def processes(request: pytest.FixtureRequest) -> int:

@@ -179,34 +179,20 @@ def test_an_async_input_that_a_deadline_cuts_off_does_not_look_complete(
     backend: str, server: Server, takes: str
 ) -> None:
     async def urls() -> AsyncIterator[str]:
-        for number in range(2 * CONCURRENCY):
+        for number in range(CONCURRENCY):
             yield server.url(f"/id/{number}")
         await asyncio.Event().wait()
 
     async def take() -> list[object]:
         async with ParallelRequests(backend=backend, concurrency=CONCURRENCY) as client:
             if takes == "values":
-                return await client.request(urls(), deadline=0.3)
-            return [result.value async for result in client.iter_results(urls(), deadline=0.3)]
+                return await client.request(urls(), deadline=1)
+            return [result.value async for result in client.iter_results(urls(), deadline=1)]
 
     with pytest.raises(DeadlineExceededError) as caught:
         asyncio.run(take())
     if takes == "values":
-        assert len(caught.value.results) == 2 * CONCURRENCY  # type: ignore[attr-defined]
-
-
-def test_an_input_that_raises_ends_the_run_after_what_is_in_flight(
-    session: ParallelSession, server: Server
-) -> None:
-    def urls() -> Iterator[str]:
-        for number in range(30):
-            yield server.url(f"/id/{number}")
-        raise KeyError("the table is gone")
-
-    seen: list[int] = []
-    with pytest.raises(KeyError, match="the table is gone"):
-        seen.extend(result.index for result in session.iter_results(urls()))
-    assert sorted(seen) == sorted(server.ids()) == list(range(30))
+        assert len(caught.value.results) == CONCURRENCY  # type: ignore[attr-defined]
 
 
 def test_items_before_the_input_raises_are_yielded_first(session: ParallelSession, server: Server) -> None:
@@ -332,6 +318,7 @@ def test_an_endless_async_input_ends_with_its_run(backend: str, server: Server) 
 # -- many
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
 def test_fifty_thousand_urls_give_one_result_each_in_little_memory(backend: str) -> None:
     with Server("tests.server.ids") as server:

@@ -148,7 +148,9 @@ def test_a_body_is_bounded(session: ParallelSession, h3_server: Server, path: st
 @pytest.mark.parametrize("path", ["/hang", "/slow-body?bytes=1000&interval=0.1"])
 def test_a_slow_response_delays_no_other(session: ParallelSession, h3_server: Server, path: str) -> None:
     urls = [h3_server.url(path), *[h3_server.url(f"/id/{number}?delay=0.01") for number in range(100)]]
-    results = list(session.iter_results(urls, ordered=True, timeout=1.0, return_type="content"))
+    results = list(
+        session.iter_results(urls, ordered=True, timeout=[1.0, *[None] * 100], return_type="content")
+    )
     assert isinstance(results[0].error, exceptions.RequestTimeout)
     assert [result.value for result in results[1:]] == [b'{"id": %d}' % number for number in range(100)]
     assert session.get(h3_server.url("/conn"))["http_version"] == "3", "the others were answered"

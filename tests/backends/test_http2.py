@@ -90,14 +90,16 @@ def test_http11_over_tls_reaches_a_hundred_connections(open_session: OpenSession
 
 
 @pytest.mark.parametrize("path", ["/hang", "/slow-body?bytes=1000&interval=0.1"])
-def test_a_slow_response_delays_no_other(session: ParallelSession, h2_server: Server, path: str) -> None:
+def test_a_slow_response_delays_no_other(
+    session: ParallelSession, h2_server: Server, lateness: Lateness, path: str
+) -> None:
     urls = [h2_server.url(path), *[h2_server.url(f"/id/{number}?delay=0.01") for number in range(100)]]
-    results = sorted(
-        session.iter_results(urls, timeout=1.0, return_type="content"), key=lambda result: result.index
+    results = list(
+        session.iter_results(urls, timeout=[1.0, *[None] * 100], return_type="content", ordered=True)
     )
     assert isinstance(results[0].error, exceptions.RequestTimeout)
     assert [result.value for result in results[1:]] == [b'{"id": %d}' % number for number in range(100)]
-    assert max(result.elapsed for result in results[1:]) < 0.9
+    assert max(result.elapsed for result in results[1:]) < 0.9 + lateness.slack()
     assert session.request(h2_server.url("/id/7")) == {"id": 7}
     assert h2_server.stats().connections == 1, "the others' connection outlives a timeout"
 
@@ -129,7 +131,7 @@ def test_closing_stops_within_a_second(
     began = time.monotonic()
     session.close()
     caller.join()
-    assert time.monotonic() - began < 1.0 + lateness.worst
+    assert time.monotonic() - began < 1.0 + lateness.slack()
     assert len(results) == 30
 
 
@@ -199,7 +201,9 @@ def test_early_hints_do_not_block_other_streams(session: ParallelSession, play: 
 
     server = play([speak_h2(answer)])
     urls = [server.url("/hints"), *[server.url("/")] * 10]
-    results = list(session.iter_results(urls, timeout=1.0, return_type="content", ordered=True))
+    results = list(
+        session.iter_results(urls, timeout=[1.0, *[None] * 10], return_type="content", ordered=True)
+    )
     assert isinstance(results[0].error, exceptions.RequestTimeout)
     assert [result.value for result in results[1:]] == [b"ok"] * 10
 
@@ -250,9 +254,9 @@ def test_a_goaway_on_an_open_connection_delays_nobody(
     server = play([speak_h2(go_away)], _HEALTHY)
     session = open_session()
     urls = [*[server.url("/")] * 19, server.url("/last")]
-    results = list(session.iter_results(urls, timeout=0.5, return_type="content"))
+    results = list(session.iter_results(urls, timeout=1.0, return_type="content"))
     assert {type(result.error) for result in results} <= {type(None), exceptions.RequestTimeout}
-    assert max(result.elapsed for result in results) <= 0.5 + _PATIENCE + lateness.worst
+    assert max(result.elapsed for result in results) <= 1.0 + _PATIENCE + lateness.slack()
     assert session.get([server.url("/")] * 20, return_type="content") == [b"ok"] * 20
     assert server.connections == 2
 
@@ -273,7 +277,7 @@ def test_waiting_for_a_connection_ends_with_the_timeout(
     assert session.get(server.url("/"), return_type="content") == b"ok"
     results = list(session.iter_results([server.url("/")] * 20, timeout=0.5))
     assert {type(result.error) for result in results} == {exceptions.RequestTimeout}
-    assert max(result.elapsed for result in results) <= 0.5 + _PATIENCE + lateness.worst
+    assert max(result.elapsed for result in results) <= 0.5 + _PATIENCE + lateness.slack()
 
 
 def test_closing_ends_an_upload_that_the_server_does_not_take(
@@ -294,5 +298,5 @@ def test_closing_ends_an_upload_that_the_server_does_not_take(
     began = time.monotonic()
     session.close()
     caller.join()
-    assert time.monotonic() - began < 1.0 + lateness.worst
+    assert time.monotonic() - began < 1.0 + lateness.slack()
     assert {type(result.error) for result in results} == {exceptions.RunStoppedError}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -12,6 +11,7 @@ import pytest
 
 from parallel_requests.backends.base import backend_class
 from parallel_requests.exceptions import ConfigurationError
+from tests.lateness import fits
 from tests.server.faults import repeat, response
 
 if TYPE_CHECKING:
@@ -72,17 +72,6 @@ def test_row_17_twenty_workers_reuse_their_connections_to_thirty_hosts(
     assert stats.max_in_flight <= 20
     assert stats.connections < 300, "connections are reused"
     assert max(stats.connections_by_listener.values()) <= 20
-
-
-def fits(session: ParallelSession, urls: list[str], within: float) -> bool:
-    """Whether calls are made within so many seconds, in one round of five: a busy machine may spoil some."""
-
-    def seconds() -> float:
-        began = time.monotonic()
-        session.request(urls)
-        return time.monotonic() - began
-
-    return any(seconds() < within for _ in range(5))
 
 
 def test_a_thousand_calls_of_100_ms_fit_into_a_second_and_a_half(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -72,18 +72,21 @@ def test_timeout_limits_a_whole_attempt(
     session = open_session(retry=NEVER_AGAIN, timeout=0.3)
     for result in session.iter_results(never_done.values(), keys=never_done):
         assert type(result.error) is RequestTimeout, result.key
-        assert 0.25 <= result.elapsed <= 0.3 + OVERSHOOT + lateness.worst, result.key
-    assert session.last_run.seconds <= 0.3 + OVERSHOOT + lateness.worst
+        assert 0.25 <= result.elapsed <= 0.3 + OVERSHOOT + lateness.slack(), result.key
+    assert session.last_run.seconds <= 0.3 + OVERSHOOT + lateness.slack()
 
 
 def test_row_14_the_connect_part_covers_the_handshake(
     open_session: OpenSession, never_done: dict[str, str], lateness: Lateness
 ) -> None:
-    session = open_session(retry=NEVER_AGAIN, timeout=(0.2, 30))
+    # To read the system's CAs takes long on a busy machine, and here nothing is verified.
+    session = open_session(retry=NEVER_AGAIN, timeout=(0.2, 30), verify_ssl=False)
     urls = [never_done[name] for name in _NEVER_CONNECTED]
-    for result in session.iter_results(urls, keys=_NEVER_CONNECTED):
+    results = list(session.iter_results(urls, keys=_NEVER_CONNECTED))
+    assert len(results) == len(urls)
+    for result in results:
         assert type(result.error) is RequestTimeout, result.key
-        assert result.elapsed <= 0.2 + OVERSHOOT + lateness.worst, result.key
+        assert result.elapsed <= 0.2 + OVERSHOOT + lateness.slack(), result.key
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -103,7 +106,7 @@ def test_timeout_limits_an_upload_that_is_not_received(
     began = time.monotonic()
     [result] = session.iter_results([url], method="PUT", data=bytes(30_000_000), timeout=0.4)
     assert isinstance(result.error, RequestTimeout), result.error
-    assert time.monotonic() - began <= 0.4 + OVERSHOOT + lateness.worst
+    assert time.monotonic() - began <= 0.4 + OVERSHOOT + lateness.slack()
     assert server.connections == 1
 
 
@@ -115,16 +118,19 @@ def test_timeout_limits_an_attempt_over_tls_within_tls(
     lateness: Lateness,
     step: Step,
 ) -> None:
-    target = within_tls(certificates.good.server_context(), read_request(), step)
+    # The first answer keeps the connection, so that the timeout need not cover two handshakes.
+    first = (read_request(), send(response(b"1")))
+    target = within_tls(certificates.good.server_context(), *first, read_request(), step)
     tunnel = [read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), target]
     proxy = fault_server(tunnel, tls=certificates.good.server_context())
     session = open_session(
         retry=NEVER_AGAIN, verify_ssl=str(certificates.ca_file), proxy=f"https://localhost:{proxy.port}"
     )
+    assert session.get("https://localhost/", timeout=20) == 1
     [result] = session.iter_results(["https://localhost/"], timeout=0.5)
     assert type(result.error) is RequestTimeout
-    assert len(proxy.requests) == 2
-    assert result.elapsed <= 0.5 + OVERSHOOT + lateness.worst
+    assert len(proxy.requests) == 3
+    assert result.elapsed <= 0.5 + OVERSHOOT + lateness.slack()
 
 
 def test_a_partial_tls_record_on_an_idle_connection_blocks_nobody(
@@ -157,7 +163,7 @@ def test_each_attempt_has_a_timeout_of_its_own(
     for attempt in result.history:
         assert isinstance(attempt.error, RequestTimeout)
         assert isinstance(attempt.error, TimeoutError)
-        assert attempt.elapsed <= 0.2 + OVERSHOOT + lateness.worst
+        assert attempt.elapsed <= 0.2 + OVERSHOOT + lateness.slack()
 
 
 def test_deadline_limits_a_whole_batch(
@@ -171,9 +177,9 @@ def test_deadline_limits_a_whole_batch(
         session.get(
             [*done, *never_done.values(), server.url("/hang"), *never_started],
             return_type="content",
-            deadline=0.5,
+            deadline=1.0,
         )
-    assert time.monotonic() - began <= 0.5 + OVERSHOOT + lateness.worst
+    assert time.monotonic() - began <= 1.0 + OVERSHOOT + lateness.slack()
 
     results = caught.value.results
     assert [result.ok for result in results[:5]] == [True] * 5
@@ -187,10 +193,10 @@ def test_deadline_limits_items_that_wait_for_a_gate(
 ) -> None:
     session = open_session(rate_limit=10, rate_limit_burst=1)
     with pytest.raises(PartialFailureError) as caught:
-        session.get([server.url("/static")] * 1_000, deadline=0.25)
-    assert session.last_run.seconds <= 0.25 + OVERSHOOT + lateness.worst
+        session.get([server.url("/static")] * 1_000, deadline=0.55)
+    assert session.last_run.seconds <= 0.55 + OVERSHOOT + lateness.slack()
     # The last one may be on its way when the deadline passes.
-    assert 1 <= caught.value.successes <= server.stats().requests <= 3
+    assert 1 <= caught.value.successes <= server.stats().requests <= 6
     assert {type(error) for error in caught.value.exceptions} == {DeadlineExceededError}
     last = caught.value.exceptions[-1]
     assert isinstance(last, DeadlineExceededError)
@@ -210,7 +216,7 @@ def test_a_body_cut_by_the_timeout_is_not_taken_as_complete(
 
 def test_after_a_timeout_the_connection_is_not_used_again(open_session: OpenSession, server: Server) -> None:
     session = open_session(concurrency=1, retry=NEVER_AGAIN)
-    urls = [server.url("/id/1?delay=0.4"), server.url("/id/2")]
-    results = list(session.iter_results(urls, timeout=0.2, ordered=True))
+    urls: list[Any] = [{"url": server.url("/id/1?delay=0.4"), "timeout": 0.2}, server.url("/id/2")]
+    results = list(session.iter_results(urls, ordered=True))
     assert isinstance(results[0].error, RequestTimeout)
     assert results[1].value == {"id": 2}

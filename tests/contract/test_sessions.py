@@ -141,6 +141,11 @@ def test_a_session_is_not_copied(backend: str, server: Server) -> None:
         assert session.request(server.url("/id/1")) == {"id": 1}
 
 
+def run_script(script: str, *arguments: str) -> None:
+    """Run a Python script in a process of its own, which has to succeed."""
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=40, cwd=ROOT)
+
+
 FORK = """
 import os, signal, sys, warnings
 from parallel_requests import ParallelSession, RunStoppedError
@@ -150,7 +155,7 @@ used, unused = (ParallelSession(backend=backend) for _ in range(2))
 used.request(url)
 child = os.fork()
 if not child:
-    signal.alarm(10)
+    signal.alarm(30)
     assert unused.request([url] * 5) == [{"id": 1}] * 5
     try:
         used.request(url)
@@ -166,8 +171,7 @@ unused.close()
 
 
 def test_a_forked_child_never_uses_a_connection_of_its_parents(backend: str, server: Server) -> None:
-    command = [sys.executable, "-c", FORK, backend, server.url("/id/1")]
-    subprocess.run(command, check=True, timeout=15, cwd=ROOT)
+    run_script(FORK, backend, server.url("/id/1"))
 
 
 FORK_UNDER_WAY = """
@@ -189,7 +193,7 @@ while in_flight() < 2:
 for how in ("close", "forget", "exit"):
     child = os.fork()
     if not child:
-        signal.alarm(10)
+        signal.alarm(30)
         if how == "close":
             session.close()
         elif how == "forget":
@@ -204,5 +208,4 @@ session.close()
 
 
 def test_a_forked_child_does_not_interrupt_its_parents_batch(backend: str, server: Server) -> None:
-    command = [sys.executable, "-c", FORK_UNDER_WAY, backend, server.url("")]
-    subprocess.run(command, check=True, timeout=15, cwd=ROOT)
+    run_script(FORK_UNDER_WAY, backend, server.url(""))

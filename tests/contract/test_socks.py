@@ -327,7 +327,7 @@ def test_timeout_ends_an_attempt_at_a_proxy_that_hangs(
     for url in ("http://target.test/", "https://target.test/"):
         [result] = session.iter_results([url])
         assert type(result.error) is exceptions.RequestTimeout
-        assert 0.35 <= result.elapsed <= 0.4 + OVERSHOOT + lateness.worst
+        assert 0.35 <= result.elapsed <= 0.4 + OVERSHOOT + lateness.slack()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -337,7 +337,7 @@ def test_a_stop_does_not_wait_for_a_proxy_that_hangs(
     everyone_waits = threading.Barrier(6)
 
     def arrived(_connection: Any) -> None:
-        everyone_waits.wait(5)
+        everyone_waits.wait(20)
 
     proxy = fault_server([receive(), arrived, stall()])
     session = open_session(concurrency=5, proxy=f"socks5h://127.0.0.1:{proxy.port}")
@@ -345,21 +345,25 @@ def test_a_stop_does_not_wait_for_a_proxy_that_hangs(
     urls = [f"{scheme}://target-{number}.test/" for number in range(20)]
     caller = threading.Thread(target=lambda: outcome.extend(session.iter_results(urls, timeout=None)))
     caller.start()
-    everyone_waits.wait(5)
+    everyone_waits.wait(20)
     began = time.monotonic()
     session.close()
     caller.join()
-    assert time.monotonic() - began <= STOPPED_WITHIN + lateness.worst
+    assert time.monotonic() - began <= STOPPED_WITHIN + lateness.slack()
     assert len(outcome) == 20
     assert all(isinstance(result.error, exceptions.RunStoppedError) for result in outcome)
     assert proxy.connections == 5
 
 
 @pytest.mark.parametrize(
-    ("steps", "kind"),
+    ("steps", "timeout", "kind"),
     [
-        ((send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), close()), exceptions.TruncatedBody),
-        ((stall(),), exceptions.RequestTimeout),
+        (
+            (send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), close()),
+            5.0,
+            exceptions.TruncatedBody,
+        ),
+        ((stall(),), 1.0, exceptions.RequestTimeout),
     ],
     ids=["cut", "silent"],
 )
@@ -371,6 +375,7 @@ def test_a_fault_of_the_target_is_no_proxy_error(
     socks_proxy: StartProxy,
     fault_server: StartFaults,
     steps: tuple[Step, ...],
+    timeout: float,
     kind: type[exceptions.BackendError],
     scheme: str,
 ) -> None:
@@ -382,7 +387,7 @@ def test_a_fault_of_the_target_is_no_proxy_error(
         data="something",
         proxy=socks_proxy().url(),
         verify_ssl=str(certificates.ca_file),
-        timeout=0.5,
+        timeout=timeout,
     )
     assert type(result.error) is kind
     assert len(target.requests) == 1, "it may have been received"

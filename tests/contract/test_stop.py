@@ -35,7 +35,7 @@ def test_closing_from_another_thread_stops_within_a_second(
     everyone_waits = threading.Barrier(6)
 
     def arrived(_connection: Any) -> None:
-        everyone_waits.wait(5)
+        everyone_waits.wait(20)
 
     tls = certificates.good.server_context() if scheme == "https" else None
     server = fault_server([read_request(), arrived, stall()], tls=tls)
@@ -47,11 +47,11 @@ def test_closing_from_another_thread_stops_within_a_second(
 
     caller = threading.Thread(target=run)
     caller.start()
-    everyone_waits.wait(5)
+    everyone_waits.wait(20)
     began = time.monotonic()
     session.close()
     caller.join()
-    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.worst
+    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.slack()
     assert len(outcome) == 20
     assert all(isinstance(result.error, exceptions.RunStoppedError) for result in outcome)
     assert len(server.requests) == 5
@@ -66,7 +66,7 @@ def test_leaving_the_loop_stops_the_run(
     assert next(results).value == {"id": 0}
     began = time.monotonic()
     results.close()
-    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.worst
+    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.slack()
     assert session.request(server.url("/id/1")) == {"id": 1}
 
 
@@ -81,5 +81,5 @@ def test_an_interrupt_stops_the_run_and_is_raised(
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(getattr(session, verb)(urls()))
-    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.worst
+    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.slack()
     assert session.request(server.url("/id/1")) == {"id": 1}

@@ -189,15 +189,20 @@ def test_row_25_a_missing_proxy_is_never_bypassed(
 
 
 @pytest.mark.parametrize(
-    ("steps", "kind"),
+    ("steps", "timeout", "kind"),
     [
-        ((send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), close()), exceptions.TruncatedBody),
-        ((stall(),), exceptions.RequestTimeout),
+        (
+            (send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), close()),
+            5.0,
+            exceptions.TruncatedBody,
+        ),
+        ((stall(),), 1.0, exceptions.RequestTimeout),
     ],
     ids=["cut", "silent"],
 )
-def test_a_fault_of_the_target_is_not_a_proxy_error(
+def test_a_fault_of_the_target_is_not_a_proxy_error(  # noqa: PLR0917 - a table
     steps: tuple[Step, ...],
+    timeout: float,
     kind: type[exceptions.BackendError],
     session: ParallelSession,
     certificates: Certificates,
@@ -210,7 +215,7 @@ def test_a_fault_of_the_target_is_not_a_proxy_error(
             data="something",
             proxy=proxy().url,
             verify_ssl=str(certificates.ca_file),
-            timeout=0.5,
+            timeout=timeout,
         )
         assert len(target.requests) == 1, "it may have been received"
     assert type(result.error) is kind
