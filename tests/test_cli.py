@@ -22,6 +22,7 @@ import parallel_requests
 from parallel_requests.backends.base import BACKEND_NAMES, Capabilities, backend_class, is_installed
 from parallel_requests.cli import main
 from tests.polling import until
+from tests.server.control import together
 from tests.server.faults import read_request, response, send
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def test_retries_can_be_switched_off(server: Server) -> None:
 
 
 def test_concurrency_limits_the_calls_in_flight(server: Server) -> None:
-    urls = [server.url(f"/id/{number}?delay=0.05") for number in range(12)]
+    urls = [server.url(together(3))] * 12
     assert run("fetch", "--backend", "urllib3", "--concurrency", "3", *urls).returncode == SUCCESS
     assert server.stats().max_in_flight == 3
 

@@ -108,9 +108,15 @@ def test_in_order_of_the_input(session: ParallelSession, server: Server) -> None
     assert indices == list(range(len(urls)))
 
 
-def test_the_first_to_finish_comes_first(session: ParallelSession, server: Server) -> None:
-    urls = [server.url("/delay/0.5"), server.url("/static")]
-    assert [result.index for result in session.iter_results(urls)] == [1, 0]
+def test_the_first_to_finish_comes_first(
+    session: ParallelSession, server: Server, fault_server: Callable[..., FaultServer]
+) -> None:
+    go = threading.Event()
+    slow = fault_server([read_request(), wait(go), send(response(b"0"))])
+    results = session.iter_results([slow.url(), server.url("/static")])
+    assert next(results).index == 1
+    go.set()
+    assert [result.index for result in results] == [0]
 
 
 def test_early_results_are_held_back_within_a_window(

@@ -33,6 +33,7 @@ from parallel_requests import (
 )
 from tests.documents import Block, played_hosts, python_blocks
 from tests.server.content import content
+from tests.server.control import together
 from tests.server.faults import refusing_port
 
 if TYPE_CHECKING:
@@ -326,11 +327,11 @@ def multiplexing(scene: Scene) -> None:
 
 @expects("backends.md:226")
 def a_connection_for_each_request_in_flight(scene: Scene) -> None:
-    scene.run(ParallelRequests=ParallelRequests, url=scene.server.url("/conn?delay=0.05"))
+    scene.run(ParallelRequests=ParallelRequests, url=scene.server.url(together(20)))
     stats = scene.server.stats()
     assert stats.requests == 100
     assert stats.connections == stats.max_in_flight == 20
-    assert len({answer["connection"] for answer in scene.results}) == 20
+    assert len({entry.connection for entry in scene.server.log()}) == 20
 
 
 @expects("backends.md:265")
@@ -428,7 +429,7 @@ def lower_concurrency(scene: Scene) -> None:
     scene.run(ParallelRequests=ParallelRequests)
     with scene.names["client"] as session:
         assert session.backend.name == "requests"
-        session.get([scene.server.url("/delay/0.05")] * 30)
+        session.get([scene.server.url(together(10))] * 30)
     assert scene.server.stats().max_in_flight == 10
 
 

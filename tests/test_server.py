@@ -30,7 +30,7 @@ from tests.leaks import Census
 from tests.polling import until
 from tests.server.arrivals import mean_rate, worst_excess
 from tests.server.content import content, content_sha256
-from tests.server.control import Server
+from tests.server.control import Server, together
 from tests.server.fault_cases import FAULT_CASES, FaultCase
 from tests.server.faults import (
     FaultServer,
@@ -111,7 +111,7 @@ def test_control_calls_and_resets_leave_no_trace(server: Server) -> None:
 
 def test_concurrency_is_seen(server: Server) -> None:
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(fetch, [server.url("/delay/0.5")] * 10))
+        list(pool.map(fetch, [server.url(together(10))] * 10))
     assert server.stats().max_in_flight == 10
 
 

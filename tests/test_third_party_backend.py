@@ -31,6 +31,7 @@ from parallel_requests.backends.base import BlockingBackend, Capabilities, Trans
 from parallel_requests.backends.body import Body
 from parallel_requests.models import Headers
 from tests.server.content import content
+from tests.server.control import together
 from tests.server.faults import close, read_request, refusing_port, response, send, trickle
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def test_an_entry_point_makes_its_name_valid_everywhere(
 
 
 def test_it_reaches_the_concurrency_asked_for(session: ParallelSession, server: Server) -> None:
-    session.get([server.url("/static?delay=0.1")] * (3 * CONCURRENCY))
+    session.get([server.url(together(CONCURRENCY))] * (3 * CONCURRENCY))
     assert server.stats().max_in_flight == CONCURRENCY
     assert server.stats().connections <= CONCURRENCY
 

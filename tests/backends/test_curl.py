@@ -20,6 +20,7 @@ from parallel_requests import exceptions
 from parallel_requests.engines.curl_multi import _EpollDriver
 from parallel_requests.session import ParallelSession
 from tests.polling import until
+from tests.server.control import Server, together
 from tests.server.faults import FaultServer, close, read_request, send
 from tests.server.h2_faults import h2_context, speak_h2
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from h2.connection import H2Connection
 
-    from tests.server.control import Server
     from tests.server.tls import Certificates
 
 HUNDREDS = 300
@@ -53,7 +53,7 @@ def test_hundreds_in_flight_over_several_pools(server: Server, tls_server: Serve
     answering = tls_server if scheme == "https" else server
     with ParallelSession(backend="curl", concurrency=HUNDREDS, verify_ssl=str(tls_server.ca_file)) as session:
         for _ in range(2):
-            answers = session.request([answering.url("/conn?delay=0.3")] * (2 * HUNDREDS))
+            answers = session.request([answering.url(together(HUNDREDS))] * (2 * HUNDREDS))
             assert len(answers) == 2 * HUNDREDS
         stats = answering.stats()
         assert stats.max_in_flight == HUNDREDS
@@ -64,7 +64,7 @@ def test_hundreds_in_flight_over_several_pools(server: Server, tls_server: Serve
 
 def test_hundreds_share_few_connections_over_http2(h2_server: Server) -> None:
     with ParallelSession(backend="curl", concurrency=HUNDREDS, verify_ssl=str(h2_server.ca_file)) as session:
-        session.request([h2_server.url("/conn?delay=0.3")] * (2 * HUNDREDS))
+        session.request([h2_server.url(together(HUNDREDS))] * (2 * HUNDREDS))
         stats = h2_server.stats()
         assert stats.max_in_flight == HUNDREDS
         assert stats.connections <= 6, "each of three pools has at most 128 in flight, 100 on a connection"

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,14 +20,14 @@ from parallel_requests.backends.curl import CurlBackend
 from parallel_requests.backends.quic import QuicReach
 from parallel_requests.models import Request
 from parallel_requests.session import ParallelSession
+from tests.lateness import fits
 from tests.polling import until
 from tests.server.content import content
-from tests.server.control import Server
+from tests.server.control import Server, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.lateness import Lateness
     from tests.server.proxy import Proxy
     from tests.server.tls import Certificates
 
@@ -82,22 +81,19 @@ def _nothing_at(server: Server) -> socket.socket:
 def test_a_hundred_calls_share_a_connection_or_two(
     open_session: Callable[..., ParallelSession],
     h3_server: Server,
-    lateness: Lateness,
     concurrency: int,
     streams: int,
 ) -> None:
     session = open_session(concurrency=concurrency)
-    began = time.monotonic()
-    answers = session.request([h3_server.url("/conn?delay=0.2")] * 100)
-    took = time.monotonic() - began
-    assert {answer["http_version"] for answer in answers} == {"3"}
+    responses = session.request([h3_server.url(together(streams))] * 100, return_type="response")
+    assert {response.http_version for response in responses} == {"HTTP/3"}
     stats = h3_server.stats()
-    assert stats.connections <= 2
     assert stats.max_in_flight == streams
-    assert session.last_run is not None
-    assert session.last_run.connections == stats.connections
+    # One that was not needed may end before its handshake, after which the server would count it.
+    assert session.last_run.connections is not None
+    assert stats.connections <= session.last_run.connections <= 2
     if concurrency == 20:
-        assert took <= 1.5 * 5 * 0.2 + lateness.worst
+        assert fits(session, [h3_server.url("/conn?delay=0.2")] * 100, within=1.5 * 5 * 0.2)
 
 
 def test_http3_is_tried_first_and_reported(
@@ -170,8 +166,8 @@ def test_a_closed_port_is_followed_by_http11(session: ParallelSession, tls_serve
 
 
 def _check_fallback(session: ParallelSession, server: Server, version: str) -> None:
-    answers = session.request([server.url("/conn?delay=0.05")] * 40)
-    assert {answer["http_version"] for answer in answers} == {version}
+    responses = session.request([server.url(together(20))] * 40, return_type="response")
+    assert {response.http_version for response in responses} == {f"HTTP/{version}"}
     stats = server.stats()
     assert (stats.requests, stats.max_in_flight) == (40, 20)
     assert stats.connections == (1 if version == "2" else 20)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import pytest
 
 from parallel_requests.backends.base import backend_class
 from parallel_requests.exceptions import ConfigurationError
 from tests.lateness import fits
+from tests.server.control import together
 from tests.server.faults import repeat, response
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
     from tests.server.faults import Connection, FaultServer
-
-
-def together(count: int) -> str:
-    """A path that responds once this number of calls is in flight, and again for as many more."""
-    return f"/together?count={count}&key={uuid4()}"
 
 
 @pytest.mark.parametrize("concurrency", [1, 20, 100])
@@ -90,13 +85,14 @@ def test_five_calls_of_a_second_fit_into_one_and_a_bit(
 def test_batches_from_several_threads_share_the_concurrency(
     open_session: Callable[..., ParallelSession], server: Server
 ) -> None:
-    session = open_session(concurrency=10)
+    session, path = open_session(concurrency=10), together(10)
     with ThreadPoolExecutor(4) as callers:
         batches = [
-            [server.url(f"/id/{100 * caller + n}?delay=0.05") for n in range(20)] for caller in range(4)
+            [*(server.url(f"/id/{100 * caller + n}") for n in range(20)), *[server.url(path)] * 5]
+            for caller in range(4)
         ]
         answers = list(callers.map(session.request, batches))
-    assert answers == [[{"id": 100 * caller + n} for n in range(20)] for caller in range(4)]
+    assert answers == [[*({"id": 100 * caller + n} for n in range(20)), *[{}] * 5] for caller in range(4)]
     assert server.stats().max_in_flight == 10
 
 
@@ -107,7 +103,7 @@ def test_a_callers_own_number_of_threads(
         pytest.skip("runs on a thread of its own")
     with ThreadPoolExecutor(7) as executor:
         session = open_session(concurrency=50, executor=executor)
-        session.request([server.url("/static?delay=0.1")] * 21)
+        session.request([server.url(together(7))] * 21)
         session.close()
         assert server.stats().max_in_flight == 7
         assert executor.submit(int, "1").result() == 1

@@ -14,6 +14,7 @@ import pytest
 from parallel_requests import ParallelSession, RetryPolicy, TokenBucket
 from parallel_requests.gates.pacing import LEAST_SETTLE
 from tests.server.arrivals import mean_rate, worst_excess
+from tests.server.control import together
 from tests.server.faults import read_request, response, send, wait
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def test_no_host_exceeds_its_concurrency(
     open_session: Callable[..., ParallelSession], many_hosts: Server
 ) -> None:
     session = open_session(concurrency=20, concurrency_per_host=3)
-    session.get([many_hosts.url("/static?delay=0.05", listener=number) for number in (0, 1)] * 12)
+    path = together(6)
+    session.get([many_hosts.url(path, listener=number) for number in (0, 1)] * 12)
     stats = many_hosts.stats()
     assert [stats.max_in_flight_by_listener[listener] for listener in many_hosts.listeners[:2]] == [3, 3]
     assert stats.max_in_flight == 6

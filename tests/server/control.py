@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 20
 _STOP_SECONDS = 5
+
+
+def together(count: int) -> str:
+    """A path that responds once this number of calls is in flight, and again for as many more."""
+    return f"/together?count={count}&key={uuid4()}"
 
 
 @dataclass(frozen=True)
