@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from parallel_requests.backends.base import BACKEND_NAMES, is_installed
 from parallel_requests.session import ParallelSession
@@ -34,6 +35,12 @@ ENVIRONMENT_VARIABLES = (
     "SSL_CERT_DIR",
     "NETRC",
 )
+
+# Always the same examples, however long they take. To look for others: --hypothesis-profile default
+settings.register_profile(
+    "steady", database=None, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 # -- around every test

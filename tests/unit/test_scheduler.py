@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_requests.engines.run import Run, Task
@@ -456,7 +456,6 @@ def test_the_listener_is_called_when_there_are_results() -> None:
 HOSTS = st.sampled_from(["a.test", "b.test", "c.test:81"])
 
 
-@settings(deadline=None)
 @given(
     hosts=st.lists(HOSTS, min_size=1, max_size=40),
     concurrency=st.integers(1, 8),
