@@ -9,7 +9,9 @@ import pytest
 from parallel_requests import PartialFailureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from tests.server.control import Server
 
 
 def partial_failure(call: Callable[[], object]) -> PartialFailureError:
@@ -18,3 +20,10 @@ def partial_failure(call: Callable[[], object]) -> PartialFailureError:
         call()
     assert [result.index for result in caught.value.results] == list(range(len(caught.value.results)))
     return caught.value
+
+
+def urls_that_raise(server: Server, count: int) -> Iterator[str]:
+    """Some URLs, and then a KeyError."""
+    for number in range(count):
+        yield server.url(f"/id/{number}")
+    raise KeyError("the table is gone")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PATIENCE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.005
 _PROCESSES = Path("/proc")
 # Servers of the session, and the standard library's own helpers of multiprocessing,
 # which serve the whole process and end with it.
@@ -34,8 +35,11 @@ class Census:
     def leftovers(self) -> list[str]:
         """What is alive now and was not then; what is about to end has two seconds to do so."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        for thread in set(threading.enumerate()) - self.threads - {threading.current_thread()}:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+        return left
+
+    def _left(self) -> list[str]:
         now = Census.take()
         threads = [f"thread {thread.name!r}" for thread in now.threads - self.threads]
         processes = [

@@ -118,15 +118,17 @@ def fails(kind: str, at: int) -> functools.partial[Any]:
 
 
 def waits_for(path: Path, value: dict[str, int]) -> int:
-    """Return once a file is there."""
+    """Create a file "waiting" beside a path, and return once something is there."""
+    path.with_name("waiting").touch()
     while not path.exists():
         time.sleep(0.005)
     return value["id"]
 
 
 def never_returns(begun: Path, value: Any) -> NoReturn:
-    """Create a file to show that it has begun, and never return."""
-    begun.touch()
+    """Add a character to a file to show that it has begun, and never return."""
+    with begun.open("a") as file:
+        file.write(".")
     while True:
         time.sleep(60)
 

@@ -148,8 +148,17 @@ def test_an_index_that_is_written_over_costs_no_result_and_no_place(
 
 @pytest.mark.parametrize("place", ["on_result", "parse_func"])
 def test_a_callback_may_close_the_session(session: ParallelSession, urls: list[str], place: str) -> None:
-    options: dict[str, Any] = {place: lambda _: session.close()}
+    called: list[str] = []
+    returned: list[str] = []
+
+    def close(_: object) -> None:
+        called.append(place)
+        session.close()
+        returned.append(place)
+
+    options: dict[str, Any] = {place: close}
     stopped = [result.error for result in partial_failure(lambda: session.request(urls, **options)).results]
+    assert called == returned, "close() raised"
     assert any(isinstance(error, RunStoppedError) for error in stopped)
     assert all(error is None or isinstance(error, RunStoppedError) for error in stopped)
 

@@ -20,6 +20,7 @@ from parallel_requests import (
     ValidationError,
     iter_results,
 )
+from tests.failures import urls_that_raise
 from tests.polling import until
 from tests.server.control import Server
 from tests.server.faults import read_request, repeat, response, send, wait
@@ -202,14 +203,9 @@ def test_an_async_input_that_a_deadline_cuts_off_does_not_look_complete(
 
 
 def test_items_before_the_input_raises_are_yielded_first(session: ParallelSession, server: Server) -> None:
-    def urls() -> Iterator[str]:
-        for number in range(30):
-            yield server.url(f"/id/{number}")
-        raise KeyError("the table is gone")
-
-    results = session.iter_results(urls())
-    assert sorted(next(results).index for _ in range(30)) == list(range(30))
-    with pytest.raises(KeyError):
+    results = session.iter_results(urls_that_raise(server, 30))
+    assert sorted(next(results).index for _ in range(30)) == sorted(server.ids()) == list(range(30))
+    with pytest.raises(KeyError, match="the table is gone"):
         next(results)
 
 
@@ -266,9 +262,8 @@ def test_an_async_generator_with_back_pressure(backend: str, server: Server) -> 
     taken: list[int] = []
 
     async def urls() -> AsyncIterator[str]:
-        for number in itertools.count():
-            taken.append(number)
-            yield server.url(f"/id/{number}")
+        for url in endless(server, taken):
+            yield url
 
     async def take() -> None:
         async with ParallelRequests(backend=backend, concurrency=CONCURRENCY) as client:

@@ -465,7 +465,7 @@ def test_waiting_items_stay_queued_while_another_batch_ends(server: Server, tmp_
         ParallelSession(backend="urllib3", parse_processes=1) as session,
     ):
         answers = other.submit(session.request, ids(server, 9), parse_func=parse_func)
-        until(lambda: server.stats().requests == 9)
+        until((tmp_path / "waiting").exists)
         partial_failure(lambda: session.request(ids(server, 3), parse_func=functions.number, deadline=0.5))
         gate.touch()
         assert answers.result(_LONG_ENOUGH) == list(range(9))
@@ -530,7 +530,7 @@ if __name__ == "__main__":
 def test_ctrl_c_ends_everything_within_a_second(server: Server, tmp_path: Path, backend: str) -> None:
     begun = tmp_path / "begun"
     process = run_script(tmp_path, INTERRUPTED, server.url("/id/1"), str(begun), backend)
-    until(begun.exists)
+    until(lambda: server.stats().requests == 10 and begun.exists() and len(begun.read_text()) == 2)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does it
     output, errors = process.communicate(timeout=_LONG_ENOUGH)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import Request, exceptions
+from tests.failures import urls_that_raise
 from tests.server.content import content
 
 if TYPE_CHECKING:
@@ -111,13 +112,8 @@ def test_keys_that_items_bring_must_differ_too(session: ParallelSession, server:
 
 
 def test_an_input_that_raises_hands_over_what_was_fetched(session: ParallelSession, server: Server) -> None:
-    def urls() -> Iterator[str]:
-        for number in range(30):
-            yield server.url(f"/id/{number}")
-        raise KeyError("the table is gone")
-
     with pytest.raises(KeyError, match="the table is gone") as raised:
-        session.request(urls())
+        session.request(urls_that_raise(server, 30))
     fetched: list[Result[Any]] = raised.value.results  # type: ignore[attr-defined]
     assert [result.value for result in fetched] == [{"id": number} for number in range(30)]
     assert session.last_run.results == tuple(fetched)

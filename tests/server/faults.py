@@ -292,7 +292,10 @@ class FaultServer:
 
     def _handshake(self, connection: Connection, tls: ssl.SSLContext) -> None:
         try:
-            connection.socket = tls.wrap_socket(connection.socket, server_side=True)
+            # Before the handshake: a silent client must not keep `close` from ending the connection.
+            wrapped = tls.wrap_socket(connection.socket, server_side=True, do_handshake_on_connect=False)
+            connection.socket = wrapped
+            wrapped.do_handshake()
         except OSError as error:
             self.handshake_failures += 1
             raise ConnectionEnded from error
