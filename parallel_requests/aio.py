@@ -49,28 +49,28 @@ _one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_opt
 
 
 class _Listener:
-    """Wakes a coroutine when a run has news, from any thread."""
+    """Wakes a coroutine when something has changed in a run, from any thread."""
 
     def __init__(self, batch: Batch) -> None:
         self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
-        batch.run.news.listen(self._call_from_thread)
+        self._changed = asyncio.Event()
+        batch.run.notifier.listen(self._call_from_thread)
 
     def _call_from_thread(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed, so nobody is waiting
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def call(self) -> None:
         """Make all waiting coroutines check their conditions again."""
-        self._news.set()
+        self._changed.set()
 
     async def wait(self, until: Callable[[], bool]) -> None:
         """Wait until a condition holds; it is checked whenever something has changed."""
         while True:
-            self._news.clear()
+            self._changed.clear()
             if until():
                 return
-            await self._news.wait()
+            await self._changed.wait()
 
 
 async def _feed(batch: Batch, urls: AsyncIterable[Item], listener: _Listener) -> None:

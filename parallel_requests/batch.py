@@ -99,13 +99,13 @@ class Batch:
         self.start()
         while not self.run.is_done():
             self.feed_what_fits()
-            self.run.news.wait(self.needs_attention)
+            self.run.notifier.wait(self.needs_attention)
 
     def _run_as_results_come(self) -> Iterator[Result[Any]]:
         self.start()
         while not self.is_over:
             self.feed_what_fits()
-            self.run.news.wait(self.needs_attention_or_has_results)
+            self.run.notifier.wait(self.needs_attention_or_has_results)
             self.collect_news()
             yield from self.hand_over()
 
@@ -203,7 +203,7 @@ class Batch:
         self.stop()
         # It is if the garbage collector, on an engine's thread, closes an abandoned iterator.
         if not self._engine.threads.is_worker():
-            self.run.news.wait(self.run.is_done, _STOP_PATIENCE)
+            self.run.notifier.wait(self.run.is_done, _STOP_PATIENCE)
         return self.keep_finished()
 
     def keep_finished(self) -> list[Result[Any]]:

@@ -252,7 +252,7 @@ class CurlMultiEngine:
             self._end(transfer, transfer.failure(pycurl.E_OK, ""))
 
     def _sleep(self) -> None:
-        """Sleep until there is news from a socket, a timer or another thread."""
+        """Sleep until there is something to do for a socket, a timer or another thread."""
         timer = self._scheduler.next_timer()
         seconds = _LONGEST_SLEEP if timer is None else max(0.0, timer - self._clock())
         if self._scheduler.in_flight:

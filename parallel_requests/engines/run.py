@@ -8,7 +8,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.engines.news import News
+from parallel_requests.engines.notifier import Notifier
 from parallel_requests.exceptions import ParallelRequestsError
 from parallel_requests.exchange import Exchange, Policy, Reply, Send, exchange
 from parallel_requests.models import Request, Result
@@ -27,9 +27,14 @@ logger = logging.getLogger("parallel_requests")
 class Run:
     """One batch under way in an engine.
 
-    Its consumer feeds it, collects Results from it and waits for news in between; the engine pulls
-    Requests from it and delivers Results to it. If the input is a list, the engine pulls straight from the
-    planner; an input that may block or never end is fed by the consumer, in the consumer's own thread.
+    Its consumer feeds it, collects Results from it, and waits in between until something has changed; the
+    engine pulls Requests from it and delivers Results to it. If the input is a list, the engine pulls
+    straight from the planner; an input that may block or never end is fed by the consumer, in its own thread.
+
+    Attributes:
+        policy: The rules by which it is carried out.
+        notifier: Tells the consumer when something has changed.
+        input_error: What the input raised, or None.
     """
 
     def __init__(
@@ -54,7 +59,6 @@ class Run:
             observe: Called with each Result before it is delivered, one at a time; must not raise.
 
         Attributes:
-            news: Tells the consumer when something has changed.
             on_room: Called, on any thread, when a full run has room again: the engine may have gone to
                 sleep while parsing lagged behind.
         """
@@ -74,7 +78,7 @@ class Run:
         self._is_starved = True
         self._exhausted = False
         self._is_full = False
-        self.news = News()
+        self.notifier = Notifier()
         self.on_room: Callable[[], None] | None = None
         self.input_error: BaseException | None = None
 
@@ -176,7 +180,7 @@ class Run:
         """Mark the run as exhausted: what is left of the input is not pulled."""
         with self._lock:
             self._exhausted = True
-            self.news.announce()
+            self.notifier.notify()
 
     def is_exhausted(self) -> bool:
         """Whether nothing more will be pulled."""
@@ -199,7 +203,7 @@ class Run:
             self._results.append(result)
             self._finished += 1
             if self._holds_back or self._source is None or self.is_done():
-                self.news.announce()
+                self.notifier.notify()
             has_room_again = self._is_full and self._open() <= self._window // 2
             if has_room_again:
                 self._is_full = False

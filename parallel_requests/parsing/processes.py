@@ -102,11 +102,11 @@ class ParsePool:
             is_over = self._is_over
             if not is_over:
                 job = item.job
-                is_news = not job.open or job.policy.stop is not None  # a deadline, or a stop
+                is_urgent = not job.open or job.policy.stop is not None  # a deadline, or a stop
                 self._waiting.append(item)
                 job.open += 1
                 self._jobs.add(job)
-                if self._is_starved or is_news:
+                if self._is_starved or is_urgent:
                     self._wake()
         if is_over:
             item.stop(RunStoppedError())

@@ -204,8 +204,8 @@ def serve(connection: Connection) -> None:
         connection.send_bytes(b"")
         work = Work(ReturnType.JSON, None, by_value=False)
         while True:
-            news, parcels = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the parent
-            work = news or work
+            new_work, parcels = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the parent
+            work = new_work or work
             _reply(connection, work, parcels)
 
 

@@ -119,7 +119,7 @@ def test_the_loop_is_of_the_kind_that_is_installed(
 
     run = run_of([server.url("/static")], note_loop)
     engine.submit(run)
-    assert run.news.wait(run.is_done, 10)
+    assert run.notifier.wait(run.is_done, 10)
     assert modules == [loop_kind]
 
 
@@ -220,11 +220,11 @@ def test_a_stopped_run_ends_at_once_and_sends_nothing_more(engine: EventLoopEngi
     until(lambda: server.stats().in_flight == 10)
     engine.stop(run, reason)
 
-    assert run.news.wait(run.is_done, _STOP_SECONDS)
+    assert run.notifier.wait(run.is_done, _STOP_SECONDS)
     assert [type(result.error) for result in run.results()] == [RunStoppedError] * 10
     after = run_of([server.url("/static")] * 10, hand_on)
     engine.submit(after)
-    assert after.news.wait(after.is_done, 10)
+    assert after.notifier.wait(after.is_done, 10)
     assert all(result.ok for result in after.results())
     assert server.stats().by_path == {"/hang": 10, "/static": 10}
 

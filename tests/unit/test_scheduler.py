@@ -445,7 +445,7 @@ def test_the_listener_is_called_when_there_are_results() -> None:
     calls: list[bool] = []
     play = Simulation()
     run = play.new_run(None, window=4)
-    run.news.listen(lambda: calls.append(run.has_results()))
+    run.notifier.listen(lambda: calls.append(run.has_results()))
     run.feed(requests_to("a.test")[0])
     play.play()
     assert any(calls)

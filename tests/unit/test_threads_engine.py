@@ -65,7 +65,7 @@ def test_a_timer_rings_while_the_thread_that_set_it_is_sending(start: Callable[.
     run = Run(
         Policy(retry=RetryPolicy(backoff_factor=0.05)), lambda result, deliver: deliver(result), window=9
     )
-    run.news.listen(quick.set)
+    run.notifier.listen(quick.set)
     attempts = [0]
 
     def answer(request: Request) -> Response:
@@ -86,7 +86,7 @@ def test_a_timer_rings_while_the_thread_that_set_it_is_sending(start: Callable[.
     run.feed(requests[1])
     engine = start(answer, 2)
     engine.submit(run)
-    assert run.news.wait(lambda: len(run._results) == 3, PATIENCE)
+    assert run.notifier.wait(lambda: len(run._results) == 3, PATIENCE)
     run.end_input()
     engine.wake()
     assert [result.ok for result in run.results()] == [True, True, True]
@@ -98,7 +98,7 @@ def test_one_slot_per_host_never_hangs(start: Callable[..., ThreadsEngine]) -> N
     for _ in range(20):
         run = new_run(50, Pacer(concurrency_per_host=1))
         engine.submit(run)
-        assert run.news.wait(run.is_done, PATIENCE)
+        assert run.notifier.wait(run.is_done, PATIENCE)
         assert len(run.results()) == 50
 
 
@@ -113,7 +113,7 @@ def test_whatever_a_backend_raises_is_an_error_of_its_item(
 
     run = new_run(3, retry=RetryPolicy(max_retries=0))
     start(answer, 2).submit(run)
-    assert run.news.wait(run.is_done, PATIENCE)
+    assert run.notifier.wait(run.is_done, PATIENCE)
     results = {result.index: result.error for result in run.results()}
     assert isinstance(results.pop(0), BackendError)
     assert results == {1: None, 2: None}
@@ -137,7 +137,7 @@ def test_nothing_begins_after_a_stop(start: Callable[..., ThreadsEngine]) -> Non
     reason = RunStoppedError("stopped")
     engine.stop(run, reason)
     go_on.set()
-    assert run.news.wait(run.is_done, PATIENCE)
+    assert run.notifier.wait(run.is_done, PATIENCE)
     assert sorted(sent) == [0, 1, 2, 3]
     assert len(run.results()) == 4
 
@@ -159,7 +159,7 @@ def test_a_stop_just_before_an_attempt(start: Callable[..., ThreadsEngine]) -> N
 
     engine._watchdog.watch = stopped_just_before  # type: ignore[method-assign]
     engine.submit(run)
-    assert run.news.wait(run.is_done, PATIENCE)
+    assert run.notifier.wait(run.is_done, PATIENCE)
     assert sent == []
     assert [type(result.error) for result in run.results()] == [type(reason)]
 
@@ -169,7 +169,7 @@ def test_a_callers_executor_is_not_shut_down() -> None:
         engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 5, executor)
         run = new_run(20)
         engine.submit(run)
-        assert run.news.wait(run.is_done, PATIENCE)
+        assert run.notifier.wait(run.is_done, PATIENCE)
         engine.close()
         assert executor.submit(lambda: 42).result(PATIENCE) == 42
 
@@ -182,7 +182,7 @@ def test_a_run_ends_if_the_callers_executor_cancels_its_workers() -> None:
     engine.submit(run)
     executor.shutdown(wait=False, cancel_futures=True)
     busy.set()
-    assert run.news.wait(run.is_done, PATIENCE)
+    assert run.notifier.wait(run.is_done, PATIENCE)
     assert isinstance(run.policy.stop, RunStoppedError)
     assert len(list(run.unstarted())) == 3
     engine.close()
@@ -202,7 +202,7 @@ def test_no_more_workers_than_requests(start: Callable[..., ThreadsEngine]) -> N
     with Counting(1_000) as executor:
         run = new_run(50)
         start(lambda request: Answer(200).to(request), 1_000, executor=executor).submit(run)
-        assert run.news.wait(run.is_done, PATIENCE)
+        assert run.notifier.wait(run.is_done, PATIENCE)
         assert 1 <= executor.submitted <= 50
 
 
@@ -226,7 +226,7 @@ def test_workers_are_counted_if_the_executor_fails_while_starting_one(
         run = new_run(50)
         engine = start(lambda request: Answer(200).to(request), 8, executor=executor)
         engine.submit(run)
-        assert run.news.wait(run.is_done, PATIENCE)
+        assert run.notifier.wait(run.is_done, PATIENCE)
         executor.shutdown()
         assert engine._workers == 0
 

@@ -14,18 +14,18 @@ _LONGEST_SLEEP = 0.25
 """Seconds. A Ctrl-C that comes just before the thread falls asleep is not handled until it wakes."""
 
 
-class News:
+class Notifier:
     """Wakes the consumer of a run: a thread that waits, or a function that it has registered."""
 
     def __init__(self) -> None:
-        # Unlocked when there is news. A Ctrl-C at the wrong moment would leave a Condition locked.
-        self._unread = threading.Lock()
+        # Unlocked once something has changed. A Ctrl-C at the wrong moment would leave a Condition locked.
+        self._unchanged = threading.Lock()
         self._listener: Callable[[], None] | None = None
 
-    def announce(self) -> None:
+    def notify(self) -> None:
         """Wake the consumer; called by one thread at a time."""
-        if self._unread.locked():
-            self._unread.release()
+        if self._unchanged.locked():
+            self._unchanged.release()
         if self._listener is not None:
             self._listener()
 
@@ -39,7 +39,7 @@ class News:
             left = end - monotonic()
             if left <= 0:
                 return False
-            self._unread.acquire(timeout=min(left, _LONGEST_SLEEP))
+            self._unchanged.acquire(timeout=min(left, _LONGEST_SLEEP))
         return True
 
     def listen(self, listener: Callable[[], None]) -> None:
