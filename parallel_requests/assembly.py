@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import ConfigurationError
-from parallel_requests.exchange import Policy
 from parallel_requests.gates.pacing import Pacer
 from parallel_requests.logs import warn
 from parallel_requests.models import Request, ReturnType
 from parallel_requests.observing import chunk_receiver, in_context
 from parallel_requests.options import is_hook
+from parallel_requests.policy import Policy
 from parallel_requests.redirects import RedirectRules
 
 if TYPE_CHECKING:

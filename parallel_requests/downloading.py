@@ -31,8 +31,9 @@ from parallel_requests.redaction import redact
 from parallel_requests.urls import check_url, split_user_info
 
 if TYPE_CHECKING:
-    from parallel_requests.exchange import Policy, Reply
+    from parallel_requests.exchange import Reply
     from parallel_requests.observing import Observer, Progress
+    from parallel_requests.policy import Policy
 
 Existing: TypeAlias = Literal["skip", "replace", "keep"]
 Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -162,7 +163,7 @@ class Downloads:
         if self._progress is not None:
             self._progress.close()
 
-    # Called by an exchange and while a body is read; see `exchange.Resumption`.
+    # Called by an exchange and while a body is read; see `policy.Resumption`.
 
     def prepare(self, request: Request) -> Request:
         """Return a request for the missing part only, if there is a beginning."""

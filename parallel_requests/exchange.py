@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-from parallel_requests.cookies import CookieStore
 from parallel_requests.exceptions import (
     BackendError,
     DeadlineExceededError,
@@ -26,14 +25,14 @@ from parallel_requests.exceptions import (
     RetryExhaustedError,
     RunStoppedError,
 )
-from parallel_requests.gates.backoff import RetryPolicy
-from parallel_requests.gates.pacing import Pacer, Wait, parse_delay, parse_quota
-from parallel_requests.models import Attempt, Headers, Request, Response, Result
+from parallel_requests.gates.pacing import Wait, parse_delay, parse_quota
+from parallel_requests.models import Attempt, Request, Response, Result
 from parallel_requests.redaction import redact, text_of
-from parallel_requests.redirects import REDIRECT_STATUSES, RedirectRules, is_same_origin, next_hop
+from parallel_requests.redirects import REDIRECT_STATUSES, is_same_origin, next_hop
 
 if TYPE_CHECKING:
-    from parallel_requests.gates.rotation import Rotation
+    from parallel_requests.cookies import CookieStore
+    from parallel_requests.policy import Policy
 
 logger = logging.getLogger("parallel_requests")
 
@@ -66,73 +65,6 @@ class Send:
     is_cross_origin: bool = False
     replays: int = 0
     flight: Any = None
-
-
-class Resumption(Protocol):
-    """Lets an attempt continue where an earlier one broke off."""
-
-    def prepare(self, request: Request) -> Request:
-        """Return the request to send in the next attempt: one for the missing part only, if it can be."""
-
-    def begin(self, request: Request, status_code: int, headers: Headers) -> int:
-        """Get ready for the body to be delivered, and return how many bytes of it are there already.
-
-        Raises:
-            ParallelRequestsError: The response does not continue what is there.
-        """
-
-    def starts_over(self, request: Request, reply: Reply) -> bool:
-        """Whether the missing part is not available, so that the whole has to be requested at once."""
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Policy:
-    """The rules one batch is carried out by.
-
-    Attributes:
-        pacer: The session's gates.
-        retry: What is retried, and when.
-        cookies: The session's cookies.
-        redirects: The rules for redirects; None if none are followed.
-        raise_for_status: Whether a final status >= 400 is a failure.
-        deadline: When the batch ends, on the pacer's clock.
-        max_response_size: Decoded bytes a body may have.
-        deliver: Called with each chunk of a streamed body, and the request.
-        chunk_size: Bytes per chunk at most.
-        restart: Says whether a stream that broke off may start over.
-        resume: Continues a stream that broke off, instead.
-        proxies: The proxies to rotate to after a ProxyError.
-        on_attempt: The caller's hook.
-        stop: Set to end the batch: the reason why its unfinished items fail.
-        on_stop: Called by an engine when it ends the batch; must not block.
-        is_watched: Whether attempts that succeed have to be recorded, too, for a hook or the log.
-    """
-
-    pacer: Pacer = field(default_factory=Pacer)
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    cookies: CookieStore = field(default_factory=CookieStore)
-    redirects: RedirectRules | None = field(default_factory=RedirectRules)
-    raise_for_status: bool = True
-    deadline: float | None = None
-    max_response_size: int | None = None
-    deliver: Callable[[bytes, Request], object] | None = None
-    chunk_size: int = 65_536
-    restart: Callable[[Request], bool] | None = None
-    resume: Resumption | None = None
-    proxies: Rotation | None = None
-    on_attempt: Callable[[Request, Attempt], object] | None = None
-    stop: ParallelRequestsError | None = None
-    on_stop: Callable[[], None] | None = None
-    is_watched: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.is_watched = self.on_attempt is not None or logger.isEnabledFor(logging.DEBUG)
-
-    def reason_to_stop(self) -> ParallelRequestsError | None:
-        """Return why unfinished items fail, if the batch has to end; None if it goes on."""
-        if self.stop is None and self.deadline is not None and self.pacer.clock() >= self.deadline:
-            self.stop = DeadlineExceededError("The deadline of its batch has passed.")
-        return self.stop
 
 
 def exchange(request: Request, policy: Policy) -> Exchange:

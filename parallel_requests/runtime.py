@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from parallel_requests.downloading import Checksums, Downloads, Existing, Target
-    from parallel_requests.exchange import Policy
     from parallel_requests.parsing.in_place import Parse
+    from parallel_requests.policy import Policy
 
 T = TypeVar("T")
 

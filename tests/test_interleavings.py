@@ -32,7 +32,8 @@ from parallel_requests.backends.connections import Wire
 from parallel_requests.batch import Batch
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.engines.watchdog import Flight, Watchdog
-from parallel_requests.exchange import Policy, Send
+from parallel_requests.exchange import Send
+from parallel_requests.policy import Policy
 from parallel_requests.stats import RunStats
 from tests import parse_functions as functions
 from tests.failures import partial_failure

@@ -28,10 +28,10 @@ from parallel_requests import (
     RunStoppedError,
     runtime,
 )
-from parallel_requests.exchange import Policy
 from parallel_requests.models import ReturnType
 from parallel_requests.parsing.work import Work
 from parallel_requests.parsing.workers import Job
+from parallel_requests.policy import Policy
 from tests import parse_functions as functions
 from tests.failures import partial_failure
 from tests.leaks import children

@@ -29,8 +29,9 @@ from parallel_requests import (
     TruncatedBody,
 )
 from parallel_requests.backends.body import ACCEPT_ENCODING, Body
-from parallel_requests.exchange import Policy, Send
+from parallel_requests.exchange import Send
 from parallel_requests.models import Headers
+from parallel_requests.policy import Policy
 from tests.server.content import content
 from tests.server.faults import close, read_request, repeat, response, send
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests.engines.notifier import Notifier
 from parallel_requests.exceptions import ParallelRequestsError
-from parallel_requests.exchange import Exchange, Policy, Reply, Send, exchange
+from parallel_requests.exchange import Exchange, Reply, Send, exchange
 from parallel_requests.models import Request, Result
 from parallel_requests.redaction import text_of
 from parallel_requests.turns import Turns
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.gates.pacing import Wait
     from parallel_requests.parsing.in_place import Parse
+    from parallel_requests.policy import Policy
 
 logger = logging.getLogger("parallel_requests")
 
@@ -50,7 +51,7 @@ class Run:
         """Set up a batch.
 
         Args:
-            policy: The rules it is carried out by.
+            policy: The rules by which it is carried out.
             parse: Decodes responses.
             source: The planned Requests; None if the consumer feeds them.
             window: How many Requests may be open at once.

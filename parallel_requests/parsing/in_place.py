@@ -16,7 +16,7 @@ from parallel_requests.redaction import redact, text_of
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from parallel_requests.exchange import Policy
+    from parallel_requests.policy import Policy
 
 logger = logging.getLogger("parallel_requests")
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import ProcessPoolExecutor
 
-    from parallel_requests.exchange import Policy
     from parallel_requests.options import Settings
     from parallel_requests.parsing.processes import ParsePool
+    from parallel_requests.policy import Policy
 
 
 class Parsers:

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import ProcessPoolExecutor
 
-    from parallel_requests.exchange import Policy
     from parallel_requests.models import Result
     from parallel_requests.parsing.in_place import Deliver
     from parallel_requests.parsing.work import Work
     from parallel_requests.parsing.workers import Worker
+    from parallel_requests.policy import Policy
 
 _CHUNK_BYTES = 1 << 20
 """Bytes of bodies that are sent together; a larger body is sent on its own."""

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing.context import BaseContext
 
-    from parallel_requests.exchange import Policy
     from parallel_requests.models import Response, Result
     from parallel_requests.parsing.in_place import Deliver
+    from parallel_requests.policy import Policy
 
 PATIENCE = 0.3
 """Seconds a child has to end by itself, and again after each way of ending it."""

@@ -23,8 +23,8 @@ from parallel_requests.exceptions import (
     RunStoppedError,
     ValidationError,
 )
-from parallel_requests.exchange import Policy
 from parallel_requests.models import Request, Result
+from parallel_requests.policy import Policy
 from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
 from tests.polling import until

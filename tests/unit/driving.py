@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.exchange import Policy, Send, exchange
+from parallel_requests.exchange import Send, exchange
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.gates.pacing import Pacer, Wait
 from parallel_requests.models import Headers, Request, Response, Result
+from parallel_requests.policy import Policy
 from tests.unit.clock import ManualClock
 
 if TYPE_CHECKING:

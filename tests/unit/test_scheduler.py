@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from parallel_requests.engines.run import Run, Task
 from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import DeadlineExceededError, RunStoppedError
-from parallel_requests.exchange import Policy, Send
+from parallel_requests.exchange import Send
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.gates.pacing import Pacer, Wait
 from parallel_requests.models import Request, Response, Result
+from parallel_requests.policy import Policy
 from tests.server.arrivals import worst_excess
 from tests.unit.clock import ManualClock
 from tests.unit.driving import WALL_TIME, Answer

@@ -12,16 +12,17 @@ from parallel_requests.backends.base import BlockingBackend
 from parallel_requests.engines.run import Run
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import BackendError, RunStoppedError
-from parallel_requests.exchange import Policy, Send
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.gates.pacing import Pacer
 from parallel_requests.models import Request, Response
+from parallel_requests.policy import Policy
 from tests.unit.driving import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from parallel_requests.engines.watchdog import Flight
+    from parallel_requests.exchange import Send
 
 PATIENCE = 20.0
 
