@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
+import os  # noqa: TC003 - typing.get_type_hints() needs it
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor  # noqa: TC003 - likewise
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
-from parallel_requests.exceptions import ConfigurationError, ValidationError
-from parallel_requests.gates.backoff import Condition, RetryPolicy, is_condition
-from parallel_requests.quantities import is_count, is_rate, is_seconds
-from parallel_requests.urls import check_url
+from parallel_requests import checks
+from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.gates.backoff import CONDITION, POLICY, Condition, RetryPolicy
+from parallel_requests.values import AT_LEAST_0, AT_LEAST_1, BOOLEAN
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
     from parallel_requests.backends.base import Backend
     from parallel_requests.models import Attempt, Request, Result
+    from parallel_requests.values import Check
 
 T = TypeVar("T")
 PerUrl: TypeAlias = T | Sequence[T]
@@ -97,8 +97,12 @@ class Options(RequestOptions, total=False):
     debug: bool
 
 
-def _option(default: Any, doc: str, *, per_call: bool = True) -> Any:
-    return dataclasses.field(default=default, metadata={"doc": doc, "per_call": per_call})
+def _option(default: Any, check: Check, doc: str, *, per_call: bool = True) -> Any:
+    return dataclasses.field(default=default, metadata={"check": check, "doc": doc, "per_call": per_call})
+
+
+def _session_option(default: Any, check: Check, doc: str) -> Any:
+    return _option(default, check, doc, per_call=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,119 +113,145 @@ class Settings:
         ConfigurationError: A value has the wrong type or is out of range.
     """
 
-    backend: str | Backend = _option(
+    backend: str | Backend = _session_option(
         "auto",
+        checks.BACKEND,
         "HTTP library to use; auto takes the first installed of curl, niquests, aiohttp, requests, urllib3.",
-        per_call=False,
     )
-    concurrency: int = _option(
-        20, "Maximum number of attempts in flight; pools are sized to match.", per_call=False
+    concurrency: int = _session_option(
+        20, AT_LEAST_1, "Maximum number of attempts in flight; pools are sized to match."
     )
-    concurrency_per_host: int | None = _option(
-        None, "Maximum number of attempts in flight per host.", per_call=False
+    concurrency_per_host: int | None = _session_option(
+        None, checks.AT_LEAST_1_OR_NONE, "Maximum number of attempts in flight per host."
     )
-    rate_limit: float | Mapping[str, float] | None = _option(
+    rate_limit: float | Mapping[str, float] | None = _session_option(
         None,
+        checks.RATE_LIMIT,
         "Maximum attempts per second; or a dict of host → rate, with '*' for all hosts together.",
-        per_call=False,
     )
-    rate_limit_burst: int = _option(5, "Attempts that may be sent at once after a pause.", per_call=False)
-    max_retries: int = _option(3, "Maximum number of attempts after the first.")
-    retry: RetryPolicy | None = _option(None, "A RetryPolicy, which replaces max_retries.")
+    rate_limit_burst: int = _session_option(5, AT_LEAST_1, "Attempts that may be sent at once after a pause.")
+    max_retries: int = _option(3, AT_LEAST_0, "Maximum number of attempts after the first.")
+    retry: RetryPolicy | None = _option(None, POLICY, "A RetryPolicy, which replaces max_retries.")
     retry_on: Condition | None = _option(
         None,
+        CONDITION,
         "What else to retry: an exception type or a tuple of them (HTTPStatusError for any status >= 400), "
         "or a predicate that is given the Response or the error.",
     )
-    dont_retry_on: Condition | None = _option(None, "What never to retry; takes the same forms as retry_on.")
-    retry_budget: bool = _option(
-        True,
-        "Stop retrying a host that is clearly down, so that retries do not amplify an outage.",
-        per_call=False,
+    dont_retry_on: Condition | None = _option(
+        None, CONDITION, "What never to retry; takes the same forms as retry_on."
     )
-    adaptive: bool = _option(
-        False, "Adapt the concurrency per host: down on 429, 503 and timeouts, up otherwise.", per_call=False
+    retry_budget: bool = _session_option(
+        True,
+        BOOLEAN,
+        "Stop retrying a host that is clearly down, so that retries do not amplify an outage.",
+    )
+    adaptive: bool = _session_option(
+        False, BOOLEAN, "Adapt the concurrency per host: down on 429, 503 and timeouts, up otherwise."
     )
     timeout: Timeout | list[Timeout] = _option(
-        30.0, "Seconds for one whole attempt, or a (connect, total) pair; None waits forever."
+        30.0, checks.TIMEOUT, "Seconds for one whole attempt, or a (connect, total) pair; None waits forever."
     )
-    deadline: float | None = _option(None, "Seconds for the whole batch; whatever is done by then is kept.")
-    http2: bool | None = _option(
-        None, "None uses HTTP/2 if the backend supports it; True also warns if it does not.", per_call=False
+    deadline: float | None = _option(
+        None, checks.SECONDS_OR_NONE, "Seconds for the whole batch; whatever is done by then is kept."
     )
-    http3: bool = _option(
+    http2: bool | None = _session_option(
+        None,
+        checks.BOOLEAN_OR_NONE,
+        "None uses HTTP/2 if the backend supports it; True also warns if it does not.",
+    )
+    http3: bool = _session_option(
         False,
+        BOOLEAN,
         "Try https URLs over QUIC first, then over TCP. Warns if the backend does not support it.",
-        per_call=False,
     )
-    method: PerUrl[str] = _option("GET", "HTTP method.")
-    params: PerUrl[Params] = _option(None, "Query parameters, added to those of the URL.")
-    json: Any = _option(None, "Body to send as JSON.")
-    data: PerUrl[Data] = _option(None, "Body: bytes, text, or form fields.")
-    headers: PerUrl[HeaderFields] = _option(None, "Request headers; one whose value is None is not sent.")
-    cookies: PerUrl[Mapping[str, str] | None] = _option(None, "Cookies to send to the hosts of the URLs.")
+    method: PerUrl[str] = _option("GET", checks.METHOD, "HTTP method.")
+    params: PerUrl[Params] = _option(None, checks.PARAMS, "Query parameters, added to those of the URL.")
+    json: Any = _option(None, checks.JSON, "Body to send as JSON.")
+    data: PerUrl[Data] = _option(None, checks.DATA, "Body: bytes, text, or form fields.")
+    headers: PerUrl[HeaderFields] = _option(
+        None, checks.MAPPING, "Request headers; one whose value is None is not sent."
+    )
+    cookies: PerUrl[Mapping[str, str] | None] = _option(
+        None, checks.MAPPING, "Cookies to send to the hosts of the URLs."
+    )
     proxy: PerUrl[str | Literal[False] | None] = _option(
-        None, "Proxy URL; None uses one of proxies, or the environment's (see trust_env); False uses none."
+        None,
+        checks.PROXY,
+        "Proxy URL; None uses one of proxies, or the environment's (see trust_env); False uses none.",
     )
     auth: tuple[str, str] | Literal["netrc"] | None = _option(
-        None, "(user, password) for Basic authentication, or 'netrc'."
+        None, checks.AUTH, "(user, password) for Basic authentication, or 'netrc'."
     )
     verify_ssl: bool | str | os.PathLike[str] = _option(
-        True, "Verify certificates; a path names the CA bundle to trust."
+        True, checks.VERIFY, "Verify certificates; a path names the CA bundle to trust."
     )
-    trust_env: bool = _option(
+    trust_env: bool = _session_option(
         True,
+        BOOLEAN,
         "Honour the proxy and CA variables of the environment, read when the session opens.",
-        per_call=False,
     )
-    follow_redirects: bool = _option(True, "Follow redirects.")
-    max_redirects: int = _option(20, "Maximum number of redirects to follow.")
+    follow_redirects: bool = _option(True, BOOLEAN, "Follow redirects.")
+    max_redirects: int = _option(20, AT_LEAST_0, "Maximum number of redirects to follow.")
     allow_private_hosts: bool = _option(
-        True, "False refuses redirects to private, loopback and link-local addresses."
+        True, BOOLEAN, "False refuses redirects to private, loopback and link-local addresses."
     )
     secret_headers: Sequence[str] = _option(
-        (), "Headers to drop on a redirect to another origin, in addition to Authorization and cookies."
+        (),
+        checks.STRINGS,
+        "Headers to drop on a redirect to another origin, in addition to Authorization and cookies.",
     )
     raise_for_status: bool | None = _option(
-        None, "Whether a final status >= 400 is a failure; None means yes, unless return_type is 'response'."
+        None,
+        checks.BOOLEAN_OR_NONE,
+        "Whether a final status >= 400 is a failure; None means yes, unless return_type is 'response'.",
     )
-    max_response_size: int | None = _option(None, "Maximum size of a body, in decoded bytes.")
+    max_response_size: int | None = _option(
+        None, checks.BYTES_OR_NONE, "Maximum size of a body, in decoded bytes."
+    )
     stream_callback: StreamCallback | None = _option(
         None,
+        checks.HOOK,
         "Called with each chunk for return_type 'stream'; and with the Request, if it takes two arguments.",
     )
-    chunk_size: int = _option(65_536, "Maximum size of the chunks given to stream_callback, in bytes.")
+    chunk_size: int = _option(
+        65_536, checks.BYTES_AT_LEAST_1, "Maximum size of the chunks given to stream_callback, in bytes."
+    )
     parse_processes: int | ProcessPoolExecutor = _option(
         0,
+        checks.PARSE_PROCESSES,
         "Number of processes that decode and run parse_func, or a ProcessPoolExecutor; 0 uses none. "
         "Context variables do not travel there.",
     )
-    random_user_agent: bool = _option(False, "Send a random entry of user_agents with each request.")
-    user_agents: Sequence[str] = _option((), "The user agents that random_user_agent chooses from.")
-    random_proxy: bool = _option(False, "Choose among proxies at random instead of in turn.")
-    proxies: Sequence[str] = _option((), "Proxy URLs to rotate through.")
+    random_user_agent: bool = _option(False, BOOLEAN, "Send a random entry of user_agents with each request.")
+    user_agents: Sequence[str] = _option(
+        (), checks.STRINGS, "The user agents that random_user_agent chooses from."
+    )
+    random_proxy: bool = _option(False, BOOLEAN, "Choose among proxies at random instead of in turn.")
+    proxies: Sequence[str] = _option((), checks.PROXIES, "Proxy URLs to rotate through.")
     on_attempt: Callable[[Request, Attempt], object] | None = _option(
-        None, "Called after each attempt with the Request and the Attempt."
+        None, checks.HOOK, "Called after each attempt with the Request and the Attempt."
     )
-    on_result: Callable[[Result[Any]], object] | None = _option(None, "Called with each Result as it comes.")
+    on_result: Callable[[Result[Any]], object] | None = _option(
+        None, checks.HOOK, "Called with each Result as it comes."
+    )
     progress: bool | Callable[[int, int | None], object] = _option(
-        False, "True shows a bar (needs tqdm); a function is called with (completed, total)."
+        False, checks.PROGRESS, "True shows a bar (needs tqdm); a function is called with (completed, total)."
     )
-    executor: Executor | None = _option(
+    executor: Executor | None = _session_option(
         None,
+        checks.EXECUTOR,
         "Executor to run a blocking backend in; its threads also limit the attempts in flight. "
         "It is never shut down.",
-        per_call=False,
     )
-    verbose: bool = _option(False, "Log at level INFO.", per_call=False)
-    debug: bool = _option(False, "Log every attempt, at level DEBUG.", per_call=False)
+    verbose: bool = _session_option(False, BOOLEAN, "Log at level INFO.")
+    debug: bool = _session_option(False, BOOLEAN, "Log every attempt, at level DEBUG.")
 
     def __post_init__(self) -> None:
-        for name, (accepts, expected) in _CHECKS.items():
+        for name, check in _CHECKS:
             value = getattr(self, name)
-            if not accepts(value):
-                shown = f"a {type(value).__name__}" if name in _SECRETIVE else repr(value)
-                raise ConfigurationError(f"{name} must be {expected}, not {shown}.", name)
+            if not check.accepts(value):
+                raise check.error(name, value)
         if self.http3 and self.http2 is False:
             raise ConfigurationError(
                 "http3=True falls back to HTTP/2 if QUIC is not answered: http2 cannot be False.", "http3"
@@ -282,186 +312,13 @@ def _laid_over(base: object, given: Any) -> Any:
     return {**base, **given} if isinstance(given, Mapping) else given
 
 
-def is_timeout(value: object) -> bool:
-    """Whether a value is a timeout: None, seconds above 0, or a (connect, total) pair of those."""
-    if isinstance(value, tuple):
-        return len(value) == 2 and all(part is None or is_seconds(part) for part in value)
-    return value is None or is_seconds(value)
-
-
-def _is_rate_limit(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all((host == "*" or _is_host(host)) and is_rate(rate) for host, rate in value.items())
-    return value is None or is_rate(value)
-
-
-def _is_host(value: object) -> bool:
-    if not isinstance(value, str) or set("/?#@") & set(value):
-        return False
-    try:
-        check_url(f"http://{value}")
-    except ValidationError:
-        return False
-    return True
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
 def is_hook(value: object) -> bool:
     """Whether a value can be called from any thread: a coroutine function would never be awaited."""
     return callable(value) and not inspect.iscoroutinefunction(value)
 
 
-def _is_hook_or_none(value: object) -> bool:
-    return value is None or is_hook(value)
-
-
-def _are_strings(value: object) -> bool:
-    return isinstance(value, list | tuple | frozenset | set) and all(isinstance(item, str) for item in value)
-
-
-def _is_backend(value: object) -> bool:
-    if isinstance(value, str):
-        return bool(value)
-    return not isinstance(value, type) and hasattr(value, "send") and hasattr(value, "open")
-
-
-def _is_verify(value: object) -> bool:
-    if isinstance(value, str | os.PathLike):
-        return os.fspath(value) != "" and Path(value).exists()  # Path("") is the current folder
-    return isinstance(value, bool)
-
-
-def _is_process_pool(value: object) -> bool:
-    if not isinstance(value, Executor):
-        return False
-    from concurrent.futures import ProcessPoolExecutor  # slow to import, and rarely asked for
-
-    return isinstance(value, ProcessPoolExecutor)
-
-
-def is_per_url(name: str, value: object) -> bool:
-    """Whether the value of an option has one entry per URL, rather than being the same for all."""
-    return isinstance(value, list) or (name in _NEVER_A_TUPLE and isinstance(value, tuple))
-
-
-_NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
-"""Options in which a tuple can only mean one entry per URL."""
-
-
-def _per_url(name: str, accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Check a value for all URLs, or the entries of a tuple; planning checks those of a list one by one."""
-
-    def accepts_any(value: Any) -> bool:
-        if isinstance(value, tuple) and is_per_url(name, value):
-            return all(map(accepts, value))
-        return isinstance(value, list) or accepts(value)
-
-    return accepts_any
-
-
-def _is_mapping(value: object) -> bool:
-    return value is None or isinstance(value, Mapping)
-
-
-_BOOLEAN = (_is_bool, "True or False")
-_HOOK = (_is_hook_or_none, "a function, but not a coroutine function, or None")
-_CONDITION = (is_condition, "an exception type, a tuple of them, a predicate or None")
-_STRINGS = (_are_strings, "a list of strings")
-
-_SECRETIVE = frozenset({"auth", "headers", "cookies", "params", "data", "proxy", "proxies"})
-"""Options whose values must not be quoted in a message."""
-
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "backend": (_is_backend, "the name of a backend or an instance of a Backend"),
-    "concurrency": (lambda value: is_count(value, 1), "a whole number of at least 1"),
-    "concurrency_per_host": (
-        lambda value: value is None or is_count(value, 1),
-        "a whole number of at least 1, or None",
-    ),
-    "rate_limit": (
-        _is_rate_limit,
-        "a number of attempts per second above 0, a dict of host (or host:port, or '*') to such, or None",
-    ),
-    "rate_limit_burst": (lambda value: is_count(value, 1), "a whole number of at least 1"),
-    "max_retries": (lambda value: is_count(value, 0), "a whole number of at least 0"),
-    "retry": (lambda value: value is None or isinstance(value, RetryPolicy), "a RetryPolicy or None"),
-    "retry_on": _CONDITION,
-    "dont_retry_on": _CONDITION,
-    "retry_budget": _BOOLEAN,
-    "adaptive": _BOOLEAN,
-    "timeout": (
-        lambda value: all(map(is_timeout, value)) if isinstance(value, list) else is_timeout(value),
-        "seconds above 0, a (connect, total) pair, None, or a list with one of these per URL",
-    ),
-    "deadline": (lambda value: value is None or is_seconds(value), "seconds above 0, or None"),
-    "http2": (lambda value: value is None or _is_bool(value), "True, False or None"),
-    "http3": _BOOLEAN,
-    "method": (
-        _per_url("method", lambda value: isinstance(value, str)),
-        "an HTTP method, or a list with one per URL",
-    ),
-    "params": (
-        _per_url("params", lambda value: _is_mapping(value) or isinstance(value, tuple | str)),
-        "a mapping, a tuple of pairs, text or None, or a list with one of these per URL",
-    ),
-    "data": (
-        _per_url(
-            "data",
-            lambda value: (
-                _is_mapping(value) or isinstance(value, tuple | str | bytes | bytearray | memoryview)
-            ),
-        ),
-        "bytes, text, a mapping, a tuple of pairs or None, or a list with one of these per URL",
-    ),
-    "headers": (_per_url("headers", _is_mapping), "a mapping or None, or a list with one of these per URL"),
-    "cookies": (_per_url("cookies", _is_mapping), "a mapping or None, or a list with one of these per URL"),
-    "proxy": (
-        _per_url("proxy", lambda value: value is None or value is False or isinstance(value, str)),
-        "the URL of a proxy, False or None, or a list with one of these per URL",
-    ),
-    "auth": (
-        lambda value: (
-            value in (None, "netrc")
-            or (isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value))
-        ),
-        "a (user, password) tuple, 'netrc' or None (a token goes into headers, as Authorization)",
-    ),
-    "verify_ssl": (_is_verify, "True, False or the path of a CA bundle that exists"),
-    "trust_env": _BOOLEAN,
-    "follow_redirects": _BOOLEAN,
-    "max_redirects": (lambda value: is_count(value, 0), "a whole number of at least 0"),
-    "allow_private_hosts": _BOOLEAN,
-    "secret_headers": _STRINGS,
-    "raise_for_status": (lambda value: value is None or _is_bool(value), "True, False or None"),
-    "max_response_size": (
-        lambda value: value is None or is_count(value, 0),
-        "a whole number of bytes, or None",
-    ),
-    "stream_callback": _HOOK,
-    "chunk_size": (lambda value: is_count(value, 1), "a whole number of bytes of at least 1"),
-    "parse_processes": (
-        lambda value: is_count(value, 0) or _is_process_pool(value),
-        "a whole number of processes or a ProcessPoolExecutor",
-    ),
-    "random_user_agent": _BOOLEAN,
-    "user_agents": _STRINGS,
-    "random_proxy": _BOOLEAN,
-    "proxies": _STRINGS,
-    "on_attempt": _HOOK,
-    "on_result": _HOOK,
-    "progress": (lambda value: _is_bool(value) or is_hook(value), "True, False or a function"),
-    "executor": (
-        lambda value: value is None or (isinstance(value, Executor) and not _is_process_pool(value)),
-        "a concurrent.futures executor of threads, or None",
-    ),
-    "verbose": _BOOLEAN,
-    "debug": _BOOLEAN,
-}
-
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+_CHECKS: list[tuple[str, Check]] = [(name, field.metadata["check"]) for name, field in _FIELDS.items()]
 OPTION_NAMES = frozenset(_FIELDS)
 CALL_OPTION_NAMES = frozenset(name for name, field in _FIELDS.items() if field.metadata["per_call"])
 VERB_ARGUMENTS = {

@@ -14,6 +14,7 @@ from typing import Any, Literal, Required, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
 from parallel_requests._version import __version__
+from parallel_requests.checks import is_timeout
 from parallel_requests.encoding import add_params, encode_body, to_utf8
 from parallel_requests.environment import Environment, Netrc
 from parallel_requests.exceptions import ConfigurationError, ValidationError
@@ -34,13 +35,13 @@ from parallel_requests.options import (
     Params,
     Settings,
     Timeout,
-    is_per_url,
-    is_timeout,
 )
 from parallel_requests.urls import check_proxy, check_url, split_user_info
 
 USER_AGENT = f"parallel-requests/{__version__}"
 _CONNECT_TIMEOUT = 10.0
+_NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
+"""Options in which a tuple can only mean one entry per URL."""
 
 
 class RequestItem(TypedDict, total=False):
@@ -111,7 +112,7 @@ class Planner:
         if settings.verify_ssl is True and environment.ca_bundle:
             self._verify = environment.ca_bundle
         self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
-        self._columns = {name: value for name, value in self._common.items() if is_per_url(name, value)}
+        self._columns = {name: value for name, value in self._common.items() if _is_per_url(name, value)}
         self._keys: Iterator[Any] = itertools.repeat(None)
         self._names: _Names | None = None
         self._template = self._build_template()
@@ -352,6 +353,11 @@ class Planner:
         else:
             return Rotation(proxies, at_random=settings.random_proxy)
         raise wrong
+
+
+def _is_per_url(name: str, value: object) -> bool:
+    """Whether the value of an option has one entry per URL, rather than being the same for all."""
+    return isinstance(value, list) or (name in _NEVER_A_TUPLE and isinstance(value, tuple))
 
 
 def _remedy(name: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, TypeVar
 from parallel_requests.exceptions import (
     BackendError,
     BodyTooLarge,
-    ConfigurationError,
     ConnectError,
     DeadlineExceededError,
     DNSError,
@@ -28,7 +27,7 @@ from parallel_requests.exceptions import (
     TLSError,
 )
 from parallel_requests.models import Response
-from parallel_requests.quantities import is_count, is_seconds
+from parallel_requests.values import AT_LEAST_0, BOOLEAN, Check, is_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 Condition: TypeAlias = (
@@ -51,12 +50,38 @@ def meets(condition: Condition, outcome: Response | Exception) -> bool:
     return isinstance(outcome, condition)
 
 
-def is_condition(value: object) -> bool:
-    """Whether a value is a Condition, or None."""
+def _is_condition_or_none(value: object) -> bool:
+    """Whether a value is a Condition, or None; what a coroutine function returns would always be true."""
     if isinstance(value, tuple | type):
         kinds = value if isinstance(value, tuple) else (value,)
         return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
-    return value is None or callable(value)
+    return value is None or (callable(value) and not inspect.iscoroutinefunction(value))
+
+
+def _are_all(kind: type, values: object) -> bool:
+    if not isinstance(values, Collection) or isinstance(values, str | bytes):
+        return False
+    return all(isinstance(value, kind) for value in values)
+
+
+_SECONDS_OR_0 = Check(lambda value: is_seconds(value, or_zero=True), "seconds of at least 0")
+CONDITION = Check(_is_condition_or_none, "an exception type, a tuple of them, a predicate or None")
+POLICY = Check(lambda value: value is None or isinstance(value, RetryPolicy), "a RetryPolicy or None")
+_CHECKS = {
+    "max_retries": AT_LEAST_0,
+    "backoff_factor": _SECONDS_OR_0,
+    "backoff_max": _SECONDS_OR_0,
+    "backoff_jitter": Check(
+        lambda value: is_seconds(value, or_zero=True) and value <= 1, "a number between 0 and 1"
+    ),
+    "status_forcelist": Check(lambda value: _are_all(int, value), "a collection of int"),
+    "allowed_methods": Check(lambda value: _are_all(str, value), "a collection of str"),
+    "respect_retry_after_header": BOOLEAN,
+    "retry_after_max": _SECONDS_OR_0,
+    "retry_on": CONDITION,
+    "dont_retry_on": CONDITION,
+}
+"""What the fields of a RetryPolicy must be."""
 
 
 def _is_of_the_wire(error: Exception) -> bool:
@@ -102,37 +127,11 @@ class RetryPolicy:
     dont_retry_on: Condition | None = None
 
     def __post_init__(self) -> None:
-        if not is_count(self.max_retries, 0):
-            raise ConfigurationError(
-                f"max_retries must be a whole number of at least 0, not {self.max_retries!r}.", "max_retries"
-            )
-        for name in ("backoff_factor", "backoff_max", "retry_after_max"):
-            value = getattr(self, name)
-            if not is_seconds(value, or_none_at_all=True):
-                raise ConfigurationError(f"{name} must be seconds of at least 0, not {value!r}.", name)
-        if not is_seconds(self.backoff_jitter, or_none_at_all=True) or self.backoff_jitter > 1:
-            raise ConfigurationError(
-                f"backoff_jitter must be between 0 and 1, not {self.backoff_jitter!r}.", "backoff_jitter"
-            )
-        for name, item_type in (("status_forcelist", int), ("allowed_methods", str)):
-            values: object = getattr(self, name)
-            if (
-                isinstance(values, str | bytes)
-                or not isinstance(values, Collection)
-                or not all(isinstance(value, item_type) for value in values)
-            ):
-                raise ConfigurationError(f"{name} must be a collection of {item_type.__name__}.", name)
-            object.__setattr__(self, name, frozenset(values))
-        object.__setattr__(
-            self, "allowed_methods", frozenset(method.upper() for method in self.allowed_methods)
-        )
-        for name in ("retry_on", "dont_retry_on"):
-            if not is_condition(getattr(self, name)):
-                raise ConfigurationError(
-                    f"{name} must be an exception type, a tuple of them, a predicate or None, "
-                    f"not {getattr(self, name)!r}.",
-                    name,
-                )
+        for name, check in _CHECKS.items():
+            check.enforce(name, getattr(self, name))
+        methods = frozenset(method.upper() for method in self.allowed_methods)
+        object.__setattr__(self, "status_forcelist", frozenset(self.status_forcelist))
+        object.__setattr__(self, "allowed_methods", methods)
 
     def delay(self, retry: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
         """Return the seconds to wait before the n-th retry, counted from 1.
@@ -164,8 +163,8 @@ class RetryBudget:
 
     Every first attempt earns a fifth of a retry, every successful response a whole one, and every
     retry spends one. As long as a host succeeds now and then, retries go on; if it only fails, they
-    are at most a fifth of the calls, plus the reserve. The idea is that
-    of gRPC's retry throttling (gRFC A6) and Finagle's RetryBudget.
+    are at most a fifth of the calls, plus the reserve. The idea is that of gRPC's retry throttling
+    (gRFC A6) and Finagle's RetryBudget.
     """
 
     DEPOSIT_PER_CALL = 0.2

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from parallel_requests.quantities import is_count, is_rate
+from parallel_requests.values import is_count, is_rate
 
 if TYPE_CHECKING:
     from types import TracebackType

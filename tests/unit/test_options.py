@@ -67,7 +67,7 @@ WRONG: dict[str, list[Any]] = {
     "cookies": ["a=1", 5],
     "proxy": [5, True, b"http://p.test", {"http": "http://p.test"}],
     "auth": ["Netrc", ("user",), ["user", SECRET], ("user", 5), ("user", SECRET, "more"), 5],
-    "verify_ssl": [None, 1, "", "/no/such/file.pem"],
+    "verify_ssl": [None, 1, "", "/no/such/file.pem", "-----BEGIN CERTIFICATE-----" + "A" * 5_000],
     "trust_env": [None, 1],
     "follow_redirects": [None, 1],
     "max_redirects": [-1, 1.5, None, True],
