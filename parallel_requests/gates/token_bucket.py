@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import heapq
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from parallel_requests.values import is_count, is_rate
+from parallel_requests.values import AT_LEAST_1, Check, is_rate
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_RATE = Check(is_rate, "a number of tokens per second above 0")
 _ROUNDING = 1e-9
 _AT_REST = 1.0
 """Seconds after which a full bucket counts as new, as its users' connections may have gone cold."""
@@ -25,7 +28,8 @@ class TokenBucket:
     """Lets ``rate`` calls per second through, and up to ``burst`` at once after a pause.
 
     In any ``t`` seconds it hands out at most ``rate * t + burst`` tokens: the token bucket of RFC 2215,
-    3.6. It serves any number of threads, in the order they ask, and wakes each of them once::
+    3.6. It serves any number of threads and coroutines, in the order they ask, and wakes each of them once.
+    The place of one that stops waiting (cancelled, or out of time) goes to the next that asks::
 
         bucket = TokenBucket(rate=10, burst=5)
 
@@ -59,12 +63,10 @@ class TokenBucket:
             sleep: How `acquire` waits.
 
         Raises:
-            ValueError: ``rate`` or ``burst`` is out of range.
+            ConfigurationError: ``rate`` or ``burst`` is out of range.
         """
-        if not is_rate(rate):
-            raise ValueError(f"rate must be a number of tokens per second above 0, not {rate!r}")
-        if not is_count(burst, 1):
-            raise ValueError(f"burst must be a whole number of at least 1, not {burst!r}")
+        _RATE.enforce("rate", rate)
+        AT_LEAST_1.enforce("burst", burst)
         self.rate = float(rate)
         self.burst = burst
         self._settle = settle
@@ -72,8 +74,9 @@ class TokenBucket:
         self._sleep = sleep
         self._lock = threading.Lock()  # guards all below
         self._tokens = float(burst)
-        self._full_for = _AT_REST
-        self._filled_at = clock()
+        self._full_for = _AT_REST  # seconds for which it was full before the latest refill
+        self._filled_at = clock()  # the latest refill; in the future while the next one is delayed
+        self._given_up: list[float] = []  # a heap: when the tokens come for which nobody waits any more
 
     def try_acquire(self) -> float:
         """Take a token if one is available.
@@ -100,8 +103,24 @@ class TokenBucket:
         """
         with self._lock:
             delay = self._delay()
+            while delay > 0.0 and self._given_up:
+                left = heapq.heappop(self._given_up) - self._clock()
+                if left >= 0.0:
+                    return left
             self._take()
             return delay
+
+    @contextlib.contextmanager
+    def _reserved(self) -> Iterator[float]:
+        """Take the next token, and give the seconds to wait for it; if the wait is broken off, give it up."""
+        delay = self.reserve()
+        due = self._clock() + delay
+        try:
+            yield delay
+        except BaseException:
+            with self._lock:
+                heapq.heappush(self._given_up, due)
+            raise
 
     def is_at_rest(self) -> bool:
         """Whether it is in the state of a new bucket."""
@@ -111,17 +130,17 @@ class TokenBucket:
 
     def acquire(self) -> None:
         """Wait for a token and take it; first come, first served."""
-        delay = self.reserve()
-        if delay > 0.0:
-            self._sleep(delay)
+        with self._reserved() as delay:
+            if delay > 0.0:
+                self._sleep(delay)
 
     async def acquire_async(self) -> None:
         """Wait for a token without blocking the event loop, and take it."""
         import asyncio
 
-        delay = self.reserve()
-        if delay > 0.0:
-            await asyncio.sleep(delay)
+        with self._reserved() as delay:
+            if delay > 0.0:
+                await asyncio.sleep(delay)
 
     def _delay(self) -> float:
         """Refill, and return the seconds until there is a token."""
