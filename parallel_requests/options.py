@@ -225,7 +225,9 @@ class Settings:
     )
     random_user_agent: bool = _option(False, BOOLEAN, "Send a random entry of user_agents with each request.")
     user_agents: Sequence[str] = _option(
-        (), checks.STRINGS, "The user agents that random_user_agent chooses from."
+        (),
+        checks.STRINGS,
+        "The user agents that random_user_agent chooses from; if empty, those of browsers.",
     )
     random_proxy: bool = _option(False, BOOLEAN, "Choose among proxies at random instead of in turn.")
     proxies: Sequence[str] = _option((), checks.PROXIES, "Proxy URLs to rotate through.")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Literal, Required, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
-from parallel_requests._version import __version__
 from parallel_requests.checks import is_timeout
 from parallel_requests.encoding import add_params, encode_body, to_utf8
 from parallel_requests.environment import Environment, Netrc
@@ -37,8 +36,8 @@ from parallel_requests.options import (
     Timeout,
 )
 from parallel_requests.urls import check_proxy, check_url, split_user_info
+from parallel_requests.user_agents import BROWSER_USER_AGENTS, USER_AGENT
 
-USER_AGENT = f"parallel-requests/{__version__}"
 _CONNECT_TIMEOUT = 10.0
 _NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
 """Options in which a tuple can only mean one entry per URL."""
@@ -97,10 +96,10 @@ class Planner:
         self._lacking_for_socks = lacking_for_socks
         self._netrc = Netrc() if settings.auth == "netrc" else None
         self.proxies: Rotation | None = None
-        if settings.random_user_agent and not settings.user_agents:
-            raise ConfigurationError("random_user_agent needs user_agents to choose from.", "user_agents")
         self._user_agents = (
-            Rotation(settings.user_agents, at_random=True) if settings.random_user_agent else None
+            Rotation(settings.user_agents or BROWSER_USER_AGENTS, at_random=True)
+            if settings.random_user_agent
+            else None
         )
         self._base_headers = {
             "User-Agent": USER_AGENT,

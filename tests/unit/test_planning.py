@@ -15,7 +15,8 @@ from parallel_requests.environment import Environment
 from parallel_requests.exceptions import ConfigurationError, ValidationError
 from parallel_requests.models import Request
 from parallel_requests.options import Settings
-from parallel_requests.planning import USER_AGENT, Planner
+from parallel_requests.planning import Planner
+from parallel_requests.user_agents import BROWSER_USER_AGENTS, USER_AGENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -538,8 +539,11 @@ def test_random_user_agents_are_drawn_from_the_given_ones() -> None:
     assert found == set(agents)
     own = plan([URL] * 8, random_user_agent=True, user_agents=agents, headers={"User-Agent": "mine"})
     assert {header(request, "user-agent") for request in own} == {"mine"}
-    with pytest.raises(ConfigurationError, match="user_agents"):
-        plan([URL], random_user_agent=True)
+
+
+def test_random_user_agents_are_those_of_browsers_if_none_are_given() -> None:
+    found = {header(request, "user-agent") for request in plan([URL] * 256, random_user_agent=True)}
+    assert found == set(BROWSER_USER_AGENTS)
 
 
 # -- the way there
