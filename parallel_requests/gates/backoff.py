@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import random
@@ -224,10 +225,15 @@ def backoff(  # noqa: C901 - the same loop twice, once with await
         uniform: Source of the jitter.
 
     Raises:
+        ConfigurationError: ``retry_on`` is neither exception types nor a predicate, or ``policy`` no policy.
+        TypeError: It was written without parentheses, so that the function was taken for a predicate.
         Exception: The function's own last exception, with a note of how many attempts were made.
     """
+    POLICY.enforce("policy", policy)
     waits = policy or RetryPolicy()
-    condition = retry_on or waits.retry_on or Exception
+    if retry_on is not None:
+        waits = dataclasses.replace(waits, retry_on=retry_on)
+    condition = Exception if waits.retry_on is None else waits.retry_on
 
     def next_wait(error: Exception, attempts: int) -> float:
         refused = waits.dont_retry_on is not None and meets(waits.dont_retry_on, error)
@@ -238,6 +244,10 @@ def backoff(  # noqa: C901 - the same loop twice, once with await
         return waits.delay(attempts, uniform)
 
     def decorate(function: F) -> F:
+        if not callable(function):
+            raise TypeError(
+                f"backoff decorates functions, not {function!r}; its decorator needs parentheses: @backoff()."
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

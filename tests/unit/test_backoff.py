@@ -284,10 +284,18 @@ def test_the_policys_condition_is_used() -> None:
         assert len(calls) == times
 
 
-def test_other_exceptions_are_left_alone() -> None:
+@pytest.mark.parametrize(
+    "retried",
+    [
+        {"retry_on": (ConnectionError, TimeoutError)},
+        {"retry_on": ()},
+        {"policy": RetryPolicy(retry_on=())},
+    ],
+)
+def test_other_exceptions_are_left_alone(retried: dict[str, Any]) -> None:
     clock, flaky = ManualClock(), Flaky(9, KeyError("bug"))
     with pytest.raises(KeyError):
-        backoff((ConnectionError, TimeoutError), sleep=clock.sleep)(flaky)()
+        backoff(sleep=clock.sleep, **retried)(flaky)()
     assert (flaky.calls, clock.slept) == (1, [])
     assert not hasattr(flaky.error, "__notes__"), "one attempt is nothing to tell of"
 
@@ -305,6 +313,37 @@ def test_predicates_see_the_exception_and_dont_retry_on_takes_precedence() -> No
     with pytest.raises(OSError, match="again"):
         backoff(OSError, policy=RetryPolicy(dont_retry_on=OSError), sleep=clock.sleep)(flaky)()
     assert flaky.calls == 3
+    with pytest.raises(OSError, match="again"):
+        backoff(OSError, policy=RetryPolicy(dont_retry_on=TimeoutError), sleep=clock.sleep)(flaky)()
+    assert flaky.calls == 7
+
+
+@pytest.mark.parametrize("wrong", [503, ConnectionError("an instance"), [ConnectionError]], ids=repr)
+def test_a_wrong_condition_is_refused_when_a_function_is_decorated(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="retry_on"):
+        backoff(wrong)
+
+
+def test_a_wrong_policy_is_refused_when_a_function_is_decorated() -> None:
+    with pytest.raises(ConfigurationError, match="policy"):
+        backoff(policy=3)  # type: ignore[arg-type]
+
+
+def test_a_decorator_without_parentheses_is_an_error_once_the_function_is_called() -> None:
+    @backoff  # type: ignore[arg-type]
+    def double(number: int) -> int:
+        return 2 * number
+
+    with pytest.raises(TypeError, match=r"@backoff\(\)"):
+        double(3)  # type: ignore[type-var]
+
+
+def test_no_exception_types_are_no_retries() -> None:
+    for decorator in (backoff(()), backoff(policy=RetryPolicy(retry_on=()))):
+        flaky = Flaky(9, OSError(11, "again"))
+        with pytest.raises(OSError, match="again"):
+            decorator(flaky)()
+        assert flaky.calls == 1
 
 
 def test_jitter_comes_from_the_given_source() -> None:
