@@ -40,7 +40,7 @@ from parallel_requests.planning import Item, Planner
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from parallel_requests.downloading import Checksums, Downloads, Existing, Target
     from parallel_requests.parsing.in_place import Parse
@@ -235,13 +235,6 @@ class Runtime:
         except KeyboardInterrupt as ctrl_c:
             ctrl_c.results = batch.keep_finished()  # type: ignore[attr-defined]
             raise
-
-    def stream(self, batch: Batch) -> Generator[Result[Any]]:
-        """Run a batch and yield its Results as they come, or in input order."""
-        try:
-            yield from batch.stream()
-        finally:
-            self.conclude(batch)
 
     def files_of(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
         """Run a batch of downloads and return what was asked for."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from parallel_requests.backends.base import Backend
+    from parallel_requests.batch import Batch
     from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.models import Result
@@ -215,7 +216,7 @@ class ParallelSession:
             options=options,
         )
         batch = self._runtime.plan(urls, keys, call, holds_back=True)
-        return self._runtime.stream(batch)
+        return self._stream(batch)
 
     @_download_verb
     def download(
@@ -338,6 +339,13 @@ class ParallelSession:
             f"A {type(self).__name__} cannot be copied or pickled, as its connections and threads cannot: "
             "open another one with the same options."
         )
+
+    def _stream(self, batch: Batch) -> Generator[Result[Any]]:
+        """Run a batch and yield its Results; as a method of the session, it keeps the session open."""
+        try:
+            yield from batch.stream()
+        finally:
+            self._runtime.conclude(batch)
 
     def __repr__(self) -> str:
         return (

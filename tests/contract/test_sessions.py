@@ -129,6 +129,12 @@ def test_a_session_left_open_gives_a_warning_and_is_closed(
     assert raised == [ResourceWarning]
 
 
+def test_a_loop_keeps_its_session_open(backend: str, server: Server) -> None:
+    results = ParallelSession(backend=backend).iter_results(server.url(f"/id/{n}") for n in range(3))
+    with pytest.warns(ResourceWarning, match="was not closed"):  # at the end of the loop
+        assert sorted(result.unwrap()["id"] for result in results) == [0, 1, 2]
+
+
 def test_a_session_is_not_copied(backend: str, server: Server) -> None:
     """A copy that is collected would close what the session still uses."""
     client = ParallelRequests(backend=backend)
