@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
-from parallel_requests.collecting import Call, collect, merge_retried
+from parallel_requests.calls import Call
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
     NOT_FOR_DOWNLOADS,
@@ -97,13 +97,13 @@ class _Running:
     It is not a contextlib generator: a loop that shuts down closes all async generators, in any order.
     """
 
-    def __init__(self, runtime: Runtime, batch: Batch, urls: AsyncIterable[Item] | None) -> None:
+    def __init__(self, runtime: Runtime, batch: Batch, urls: object = None) -> None:
         """Set up.
 
         Args:
             runtime: Where the batch is carried out.
             batch: The batch.
-            urls: The input, if it is asynchronous.
+            urls: Its input, which is fed to the batch if it is asynchronous.
         """
         self._runtime = runtime
         self._batch = batch
@@ -112,7 +112,7 @@ class _Running:
 
     async def __aenter__(self) -> _Listener:
         listener = _Listener(self._batch)
-        if self._urls is not None:
+        if isinstance(self._urls, AsyncIterable):
             self._feeder = asyncio.ensure_future(_feed(self._batch, self._urls, listener))
         try:
             self._batch.start()
@@ -181,19 +181,19 @@ class ParallelRequests:
         """Do what `ParallelSession.request` does; cancelling it stops the work."""
         call = Call(
             is_single=isinstance(urls, str),
-            is_keyed=keys is not None,
+            keys=keys,
             none_on_failure=return_none_on_failure,
             return_type=return_type,
             parse_func=parse_func,
             options=options,
         )
-        batch = self._plan(urls, keys, call)
-        async with self._running(batch, urls) as listener:
+        batch = self._plan(urls, call)
+        async with _Running(self._runtime, batch, urls) as listener:
             while not batch.run.is_done():
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention)
             results = batch.finish()
-        return collect(results, call)
+        return batch.to_value(results)
 
     get: AsyncRequestVerb = http_verb("GET")
     post: AsyncRequestVerb = http_verb("POST")
@@ -217,13 +217,14 @@ class ParallelRequests:
         """Do what `ParallelSession.iter_results` does; the input may also be an async generator."""
         call = Call(
             verb="iter_results",
+            keys=keys,
             return_type=return_type,
             parse_func=parse_func,
             is_ordered=ordered,
             options=options,
         )
-        batch = self._plan(urls, keys, call, holds_back=True)
-        async with self._running(batch, urls) as listener:
+        batch = self._plan(urls, call)
+        async with _Running(self._runtime, batch, urls) as listener:
             while not batch.is_over:
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention_or_has_results)
@@ -249,14 +250,14 @@ class ParallelRequests:
         call = Call(
             verb="download",
             is_single=isinstance(urls, str),
-            is_keyed=keys is not None,
+            keys=keys,
             none_on_failure=return_none_on_failure,
             options=options,
         )
-        batch, downloads = self._runtime.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
+        batch = self._runtime.plan_download(urls, call, to, sha256=sha256, existing=existing)
         executor = ThreadPoolExecutor(1, "parallel-requests-download")
         work = asyncio.get_running_loop().run_in_executor(
-            executor, contextvars.copy_context().run, self._runtime.files_of, batch, downloads, call
+            executor, contextvars.copy_context().run, self._runtime.run, batch
         )
         try:
             return await asyncio.shield(work)
@@ -271,11 +272,11 @@ class ParallelRequests:
 
     async def retry_failed(self, error: PartialFailureError) -> Any:
         """Do what `ParallelSession.retry_failed` does."""
-        batch, call = self._runtime.plan_retry(error)
-        async with self._running(batch, ()) as listener:
+        batch = self._runtime.plan_retry(error)
+        async with _Running(self._runtime, batch) as listener:
             await listener.wait(batch.run.is_done)
-            retried = batch.finish()
-        return collect(merge_retried(error.results, retried), call)
+            results = batch.finish()
+        return batch.to_value(results)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Do what `ParallelSession.set_cookies` does."""
@@ -320,23 +321,11 @@ class ParallelRequests:
             "open another one with the same options."
         )
 
-    def _plan(
-        self,
-        urls: str | Iterable[Item] | AsyncIterable[Item],
-        keys: Iterable[Any] | None,
-        call: Call,
-        *,
-        holds_back: bool = False,
-    ) -> Batch:
+    def _plan(self, urls: str | Iterable[Item] | AsyncIterable[Item], call: Call) -> Batch:
         """Set up a batch; an asynchronous input is fed to it while it runs."""
         if isinstance(urls, AsyncIterable):
-            return self._runtime.plan(iter(()), keys, call, is_fed=True, holds_back=holds_back)
-        items = [urls] if isinstance(urls, str) else urls
-        return self._runtime.plan(items, keys, call, holds_back=holds_back)
-
-    def _running(self, batch: Batch, urls: str | Iterable[Item] | AsyncIterable[Item]) -> _Running:
-        """Return a context manager that runs a batch."""
-        return _Running(self._runtime, batch, urls if isinstance(urls, AsyncIterable) else None)
+            return self._runtime.plan(iter(()), call, is_fed=True)
+        return self._runtime.plan(urls, call)
 
 
 @_one_call_verb

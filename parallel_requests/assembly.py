@@ -1,9 +1,8 @@
-"""Settings → the parts of a session and the policy of a batch; checks of arguments that are not options."""
+"""Settings → the parts of a session, and the policy of a batch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
@@ -11,9 +10,8 @@ from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.gates.pacing import Pacer
 from parallel_requests.logs import warn
-from parallel_requests.models import Request, ReturnType
+from parallel_requests.models import ReturnType
 from parallel_requests.observing import chunk_receiver, in_context
-from parallel_requests.options import is_hook
 from parallel_requests.policy import Policy
 from parallel_requests.redirects import RedirectRules
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
     from parallel_requests.backends.base import BlockingBackend
     from parallel_requests.backends.curl import CurlBackend
-    from parallel_requests.collecting import Call
     from parallel_requests.cookies import CookieStore
     from parallel_requests.engines.base import Engine
     from parallel_requests.gates.backoff import RetryPolicy
@@ -125,62 +122,3 @@ def _with_conditions_in_context(retry: RetryPolicy) -> RetryPolicy:
         if condition is not None and not isinstance(condition, tuple | type)
     }
     return dataclasses.replace(retry, **predicates) if predicates else retry
-
-
-def check_call(urls: object, keys: Iterable[Any] | None, call: Call) -> None:
-    """Check the arguments that are not options.
-
-    Raises:
-        ConfigurationError: ``urls``, ``keys``, ``parse_func`` or a flag is not what it must be.
-    """
-    if isinstance(urls, Mapping) and "url" not in urls:
-        raise ConfigurationError(
-            "urls must be a URL or a list, not a dict; keys= gives each URL a name.", "urls"
-        )
-    if isinstance(urls, Mapping | Request):
-        raise ConfigurationError("urls must be a URL or a list: put the one item into a list.", "urls")
-    if not isinstance(urls, Iterable) or isinstance(urls, str | bytes):
-        raise ConfigurationError(f"urls must be an iterable of URLs, not {urls!r}.", "urls")
-    if call.parse_func is not None and not is_hook(call.parse_func):
-        raise ConfigurationError(
-            f"parse_func must be a function, but not a coroutine function, not {call.parse_func!r}.",
-            "parse_func",
-        )
-    flags: dict[str, object] = {"return_none_on_failure": call.none_on_failure, "ordered": call.is_ordered}
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise ConfigurationError(f"{name} must be True or False, not {flag!r}.", name)
-    if call.is_keyed and isinstance(keys, Collection):
-        _check_names(keys)
-
-
-def _check_names(keys: Collection[Any]) -> None:
-    """Refuse keys under which results would overwrite one another in a dict."""
-    try:
-        names = set(keys)
-    except TypeError:
-        raise ConfigurationError(
-            "keys must be hashable, as they become the keys of a dict.", "keys"
-        ) from None
-    if len(names) != len(keys):
-        raise ConfigurationError("keys must differ from one another, or results would be lost.", "keys")
-
-
-def checked_return_type(call: Call, settings: Settings) -> ReturnType:
-    """Return the return type of a call.
-
-    Raises:
-        ConfigurationError: It does not exist, or conflicts with ``stream_callback``.
-    """
-    try:
-        kind = ReturnType(call.return_type)
-    except ValueError:
-        names = ", ".join(kind.value for kind in ReturnType)
-        raise ConfigurationError(
-            f"return_type must be one of {names}, not {call.return_type!r}.", "return_type"
-        ) from None
-    if kind is ReturnType.STREAM and settings.stream_callback is None:
-        raise ConfigurationError("return_type 'stream' needs a stream_callback.", "stream_callback")
-    if kind is not ReturnType.STREAM and call.options.get("stream_callback") is not None:
-        raise ConfigurationError("stream_callback needs return_type='stream'.", "return_type")
-    return kind

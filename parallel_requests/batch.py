@@ -39,9 +39,10 @@ class Batch:
         engine: Engine,
         run: Run,
         inputs: Iterator[Request] | None,
-        plan_item: Callable[[Any, int], Request],
-        on_end: Callable[[], object],
         *,
+        plan_item: Callable[[Any, int], Request],
+        to_value: Callable[[list[Result[Any]]], Any],
+        on_end: Callable[[], object],
         is_ordered: bool = False,
         connections_before: int | None = None,
     ) -> None:
@@ -50,14 +51,16 @@ class Batch:
         Args:
             engine: What carries it out.
             run: The run.
-            inputs: The planned Requests to feed; None if the engine pulls them itself, or if `feed` is
-                called from outside.
-            plan_item: Plans an item, given with its index, for a caller that feeds from outside.
+            inputs: The planned Requests to feed; None if the engine pulls them itself, or if the consumer
+                feeds the run itself.
+            plan_item: Plans an item, given with its index, for a consumer that feeds the run itself.
+            to_value: Makes what the caller asked for of all Results, in input order.
             on_end: Called when it has ended, however it ended.
             is_ordered: Whether its Results are handed over in input order.
             connections_before: Connections the backend had opened before, if it counts them.
         """
         self.plan_item = plan_item
+        self.to_value = to_value
         self.on_end = on_end
         self._engine = engine
         self.run = run

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import PartialFailureError
-from parallel_requests.models import Result, ReturnType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """How a batch was requested.
-
-    Attributes:
-        verb: Which method was called: request, iter_results or download.
-        is_single: Whether it was called with one URL, so that its value alone is returned.
-        is_keyed: Whether it was called with ``keys``, so that a dict is returned.
-        none_on_failure: Put None in place of what failed instead of raising.
-        is_ordered: Yield in input order.
-        return_type: What each response becomes.
-        parse_func: Called with each decoded response.
-        options: The options of the call.
-    """
-
-    verb: Literal["request", "iter_results", "download"] = "request"
-    is_single: bool = False
-    is_keyed: bool = False
-    none_on_failure: bool = False
-    is_ordered: bool = False
-    return_type: ReturnType | str = ReturnType.JSON
-    parse_func: Callable[[Any], Any] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    from parallel_requests.calls import Call
+    from parallel_requests.models import Result
 
 
 def collect(results: Sequence[Result[Any]], call: Call) -> Any:

@@ -41,7 +41,7 @@ from parallel_requests.redaction import ShownUrl, redact, text_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from parallel_requests.collecting import Call
+    from parallel_requests.calls import Call
     from parallel_requests.models import Response, Result
 
 

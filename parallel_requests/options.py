@@ -314,11 +314,6 @@ def _laid_over(base: object, given: Any) -> Any:
     return {**base, **given} if isinstance(given, Mapping) else given
 
 
-def is_hook(value: object) -> bool:
-    """Whether a value can be called from any thread: a coroutine function would never be awaited."""
-    return callable(value) and not inspect.iscoroutinefunction(value)
-
-
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 _CHECKS: list[tuple[str, Check]] = [(name, field.metadata["check"]) for name, field in _FIELDS.items()]
 OPTION_NAMES = frozenset(_FIELDS)

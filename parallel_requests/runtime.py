@@ -7,20 +7,14 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from parallel_requests import shutdown
-from parallel_requests.assembly import (
-    check_call,
-    checked_return_type,
-    new_backend,
-    new_engine,
-    new_pacer,
-    new_policy,
-)
+from parallel_requests.assembly import new_backend, new_engine, new_pacer, new_policy
 from parallel_requests.backends.body import ACCEPT_ENCODING
 from parallel_requests.batch import Batch
-from parallel_requests.collecting import Call, collect
+from parallel_requests.collecting import collect, merge_retried
 from parallel_requests.cookies import CookieStore
 from parallel_requests.engines.run import Run
 from parallel_requests.environment import Environment
@@ -42,11 +36,10 @@ from parallel_requests.stats import RunStats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parallel_requests.downloading import Checksums, Downloads, Existing, Target
+    from parallel_requests.calls import Call
+    from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.parsing.in_place import Parse
     from parallel_requests.policy import Policy
-
-T = TypeVar("T")
 
 logger = logging.getLogger("parallel_requests")
 
@@ -100,47 +93,36 @@ class Runtime:
         self._own_cookies = {}
         self._cookies.clear()
 
-    def plan(
-        self,
-        urls: Iterable[Item],
-        keys: Iterable[Any] | None,
-        call: Call,
-        *,
-        is_fed: bool = False,
-        holds_back: bool = False,
-    ) -> Batch:
+    def plan(self, urls: str | Iterable[Item], call: Call, *, is_fed: bool = False) -> Batch:
         """Check everything that can be checked before anything is sent, and set up the batch.
 
         Args:
-            urls: The items.
-            keys: One name per item.
+            urls: The items, or the only one.
             call: How the batch was requested.
             is_fed: Whether the caller feeds the items itself; ``urls`` is empty then.
-            holds_back: Whether a slow consumer slows the run down.
 
         Raises:
             ConfigurationError: Something is wrong; nothing was sent.
         """
         self._check_open()
-        check_call(urls, keys, call)
+        items = call.checked_items(urls)
         settings = self.settings.override(call.options, call.verb)
         planner = self._planner(settings)
-        requests = planner.plan(urls, keys, keys_differ=call.is_keyed)
+        requests = planner.plan(items, call.keys, keys_differ=call.is_keyed)
         # Other sized iterables may belong to the consumer's thread.
-        is_list = isinstance(urls, list | tuple)
+        is_list = isinstance(items, list | tuple)
         return self._request_batch(
             settings,
             call,
             planner,
             source=requests if is_list else None,
             inputs=None if is_list or is_fed else requests,
-            total=_length(urls),
-            look_ahead=0 if holds_back or not is_list else _LOOK_AHEAD,
-            holds_back=holds_back,
+            total=len(items) if isinstance(items, Sized) else None,
+            to_value=partial(collect, call=call),
         )
 
-    def plan_retry(self, error: Exception) -> tuple[Batch, Call]:
-        """Set up a batch of the failed items; return it and how the first one was requested.
+    def plan_retry(self, error: Exception) -> Batch:
+        """Set up a batch of the failed items, whose value is that of the whole batch.
 
         Raises:
             ConfigurationError: The error is not that of a batch, or was unpickled and so no longer knows
@@ -159,26 +141,24 @@ class Runtime:
         failed = [result.request for result in error.results if not result.ok]
         # Already planned, and not planned again: a None in them is deliberate.
         requests = [dataclasses.replace(request, index=index) for index, request in enumerate(failed)]
-        batch = self._request_batch(
+        return self._request_batch(
             settings,
             call,
             self._planner(settings),
             source=iter(requests),
             total=len(requests),
-            look_ahead=_LOOK_AHEAD,
+            to_value=lambda results: collect(merge_retried(error.results, results), call),
         )
-        return batch, call
 
     def plan_download(
         self,
         urls: str | Iterable[Item],
-        keys: Iterable[Any] | None,
         call: Call,
         to: Target,
         *,
         sha256: Checksums,
         existing: Existing,
-    ) -> tuple[Batch, Downloads]:
+    ) -> Batch:
         """Check everything that can be checked, and set up a batch of downloads.
 
         Raises:
@@ -187,8 +167,7 @@ class Runtime:
         from parallel_requests.downloading import Downloads
 
         self._check_open()
-        items = [urls] if isinstance(urls, str) else urls
-        check_call(items, keys, call)
+        items = call.checked_items(urls)
         settings = self.settings.override(call.options, call.verb, refused=NOT_FOR_DOWNLOADS)
         downloads = Downloads(
             items,
@@ -199,7 +178,7 @@ class Runtime:
             progress=None if settings.progress is False else Progress(settings.progress, unit="B"),
         )
         planner = self._planner(settings, accept_encoding="identity")
-        requests = downloads.checked(planner.plan(items, keys, keys_differ=call.is_keyed))
+        requests = downloads.checked(planner.plan(items, call.keys, keys_differ=call.is_keyed))
         policy = downloads.policy(self._policy(settings, ReturnType.JSON, planner))
         finish: Parse = downloads.finish
         if downloads.needs_time:
@@ -213,17 +192,24 @@ class Runtime:
         # Fed by the consumer, as looking for existing files and verifying them takes time.
         inputs = downloads.wanted(requests)
 
+        def to_value(results: list[Result[Any]]) -> Any:
+            left_out = inputs if downloads.is_counted else ()
+            return collect(downloads.merge(results, left_out, policy.stop), call)
+
         def on_end() -> None:
             downloads.close()
             batch.stats.add(downloads.skipped)
 
-        batch = self._new_batch(run, planner, inputs=inputs, on_end=on_end)
-        return batch, downloads
+        batch = self._new_batch(run, planner, inputs=inputs, to_value=to_value, on_end=on_end)
+        return batch
 
-    def run(self, batch: Batch, to_value: Callable[[list[Result[Any]]], T]) -> T:
-        """Run a batch and return what ``to_value`` makes of its Results, which are in input order.
+    def run(self, batch: Batch) -> Any:
+        """Run a batch and return what was asked for.
 
         Raises:
+            ParallelRequestsError: The single URL failed.
+            PartialFailureError: Items of a list failed.
+            Exception: The input raised; what was in flight was finished, and is in its ``.results``.
             KeyboardInterrupt: With what finished in ``.results``, even if it comes after the end.
         """
         try:
@@ -231,19 +217,10 @@ class Runtime:
                 results = batch.results()
             finally:
                 self.conclude(batch)
-            return to_value(results)
+            return batch.to_value(results)
         except KeyboardInterrupt as ctrl_c:
             ctrl_c.results = batch.keep_finished()  # type: ignore[attr-defined]
             raise
-
-    def files_of(self, batch: Batch, downloads: Downloads, call: Call) -> Any:
-        """Run a batch of downloads and return what was asked for."""
-
-        def to_value(results: list[Result[Any]]) -> Any:
-            left_out = batch.inputs if batch.inputs is not None and downloads.is_counted else ()
-            return collect(downloads.merge(results, left_out, batch.run.policy.stop), call)
-
-        return self.run(batch, to_value)
 
     def conclude(self, batch: Batch) -> None:
         """Keep the statistics of a batch that has ended, and close its progress bar."""
@@ -301,21 +278,30 @@ class Runtime:
         source: Iterator[Request] | None,
         inputs: Iterator[Request] | None = None,
         total: int | None,
-        look_ahead: int = 0,
-        holds_back: bool = False,
+        to_value: Callable[[list[Result[Any]]], Any],
     ) -> Batch:
-        kind = checked_return_type(call, settings)
+        kind = call.checked_return_type(settings)
         policy = self._policy(settings, kind, planner)
         observer = Observer(settings, total)
+        window = 2 * self.settings.concurrency
+        if source is not None and not call.yields_results:
+            window = max(window, _LOOK_AHEAD)
         run = Run(
             policy,
             self._parsers.parser(settings, policy, kind, call.parse_func),
             source=source,
-            window=max(2 * self.settings.concurrency, look_ahead),
-            holds_back=holds_back,
+            window=window,
+            holds_back=call.yields_results,
             observe=observer or None,
         )
-        return self._new_batch(run, planner, inputs=inputs, on_end=observer.close, is_ordered=call.is_ordered)
+        return self._new_batch(
+            run,
+            planner,
+            inputs=inputs,
+            to_value=to_value,
+            on_end=observer.close,
+            is_ordered=call.is_ordered,
+        )
 
     def _new_batch(
         self,
@@ -323,6 +309,7 @@ class Runtime:
         planner: Planner,
         *,
         inputs: Iterator[Request] | None,
+        to_value: Callable[[list[Result[Any]]], Any],
         on_end: Callable[[], object],
         is_ordered: bool = False,
     ) -> Batch:
@@ -330,8 +317,9 @@ class Runtime:
             self._engine,
             run,
             inputs,
-            planner.plan_item,
-            on_end,
+            plan_item=planner.plan_item,
+            to_value=to_value,
+            on_end=on_end,
             is_ordered=is_ordered,
             connections_before=self.backend.connections_opened,
         )
@@ -339,7 +327,3 @@ class Runtime:
     def _check_open(self) -> None:
         if self.is_closed:
             raise RunStoppedError
-
-
-def _length(urls: object) -> int | None:
-    return len(urls) if isinstance(urls, Sized) else None

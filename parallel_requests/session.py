@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
-from parallel_requests.collecting import Call, collect, merge_retried
+from parallel_requests.calls import Call
 from parallel_requests.models import ReturnType
 from parallel_requests.options import (
     CALL_OPTION_NAMES,
@@ -170,14 +170,13 @@ class ParallelSession:
         """
         call = Call(
             is_single=isinstance(urls, str),
-            is_keyed=keys is not None,
+            keys=keys,
             none_on_failure=return_none_on_failure,
             return_type=return_type,
             parse_func=parse_func,
             options=options,
         )
-        batch = self._runtime.plan([urls] if isinstance(urls, str) else urls, keys, call)
-        return self._runtime.run(batch, lambda results: collect(results, call))
+        return self._runtime.run(self._runtime.plan(urls, call))
 
     @_iter_verb
     def iter_results(
@@ -210,13 +209,13 @@ class ParallelSession:
         """
         call = Call(
             verb="iter_results",
+            keys=keys,
             return_type=return_type,
             parse_func=parse_func,
             is_ordered=ordered,
             options=options,
         )
-        batch = self._runtime.plan(urls, keys, call, holds_back=True)
-        return self._stream(batch)
+        return self._stream(self._runtime.plan(urls, call))
 
     @_download_verb
     def download(
@@ -263,12 +262,13 @@ class ParallelSession:
         call = Call(
             verb="download",
             is_single=isinstance(urls, str),
-            is_keyed=keys is not None,
+            keys=keys,
             none_on_failure=return_none_on_failure,
             options=options,
         )
-        batch, downloads = self._runtime.plan_download(urls, keys, call, to, sha256=sha256, existing=existing)
-        return self._runtime.files_of(batch, downloads, call)
+        return self._runtime.run(
+            self._runtime.plan_download(urls, call, to, sha256=sha256, existing=existing)
+        )
 
     def retry_failed(self, error: PartialFailureError) -> Any:
         """Run the failed items of a batch again, and return what the whole batch would have returned.
@@ -283,8 +283,7 @@ class ParallelSession:
             PartialFailureError: Some failed again; ``.results`` has the whole batch.
             KeyboardInterrupt: With what finished in this second run in ``.results``.
         """
-        batch, call = self._runtime.plan_retry(error)
-        return self._runtime.run(batch, lambda results: collect(merge_retried(error.results, results), call))
+        return self._runtime.run(self._runtime.plan_retry(error))
 
     get: RequestVerb = http_verb("GET")
     post: RequestVerb = http_verb("POST")
