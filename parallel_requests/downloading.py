@@ -28,11 +28,12 @@ from parallel_requests.logs import warn
 from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile, sha256_of
 from parallel_requests.redaction import redact
+from parallel_requests.turns import Turns
 from parallel_requests.urls import check_url, split_user_info
 
 if TYPE_CHECKING:
     from parallel_requests.exchange import Reply
-    from parallel_requests.observing import Observer, Progress
+    from parallel_requests.observing import Progress
     from parallel_requests.policy import Policy
 
 Existing: TypeAlias = Literal["skip", "replace", "keep"]
@@ -49,6 +50,7 @@ class Downloads:
     Attributes:
         is_counted: Whether the number of URLs is known beforehand.
         skipped: The Results of items that were not sent because their files exist.
+        progress: Shows the bytes received, if set.
     """
 
     def __init__(
@@ -56,10 +58,9 @@ class Downloads:
         urls: Iterable[object],
         to: Target,
         *,
-        sha256: Checksums = None,
-        existing: Existing = "skip",
-        observer: Observer | None = None,
-        progress: Progress | None = None,
+        sha256: Checksums,
+        existing: Existing,
+        observe: Callable[[Result[Any]], object],
     ) -> None:
         """Set up, and create the folder.
 
@@ -68,8 +69,7 @@ class Downloads:
             to: The folder, or one path per URL.
             sha256: The checksum of all, a list with one per URL, or a dict by URL; True only computes it.
             existing: What to do if a file exists: skip, replace, or keep both.
-            observer: Called with each Result.
-            progress: Shows the bytes received.
+            observe: Called with each Result, one at a time.
 
         Raises:
             ConfigurationError: One of these is wrong, a list with one entry per URL has another length than
@@ -92,8 +92,9 @@ class Downloads:
         if isinstance(urls, Sized):
             self._check_lengths(len(urls))
         self.skipped: list[Result[Any]] = []
-        self._observer = observer
-        self._progress = progress
+        # Those of files that are skipped come from the consumer's thread.
+        self._observe = Turns(observe).bring
+        self.progress: Progress | None = None
         self._parts: dict[int, PartFile] = {}
         self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()  # guards _taken
@@ -160,8 +161,8 @@ class Downloads:
 
     def close(self) -> None:
         """End the progress bar."""
-        if self._progress is not None:
-            self._progress.close()
+        if self.progress is not None:
+            self.progress.close()
 
     # Called by an exchange and while a body is read; see `policy.Resumption`.
 
@@ -181,8 +182,8 @@ class Downloads:
                 part.wanted = self._folder / name
                 part.place = self._folder / self._take(name, beside_files=self._existing != "replace")
                 part.name_is_sent = True
-        if self._progress is not None:
-            self._progress.advance(start - part.counted, (part.size or 0) - part.expected)
+        if self.progress is not None:
+            self.progress.advance(start - part.counted, (part.size or 0) - part.expected)
             part.counted, part.expected = start, part.size or 0
         return start
 
@@ -190,9 +191,9 @@ class Downloads:
         """Append a chunk of a body to its file."""
         part = self._parts[request.index]
         part.write(chunk)
-        if self._progress is not None:
+        if self.progress is not None:
             part.counted += len(chunk)
-            self._progress.advance(len(chunk), 0)
+            self.progress.advance(len(chunk), 0)
 
     def starts_over(self, request: Request, reply: Reply) -> bool:
         """Whether another attempt, for the whole file, has to follow at once."""
@@ -215,8 +216,7 @@ class Downloads:
         part = self._parts.pop(result.index, None)
         if part is not None:
             part.give_up()
-        if self._observer is not None:
-            self._observer(result)
+        self._observe(result)
 
     def _check_lengths(self, count: int) -> None:
         for name, column in (("to", self._paths), ("sha256", self._checksums)):
@@ -292,8 +292,7 @@ class Downloads:
         except OSError as error:
             result.error = DownloadError(f"The file {there} cannot be read: {error}", str(there))
         self.skipped.append(result)
-        if self._observer is not None:
-            self._observer(result)
+        self._observe(result)
 
 
 def _is_file(path: Path) -> bool:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from parallel_requests.exceptions import ConfigurationError, ParallelRequestsError
 from parallel_requests.redaction import redact, text_of
-from parallel_requests.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parallel_requests.models import Request, Result
-    from parallel_requests.options import Settings, StreamCallback
+    from parallel_requests.options import StreamCallback
 
 T = TypeVar("T")
 
@@ -31,24 +30,22 @@ class _Bar(Protocol):
 
 
 class Observer:
-    """Calls the caller's hook and progress with each Result, one at a time.
+    """Calls the caller's hook and progress with each Result; called with one Result at a time.
 
-    They run in a copy of the context in which this was made; what they raise is logged.
+    The hook runs in a copy of the context in which this was made; what it raises is logged.
     """
 
-    def __init__(self, settings: Settings, total: int | None) -> None:
-        """Set up, and draw the bar if there is one.
+    def __init__(
+        self, on_result: Callable[[Result[Any]], object] | None, progress: Progress | None = None
+    ) -> None:
+        """Set up.
 
         Args:
-            settings: The options of the batch, with ``on_result`` and ``progress``.
-            total: How many Results there will be, if that is known.
-
-        Raises:
-            ConfigurationError: A bar needs tqdm, which is not installed.
+            on_result: The hook.
+            progress: Counts the Results.
         """
-        self._on_result = None if settings.on_result is None else in_context(settings.on_result)
-        self._progress = None if settings.progress is False else Progress(settings.progress, total)
-        self._turns = Turns(self._tell)
+        self._on_result = None if on_result is None else in_context(on_result)
+        self._progress = progress
 
     def __bool__(self) -> bool:
         """Whether there is a hook or progress to call."""
@@ -56,14 +53,6 @@ class Observer:
 
     def __call__(self, result: Result[Any]) -> None:
         """Report a Result."""
-        self._turns.bring(result)
-
-    def close(self) -> None:
-        """Close the bar."""
-        if self._progress is not None:
-            self._progress.close()
-
-    def _tell(self, result: Result[Any]) -> None:
         if self._on_result is not None:
             try:
                 self._on_result(result)
@@ -73,6 +62,11 @@ class Observer:
                 logger.exception("on_result raised; the run goes on")
         if self._progress is not None:
             self._progress.advance(1)
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self._progress is not None:
+            self._progress.close()
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

@@ -174,8 +174,7 @@ class Runtime:
             to,
             sha256=sha256,
             existing=existing,
-            observer=Observer(dataclasses.replace(settings, progress=False), total=None),
-            progress=None if settings.progress is False else Progress(settings.progress, unit="B"),
+            observe=Observer(settings.on_result),
         )
         planner = self._planner(settings, accept_encoding="identity")
         requests = downloads.checked(planner.plan(items, call.keys, keys_differ=call.is_keyed))
@@ -183,6 +182,8 @@ class Runtime:
         finish: Parse = downloads.finish
         if downloads.needs_time:
             finish = self._parsers.off_the_engine(finish, policy)
+        if settings.progress is not False:  # only now that nothing is refused any more: it may draw a bar
+            downloads.progress = Progress(settings.progress, unit="B")
         run = Run(
             policy,
             finish,
@@ -282,13 +283,16 @@ class Runtime:
     ) -> Batch:
         kind = call.checked_return_type(settings)
         policy = self._policy(settings, kind, planner)
-        observer = Observer(settings, total)
+        parser = self._parsers.parser(settings, policy, kind, call.parse_func)
+        # Only now that nothing is refused any more: it may draw a bar.
+        progress = None if settings.progress is False else Progress(settings.progress, total)
+        observer = Observer(settings.on_result, progress)
         window = 2 * self.settings.concurrency
         if source is not None and not call.yields_results:
             window = max(window, _LOOK_AHEAD)
         run = Run(
             policy,
-            self._parsers.parser(settings, policy, kind, call.parse_func),
+            parser,
             source=source,
             window=window,
             holds_back=call.yields_results,

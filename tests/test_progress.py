@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests import ParallelRequests, ParallelSession, PartialFailureError
+from parallel_requests import ConfigurationError, ParallelRequests, ParallelSession, PartialFailureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.server.control import Server
 
@@ -37,6 +39,40 @@ def test_the_bar_ends_with_the_batch(
     shown = capsys.readouterr().err
     assert "40/40" in shown
     assert shown.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"to": None},
+        {"existing": "never"},
+        {"sha256": {"http://other.test/": "0" * 64}},
+        {"keys": ["one", "too many"]},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_there_is_no_bar_if_downloads_are_refused(
+    session: ParallelSession,
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    wrong: dict[str, Any],
+) -> None:
+    download: Callable[..., Any] = session.download
+    with pytest.raises(ConfigurationError):
+        download(**{"urls": [server.url("/static")], "to": tmp_path, "progress": True} | wrong)
+    assert not capsys.readouterr().err
+
+
+def test_there_is_no_bar_if_a_function_is_refused(
+    session: ParallelSession, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_other_process_has_it = threading.Lock().acquire
+    with pytest.raises(ConfigurationError, match="parse_func"):
+        session.get(
+            [server.url("/static")], parse_func=no_other_process_has_it, parse_processes=1, progress=True
+        )
+    assert not capsys.readouterr().err
 
 
 def test_the_bar_ends_if_the_loop_is_left(
