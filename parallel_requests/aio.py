@@ -75,20 +75,21 @@ class _Listener:
 
 async def _feed(batch: Batch, urls: AsyncIterable[Item], listener: _Listener) -> None:
     """Feed an asynchronous input to a batch, as far as there is room."""
+    run = batch.run
     try:
         index = 0
         async for item in urls:
-            batch.feed(batch.plan_item(item, index))
+            run.feed(batch.plan_item(item, index))
             index += 1
-            await listener.wait(lambda: batch.run.room() > 0 or batch.run.is_exhausted())
-            if batch.run.is_exhausted():  # stopped: an endless input would now keep the loop busy
+            await listener.wait(lambda: run.room() > 0 or run.is_exhausted())
+            if run.is_exhausted():  # stopped: an endless input would now keep the loop busy
                 return
     except BaseException as error:
-        batch.end_input(error)  # raised again by the consumer, once the rest is done
+        run.end_input(error)  # raised again by the consumer, once the rest is done
         if not isinstance(error, Exception):
             raise  # a cancellation, of this task or from within the input
     else:
-        batch.end_input()
+        run.end_input()
 
 
 class _Running:
@@ -228,11 +229,9 @@ class ParallelRequests:
             while not batch.is_over:
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention_or_has_results)
-                batch.collect_news()
                 for result in batch.hand_over():
                     yield result
                 listener.call()
-            batch.raise_input_error()
 
     @_download_verb
     async def download(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from itertools import islice
 from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -27,11 +26,19 @@ _LONGEST_FEED = 0.005
 
 
 class Batch:
-    """Feeds a run's input and collects its Results.
+    """Feeds a run's input, and collects and counts its Results.
 
     If the input is a list, the engine pulls from it directly. Any other iterable may block, or belong
     to the consumer's thread (a database cursor, say): it is advanced here, in that thread, and never
     further than the run has room for.
+
+    A consumer that may block calls `results` or `stream`. Another one takes the same steps by itself:
+    `start`, then again and again `feed_what_fits`, a wait until there is something to do, and `hand_over`,
+    or `finish` at the end.
+
+    Attributes:
+        stats: The statistics of the Results so far.
+        is_over: Whether all Results have been collected.
     """
 
     def __init__(
@@ -64,7 +71,7 @@ class Batch:
         self.on_end = on_end
         self._engine = engine
         self.run = run
-        self.inputs = inputs
+        self._inputs = inputs
         self.connections_before = connections_before
         self._outbox = _Outbox(is_ordered=is_ordered)
         self.is_over = False
@@ -74,7 +81,6 @@ class Batch:
     def start(self) -> None:
         """Hand the run to the engine."""
         self._began = perf_counter()
-        self.run.on_room = self._engine.wake
         try:
             self._engine.submit(self.run)
         except Exception:
@@ -109,7 +115,6 @@ class Batch:
         while not self.is_over:
             self.feed_what_fits()
             self.run.notifier.wait(self.needs_attention_or_has_results)
-            self.collect_news()
             yield from self.hand_over()
 
     def finish(self) -> list[Result[Any]]:
@@ -118,11 +123,11 @@ class Batch:
         Raises:
             Exception: The input raised; the Results are in its ``.results`` instead.
         """
-        self.collect_news()
+        self._collect_results()
         results = self._outbox.rest()
         if self.run.input_error is not None:
             _attach(self.run.input_error, results)
-        self.raise_input_error()
+            raise self.run.input_error
         return results
 
     def _left_out(self) -> list[Result[Any]]:
@@ -134,20 +139,10 @@ class Batch:
         stop = self.run.policy.stop
         if stop is None:
             return []
-        unstarted = [*self.run.unstarted(), *self._next_of_input()]
+        unstarted = list(self.run.unstarted())
+        if (following := self._next_input()) is not None:
+            unstarted.append(following)
         return [Result(request, error=request.problem or stop_error(stop, request)) for request in unstarted]
-
-    def _next_of_input(self) -> list[Request]:
-        if self.inputs is None:
-            return []
-        try:
-            following = list(islice(self.inputs, 1))
-        except Exception as error:  # noqa: BLE001 - raised again by the consumer
-            self.run.end_input(error)
-            return []
-        if not following:
-            self.run.end_input()
-        return following
 
     def _report_cut_input(self) -> None:
         """Have the stop of a run raised at its end, if its input was cut off and no Result says so.
@@ -166,9 +161,8 @@ class Batch:
         except BaseException:
             self._abandon()
             raise
-        self.raise_input_error()
 
-    def collect_news(self) -> None:
+    def _collect_results(self) -> None:
         """Move new Results to the outbox; at the end, also those of the items that were never started."""
         self.is_over = self.run.is_done()
         results = self.run.results()
@@ -183,7 +177,12 @@ class Batch:
             self._report_cut_input()
 
     def hand_over(self) -> Iterator[Result[Any]]:
-        """Yield the Results whose turn it is, and let the engine use the room that they leave."""
+        """Yield the new Results whose turn it is, and let the engine use the room that they leave.
+
+        Raises:
+            Exception: The input raised, and this was the last of the Results.
+        """
+        self._collect_results()
         arrived = self._outbox.arrived
         while arrived:
             result = arrived[0]
@@ -193,6 +192,8 @@ class Batch:
             finally:  # no Ctrl-C can come between `try` and `yield`, so what is removed was handed over
                 arrived.popleft()
         self._engine.wake()
+        if self.is_over and self.run.input_error is not None:
+            raise self.run.input_error
 
     def stop(self) -> None:
         """Stop the run, without waiting for its end; not in a forked child, as the run is the parent's."""
@@ -220,37 +221,34 @@ class Batch:
         self.stats.results = tuple(finished)
         return finished
 
-    def feed(self, request: Request) -> None:
-        """Feed one planned Request."""
-        if self.run.feed(request):
-            self._engine.wake()
-
-    def end_input(self, error: BaseException | None = None) -> None:
-        """Note that nothing more will be fed, and the error if the input raised."""
-        self.run.end_input(error)
-        self._engine.wake()
-
     def feed_what_fits(self) -> None:
         """Advance the input as far as there is room, but only briefly while Results are waiting."""
-        if self.inputs is None:
+        if self._inputs is None:
             return
         until = perf_counter() + _LONGEST_FEED
         while self.run.room() > 0 and not (self.run.has_results() and perf_counter() > until):
-            try:
-                request = next(self.inputs, None)
-            except Exception as error:  # noqa: BLE001 - raised again once what is in flight is done
-                self.inputs = None
-                self.end_input(error)
+            if (request := self._next_input()) is None:
                 return
-            if request is None:
-                self.inputs = None
-                self.end_input()
-                return
-            self.feed(request)
+            self.run.feed(request)
+
+    def _next_input(self) -> Request | None:
+        """Return the next Request of the input; None if there is none, which is noted."""
+        if self._inputs is None:
+            return None
+        try:
+            request = next(self._inputs, None)
+        except Exception as error:  # noqa: BLE001 - raised again once what is in flight is done
+            self._inputs = None
+            self.run.end_input(error)
+            return None
+        if request is None:
+            self._inputs = None
+            self.run.end_input()
+        return request
 
     def needs_attention(self) -> bool:
         """Whether the run has ended, or it is time to feed again."""
-        return self.run.is_done() or (self.inputs is not None and self.run.has_half_its_room())
+        return self.run.is_done() or (self._inputs is not None and self.run.has_half_its_room())
 
     def needs_attention_or_has_results(self) -> bool:
         """Whether there is anything to do for a consumer of single Results."""
@@ -260,11 +258,6 @@ class Batch:
         """Add finished Results to the statistics."""
         self.stats.add(results)
         self.stats.seconds = perf_counter() - self._began
-
-    def raise_input_error(self) -> None:
-        """Raise what the input raised, if it did."""
-        if self.run.input_error is not None:
-            raise self.run.input_error
 
 
 def _attach(error: BaseException, results: list[Result[Any]]) -> None:

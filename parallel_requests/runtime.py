@@ -187,6 +187,7 @@ class Runtime:
         run = Run(
             policy,
             finish,
+            wake=self._engine.wake,
             window=2 * self.settings.concurrency,
             observe=downloads.release,
         )
@@ -293,6 +294,7 @@ class Runtime:
         run = Run(
             policy,
             parser,
+            wake=self._engine.wake,
             source=source,
             window=window,
             holds_back=call.yields_results,

@@ -43,6 +43,7 @@ class Run:
         policy: Policy,
         parse: Parse,
         *,
+        wake: Callable[[], object],
         source: Iterator[Request] | None = None,
         window: int,
         holds_back: bool = False,
@@ -53,18 +54,17 @@ class Run:
         Args:
             policy: The rules by which it is carried out.
             parse: Decodes responses.
+            wake: Wakes the engine, which sleeps while there is nothing to pull, or no room for it. Called
+                on any thread.
             source: The planned Requests; None if the consumer feeds them.
             window: How many Requests may be open at once.
             holds_back: Keep a Request open until its Result is released, not just until it is done, so
                 that a slow consumer slows the engine down.
             observe: Called with each Result before it is delivered, one at a time; must not raise.
-
-        Attributes:
-            on_room: Called, on any thread, when a full run has room again: the engine may have gone to
-                sleep while parsing lagged behind.
         """
         self.policy = policy
         self._parse = parse
+        self._wake = wake
         self._source = source
         self._window = window
         self._holds_back = holds_back
@@ -80,26 +80,27 @@ class Run:
         self._exhausted = False
         self._is_full = False
         self.notifier = Notifier()
-        self.on_room: Callable[[], None] | None = None
         self.input_error: BaseException | None = None
 
     # The consumer's side.
 
-    def feed(self, request: Request) -> bool:
-        """Add a Request; return True if the engine had run out of them and has to be woken."""
+    def feed(self, request: Request) -> None:
+        """Add a Request, and wake the engine if it had run out of them."""
         with self._lock:
             self._fed.append(request)
             was_starved, self._is_starved = self._is_starved, False
-            return was_starved
+        if was_starved:
+            self._wake()
 
     def end_input(self, error: BaseException | None = None) -> None:
-        """Note that nothing more will be fed, and the error if the input raised; then wake the engine.
+        """Note that nothing more will be fed, and the error if the input raised.
 
         Only the engine marks the run as exhausted, as it may be about to count a Request it has pulled.
         """
         with self._lock:
             self.input_error = error
             self._input_ended = True
+        self._wake()
 
     def has_input_ended(self) -> bool:
         """Whether nothing more will be fed."""
@@ -208,8 +209,8 @@ class Run:
             has_room_again = self._is_full and self._open() <= self._window // 2
             if has_room_again:
                 self._is_full = False
-        if has_room_again and self.on_room is not None:
-            self.on_room()
+        if has_room_again:  # the engine may have gone to sleep while parsing lagged behind
+            self._wake()
 
     def _open(self) -> int:
         return self._pulled - (self._released if self._holds_back else self._finished)

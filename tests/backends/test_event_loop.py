@@ -88,7 +88,7 @@ def in_the_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[B
 
 def run_of(urls: list[str], deliver: Callable[[Result[Any], Callable[[Result[Any]], None]], None]) -> Run:
     requests = (Request(url, index=index, timeout=30.0) for index, url in enumerate(urls))
-    return Run(Policy(), deliver, source=requests, window=100)
+    return Run(Policy(), deliver, source=requests, wake=lambda: None, window=100)
 
 
 def hand_on(result: Result[Any], deliver: Callable[[Result[Any]], None]) -> None:

@@ -50,6 +50,7 @@ class Simulation:
         self.server = server
         self.sent: list[tuple[float, str, int]] = []
         self.asks = 0
+        self.wakes: list[float] = []
         self.most_in_flight: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._attempts: Counter[int] = Counter()
@@ -63,6 +64,7 @@ class Simulation:
         run = Run(
             Policy(pacer=self.pacer, **options),
             lambda result, deliver: deliver(result),
+            wake=lambda: self.wakes.append(self.clock()),
             source=None if requests is None else iter(requests),
             window=window,
             holds_back=holds_back,
@@ -412,10 +414,13 @@ def test_only_the_first_of_what_is_fed_has_to_wake_a_sleeping_engine() -> None:
     run = play.new_run(None, window=10)
     first, second, third = requests_to(*["a.test"] * 3)
     play.play()
-    assert run.feed(first)
-    assert not run.feed(second)
+    run.feed(first)
+    assert len(play.wakes) == 1
+    run.feed(second)
+    assert len(play.wakes) == 1
     play.play()
-    assert run.feed(third)
+    run.feed(third)
+    assert len(play.wakes) == 2
 
 
 def test_an_input_that_raises_ends_the_run_after_what_is_in_flight() -> None:

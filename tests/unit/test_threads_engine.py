@@ -57,14 +57,18 @@ def new_run(count: int, pacer: Pacer | None = None, **options: Any) -> Run:
     source = [Request(f"http://a.test/{index}", index=index, authority="a.test") for index in range(count)]
     parse = options.pop("parse", lambda result, deliver: deliver(result))
     options.setdefault("retry", RetryPolicy(backoff_factor=0.01))
-    return Run(Policy(pacer=pacer or Pacer(), **options), parse, source=iter(source), window=100)
+    policy = Policy(pacer=pacer or Pacer(), **options)
+    return Run(policy, parse, wake=lambda: None, source=iter(source), window=100)
 
 
 def test_a_timer_rings_while_the_thread_that_set_it_is_sending(start: Callable[..., ThreadsEngine]) -> None:
     quick, retried = threading.Event(), threading.Event()
     requests = [Request(f"http://a.test/{index}", index=index, authority="a.test") for index in range(3)]
     run = Run(
-        Policy(retry=RetryPolicy(backoff_factor=0.05)), lambda result, deliver: deliver(result), window=9
+        Policy(retry=RetryPolicy(backoff_factor=0.05)),
+        lambda result, deliver: deliver(result),
+        wake=lambda: None,
+        window=9,
     )
     run.notifier.listen(quick.set)
     attempts = [0]
