@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     )
     from parallel_requests.stats import RunStats
 
-# What turns the functions below into verbs with a type for every combination of arguments.
+# Decorators that give each coroutine below a type for every combination of arguments.
 _request_verb: Callable[[Callable[..., Any]], AsyncRequestVerb] = documents_options(session=False)
 _iter_verb: Callable[[Callable[..., Any]], AsyncIterVerb] = documents_options(session=False)
 _download_verb: Callable[[Callable[..., Any]], AsyncDownloadVerb] = documents_options(
@@ -138,6 +139,17 @@ class _Running:
             await asyncio.wait([self._feeder])  # raises if we are cancelled, but not what the feeder raised
 
 
+def _http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
+    """Return a verb as a coroutine function: frameworks and mocks look for one."""
+    call = http_verb(method, default)
+
+    @functools.wraps(call)
+    async def verb(self: ParallelRequests, *args: Any, **options: Any) -> Any:
+        return await call(self, *args, **options)
+
+    return verb
+
+
 class ParallelRequests:
     """The asynchronous client: a `ParallelSession` whose methods are coroutines.
 
@@ -196,13 +208,13 @@ class ParallelRequests:
             results = batch.finish()
         return batch.to_value(results)
 
-    get: AsyncRequestVerb = http_verb("GET")
-    post: AsyncRequestVerb = http_verb("POST")
-    put: AsyncRequestVerb = http_verb("PUT")
-    patch: AsyncRequestVerb = http_verb("PATCH")
-    delete: AsyncRequestVerb = http_verb("DELETE")
-    head: AsyncHeadVerb = http_verb("HEAD", ReturnType.RESPONSE)
-    options: AsyncHeadVerb = http_verb("OPTIONS", ReturnType.RESPONSE)
+    get: AsyncRequestVerb = _http_verb("GET")
+    post: AsyncRequestVerb = _http_verb("POST")
+    put: AsyncRequestVerb = _http_verb("PUT")
+    patch: AsyncRequestVerb = _http_verb("PATCH")
+    delete: AsyncRequestVerb = _http_verb("DELETE")
+    head: AsyncHeadVerb = _http_verb("HEAD", ReturnType.RESPONSE)
+    options: AsyncHeadVerb = _http_verb("OPTIONS", ReturnType.RESPONSE)
 
     @_iter_verb
     async def iter_results(

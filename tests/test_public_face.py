@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import pydoc
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock, create_autospec
 
 import pytest
 
@@ -147,6 +148,12 @@ def test_every_verb_shows_the_options_of_a_call_except_its_method(client: type, 
     assert options_of(function) == (SPELLED_OUT | CALL_OPTION_NAMES) - {"method"}
     expected = "response" if verb in {"head", "options"} else "json"
     assert inspect.signature(function).parameters["return_type"].default == expected
+
+
+@pytest.mark.parametrize("verb", ["request", "download", *VERBS])
+def test_a_stand_in_for_the_asynchronous_client_can_be_awaited(verb: str) -> None:
+    assert inspect.iscoroutinefunction(getattr(ParallelRequests, verb))
+    assert isinstance(getattr(create_autospec(ParallelRequests, instance=True), verb), AsyncMock)
 
 
 def test_a_signature_shows_where_a_value_comes_from() -> None:

@@ -225,6 +225,22 @@ async def every_verb(client: FastRequests) -> None:
         assert_type(session, ParallelSession)
 
 
+async def several_calls_at_once(client: ParallelRequests) -> None:
+    assert_type(
+        await asyncio.gather(
+            client.get(URLS, return_type="text"), client.head(URL), client.download(URL, "f")
+        ),
+        tuple[list[str], Response, Download],
+    )
+    first, second = await asyncio.gather(
+        parallel_requests_async(URL, return_type="content"), client.get(URL, parse_func=parsed_json)
+    )
+    assert_type(first, bytes)
+    assert_type(second, set[int])
+    async with asyncio.TaskGroup() as group:
+        assert_type(group.create_task(client.get(URL, return_type="text")), asyncio.Task[str])
+
+
 async def results_one_by_one(client: ParallelRequests, lazy: AsyncIterator[str]) -> None:
     async with aclosing(client.iter_results(lazy)) as results:
         async for result in results:
