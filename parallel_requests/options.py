@@ -330,11 +330,25 @@ PER_URL_NAMES = ("method", "params", "json", "data", "headers", "cookies", "time
 
 
 _CALLED_ELSEWHERE = {
+    "backoff_factor": "retry",
     "body": "data",
+    "content": "data",
+    "event_hooks": "on_attempt",
+    "hooks": "on_attempt",
+    "limit": "concurrency",
+    "limit_per_host": "concurrency_per_host",
+    "limits": "concurrency",
+    "max_connections": "concurrency",
     "max_workers": "concurrency",
+    "size": "concurrency",
     "ssl": "verify_ssl",
+    "status_forcelist": "retry",
+    "stream": "stream_callback",
+    "threads": "concurrency",
+    "user_agent": "headers",
+    "workers": "concurrency",
 }
-"""What other libraries call an option of ours, if the spelling is too different to suggest it."""
+"""What other libraries call an option of ours, if the spelling alone suggests none, or another one."""
 _SESSIONS = "ParallelSession(...) or ParallelRequests(...)"
 
 
@@ -370,8 +384,10 @@ def _hint(name: str, accepted: Collection[str]) -> str:
     if verbs:
         return f"; {_enumerated(verbs)} take{'s' if len(verbs) == 1 else ''} it."
     known = sorted({*accepted, *(OPTION_NAMES - CALL_OPTION_NAMES)})
-    meant = _CALLED_ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, n=1)), None)
-    if meant is None:
+    meant = _CALLED_ELSEWHERE.get(name, "")
+    if meant not in known:
+        meant = next(iter(get_close_matches(name, known, n=1)), "")
+    if not meant:
         return f". Its options are: {', '.join(accepted)}."
     if meant in accepted:
         return f"; did you mean {meant!r}?"

@@ -42,6 +42,13 @@ _CONNECT_TIMEOUT = 10.0
 _NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
 """Options in which a tuple can only mean one entry per URL."""
 
+_WITHOUT_A_LIST = {
+    "params": " (pairs go into a tuple or a dict)",
+    "data": " (pairs go into a tuple or a dict)",
+    "json": " (a body that is itself a list goes into another list)",
+}
+"""How to give what would be a list in other libraries."""
+
 
 class RequestItem(TypedDict, total=False):
     """An item of ``urls`` with options of its own; those that are absent are taken from the call.
@@ -362,8 +369,7 @@ def _is_per_url(name: str, value: object) -> bool:
 def _remedy(name: str) -> str:
     if name == "keys":
         return "give one per URL"
-    pairs = " (pairs go into a tuple or a dict)" if name in ("params", "data") else ""
-    return f"give one for all, or one per URL{pairs}"
+    return f"give one for all, or one per URL{_WITHOUT_A_LIST.get(name, '')}"
 
 
 class _Keys(Iterator[Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
@@ -80,7 +81,7 @@ def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..
         **options: Any,
     ) -> Any:
         if options and not options.keys() <= _HTTP_VERB_OPTIONS:
-            _reject(options, method)
+            _check_verb_options(options, method, self.request)
         return self.request(
             urls,
             method=method,
@@ -96,14 +97,19 @@ def http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..
     return documents_options(session=False, without=["method"])(verb)
 
 
-def _reject(options: Mapping[str, Any], method: str) -> None:
-    """Raise the error for an option that ``get``, ``post`` … does not take, in the name of that method."""
+def _check_verb_options(options: Mapping[str, Any], method: str, request: Callable[..., Any]) -> None:
+    """Check the options of ``get``, ``post`` …, in the name of that method.
+
+    They are those of ``request``, to which a subclass may have added its own.
+    """
     caller = method.lower()
     if "method" in options:
         raise TypeError(
             f"{caller}() sends {method} and takes no 'method'; call request(urls, method=...) instead."
         )
-    check_call_options(options, caller, VERB_ARGUMENTS["request"], refused=["method"])
+    taken = inspect.signature(request).parameters
+    others = {name: value for name, value in options.items() if name not in taken}
+    check_call_options(others, caller, VERB_ARGUMENTS["request"], refused=["method"])
 
 
 class ParallelSession:

@@ -218,6 +218,28 @@ def test_an_error_names_the_method_that_was_called(verb: str) -> None:
         asyncio.run(await_verb(verb, concurrency=5))
 
 
+def test_keywords_that_a_subclass_adds_to_request_are_taken_by_every_verb() -> None:
+    class Tenants(ParallelSession):
+        def request(self, urls: Any, *, tenant: str = "", **options: Any) -> Any:
+            return tenant, options["method"]
+
+    class AsyncTenants(ParallelRequests):
+        async def request(self, urls: Any, *, tenant: str = "", **options: Any) -> Any:
+            return tenant, options["method"]
+
+    async def await_verbs() -> None:
+        async with AsyncTenants(backend="urllib3") as client:
+            for verb in VERBS:
+                assert await getattr(client, verb)([], tenant="a") == ("a", verb.upper())
+
+    with Tenants(backend="urllib3") as session:
+        for verb in VERBS:
+            assert getattr(session, verb)([], tenant="a") == ("a", verb.upper())
+        with pytest.raises(TypeError, match=r"^get\(\) got .*'tennant'"):
+            session.get([], tenant="a", tennant="b")  # type: ignore[call-overload]
+    asyncio.run(await_verbs())
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_an_error_names_the_class_that_was_called(client: Any) -> None:
     with pytest.raises(TypeError, match=rf"^{client.__name__}\(\) got .*'concurency'"):
@@ -386,11 +408,37 @@ def test_a_warning_shows_the_line_that_opened_the_session(opening: str, option: 
     assert warning.filename == __file__
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [("max_workers", "concurrency"), ("body", "data")])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("max_workers", "concurrency"),
+        ("workers", "concurrency"),
+        ("threads", "concurrency"),
+        ("stream", "stream_callback"),
+        ("max_connections", "concurrency"),
+        ("limit", "concurrency"),
+        ("limits", "concurrency"),
+        ("limit_per_host", "concurrency_per_host"),
+        ("size", "concurrency"),
+        ("body", "data"),
+        ("content", "data"),
+        ("user_agent", "headers"),
+        ("hooks", "on_attempt"),
+        ("event_hooks", "on_attempt"),
+        ("backoff_factor", "retry"),
+        ("status_forcelist", "retry"),
+    ],
+)
 def test_a_name_of_other_libraries_leads_to_ours(theirs: str, ours: str) -> None:
     options: Any = {theirs: 1}
     with pytest.raises(TypeError, match=f"'{theirs}'; did you mean '{ours}'"):
         parallel_requests([], **options)
+
+
+def test_a_name_of_other_libraries_is_not_translated_to_what_is_refused() -> None:
+    options: Any = {"stream": True}
+    with ParallelSession() as session, pytest.raises(TypeError, match=r"'stream'\. Its options are: "):
+        session.download([], ".", **options)
 
 
 def test_a_verb_lists_only_what_it_takes() -> None:

@@ -49,12 +49,23 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "backend": {"metavar": "NAME"},
     "concurrency": {"type": int, "metavar": "N"},
     "concurrency_per_host": {"type": int, "metavar": "N"},
-    "rate_limit": {"type": _rate_limit, "metavar": "RATE|HOST=RATE,..."},
+    "rate_limit": {
+        "type": _rate_limit,
+        "metavar": "RATE|HOST=RATE,...",
+        "help": "Maximum attempts per second; or HOST=RATE for some hosts, and *=RATE for all together.",
+    },
     "rate_limit_burst": {"type": int, "metavar": "N"},
     "max_retries": {"type": int, "metavar": "N", "flags": ["--retries", "--max-retries"]},
-    "timeout": {"type": _timeout, "metavar": "SECONDS|CONNECT,TOTAL"},
+    "timeout": {
+        "type": _timeout,
+        "metavar": "SECONDS|CONNECT,TOTAL",
+        "help": "Seconds for one whole attempt, or those to connect and in total; none waits forever.",
+    },
     "deadline": {"type": float, "metavar": "SECONDS"},
-    "http2": {"action": argparse.BooleanOptionalAction},
+    "http2": {
+        "action": argparse.BooleanOptionalAction,
+        "help": "Warn if the backend does not support HTTP/2, or never use it. Default: use it if possible.",
+    },
     "http3": {"action": argparse.BooleanOptionalAction},
     "proxy": {"metavar": "URL", "help": "Proxy URL, in place of the environment's (see --no-trust-env)."},
     "trust_env": {"action": argparse.BooleanOptionalAction},
@@ -71,8 +82,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     known = {field.name: field for field in fields(Settings)}
     group = parser.add_argument_group("options of the library")
     for name, how in _FLAGS.items():
-        text = f"{known[name].metadata['doc']} Default: {known[name].default}.".replace("%", "%%")
-        arguments = {"flags": [f"--{name.replace('_', '-')}"], "help": text, **how}
+        text, default = how.get("help", known[name].metadata["doc"]), known[name].default
+        if default is not None:
+            text += f" Default: {default}."
+        arguments = {"flags": [f"--{name.replace('_', '-')}"], **how, "help": text.replace("%", "%%")}
         group.add_argument(*arguments.pop("flags"), dest=name, default=argparse.SUPPRESS, **arguments)
     group.add_argument(
         "-H",

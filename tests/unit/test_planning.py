@@ -150,6 +150,12 @@ def test_a_list_beside_an_input_of_unknown_length_is_refused(name: str) -> None:
         plan(iter([URL]), **one_option(name, [ONE_FOR_ALL[name]]))
 
 
+def test_a_body_that_is_a_list_goes_into_another_one() -> None:
+    with pytest.raises(ConfigurationError, match="itself a list goes into another list"):
+        plan([URL], json=[1, 2])
+    assert plan_one(json=[[1, 2]]).content == b"[1,2]"
+
+
 def test_keys_go_with_their_urls_and_must_be_as_many() -> None:
     assert [request.key for request in plan([URL, URL], ["a", "b"])] == ["a", "b"]
     with pytest.raises(ConfigurationError, match="keys has 1 entries for 2 URLs"):
