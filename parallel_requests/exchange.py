@@ -25,7 +25,7 @@ from parallel_requests.exceptions import (
     RetryExhaustedError,
     RunStoppedError,
 )
-from parallel_requests.gates.pacing import Wait, parse_delay, parse_quota
+from parallel_requests.gates.pacing import Wait, parse_quota, parse_retry_after
 from parallel_requests.models import Attempt, Request, Response, Result
 from parallel_requests.redaction import redact, text_of
 from parallel_requests.redirects import REDIRECT_STATUSES, is_same_origin, next_hop
@@ -186,10 +186,10 @@ class _ExchangeState:
             reply.elapsed = elapsed
             if self.send.delivered:
                 reply.size = self.send.delivered
-            if reply.headers.steers:
-                self._apply_headers(reply)
             if reply.status_code == 407 and target.proxy:
-                reply = _proxy_refusal(target)
+                reply = _proxy_refusal(target)  # its headers are the proxy's, and say nothing about the host
+            elif reply.headers.steers:
+                self._apply_headers(reply)
         elif (stop := self.policy.reason_to_stop()) is not None:
             reply = stop
         elif not isinstance(reply, Response | ParallelRequestsError):
@@ -210,25 +210,25 @@ class _ExchangeState:
             self.policy.pacer.charge(self.target.authority)
 
     def _apply_headers(self, response: Response) -> None:
-        headers = response.headers
+        """Store the cookies, and hold the host back for as long as it asks."""
+        headers, pacer, retry = response.headers, self.policy.pacer, self.policy.retry
         if headers.may_have(b"set-cookie"):
             self.policy.cookies.absorb(self.target.url, headers)
-        retry, pacer = self.policy.retry, self.policy.pacer
         if not retry.respect_retry_after_header:
             return
-        if response.status_code >= 400 and headers.may_have(b"retry-after"):
-            self.pause = parse_delay(headers.get("retry-after", ""), pacer.wall_clock)
+        is_failure = response.status_code >= 400
+        delay = parse_retry_after(headers, pacer.wall_clock) if is_failure else None
         quota = parse_quota(headers, pacer.wall_clock) if headers.may_have(b"limit") else None
-        if self.pause is not None or quota is not None:
-            seconds = max(self.pause or 0.0, quota or 0.0)
-            held = min(seconds, retry.retry_after_max)
-            pacer.pause(self.target.authority, held)
-            logger.info(
-                "%s asks to wait %g s; calls to it are held back for %g s",
-                self.target.authority,
-                seconds,
-                held,
-            )
+        if is_failure:
+            self.pause = delay if delay is not None else (quota or None)
+        if delay is None and quota is None:
+            return
+        asked = max(delay or 0.0, quota or 0.0)
+        held = min(asked, retry.retry_after_max)
+        pacer.pause(self.target.authority, held)
+        logger.info(
+            "%s asks to wait %g s; calls to it are held back for %g s", self.target.authority, asked, held
+        )
 
     def is_plain_success(self, reply: Reply) -> TypeGuard[Response]:
         """Whether nothing needs judging: no redirect, no failure, no predicate that might want a retry."""

@@ -24,8 +24,9 @@ REMEMBERED_HOSTS: Final = 10_000
 """Hosts whose state is kept at most, unless more of them are busy."""
 
 _DIGITS = re.compile(r"\d{1,10}(?:\.\d{1,6})?")
-_REMAINING = re.compile(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*(\d{1,10})")
-_RESET = re.compile(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})")
+_NOTHING = re.compile(r"0(?:\.0{1,6})?")
+_NOTHING_REMAINING = re.compile(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*0(?![\d.])")
+_RESET = re.compile(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})(?![\d.])")
 _OVERLOAD = frozenset({429, 503})
 
 
@@ -44,7 +45,7 @@ class Wait:
 
 
 def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds that a ``Retry-After`` asks for (RFC 9110, 10.2.3), or None if it is invalid."""
+    """Return the seconds that one ``Retry-After`` asks for (RFC 9110, 10.2.3), or None if it is invalid."""
     value = value.strip()
     if _DIGITS.fullmatch(value):
         return float(value)
@@ -63,6 +64,14 @@ def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> floa
     return delay if delay > 0 else None
 
 
+def parse_retry_after(headers: Headers, wall_clock: Callable[[], float] = time.time) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for: of several the longest, or None if none is valid."""
+    if not headers.may_have(b"retry-after"):
+        return None
+    delays = [parse_delay(value, wall_clock) for value in headers.get_all("retry-after")]
+    return max((delay for delay in delays if delay is not None), default=None)
+
+
 def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -> float | None:
     """Return the seconds until an exhausted quota is reset, or None if some of it is left.
 
@@ -74,13 +83,13 @@ def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -
     structured = headers.get("ratelimit", "")
     # The draft has one member for each quota; before, it had one quota in three members.
     for member in structured.split(",") if ";" in structured else [structured]:
-        remaining, reset = _REMAINING.search(member), _RESET.search(member)
-        if remaining and reset and int(remaining[1]) == 0:
+        reset = _RESET.search(member)
+        if reset and _NOTHING_REMAINING.search(member):
             longest = max(longest or 0.0, float(reset[1]))
     if structured:
         return longest
     for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-"):
-        if headers.get(prefix + "remaining", "").strip() != "0":
+        if not _NOTHING.fullmatch(headers.get(prefix + "remaining", "").strip()):
             continue
         value = headers.get(prefix + "reset", "").strip()
         if _DIGITS.fullmatch(value):

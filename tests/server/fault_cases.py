@@ -349,6 +349,22 @@ def _retry_after() -> list[FaultCase]:
         )
         for status in ("429 Too Many Requests", busy)
     ]
+    too_long.append(
+        FaultCase(
+            9,
+            "quota_beyond_the_cap",
+            _always(
+                response(
+                    b"",
+                    "X-RateLimit-Remaining: 0",
+                    "X-RateLimit-Reset: 3600",
+                    status="429 Too Many Requests",
+                )
+            ),
+            "RateLimitExceededError",
+            retried=False,
+        )
+    )
     nonsense = {
         "word": "abc",
         "negative": "-1",

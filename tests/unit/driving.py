@@ -29,15 +29,18 @@ class Answer:
     """The response of a simulated server to any request."""
 
     def __init__(
-        self, status: int = 200, headers: Mapping[str, str] | None = None, body: bytes = b"{}"
+        self,
+        status: int = 200,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        body: bytes = b"{}",
     ) -> None:
         self.status = status
-        self.headers = dict(headers or {})
+        self.headers = Headers(headers)
         self.body = body
 
     def to(self, request: Request) -> Response:
         """The Response to one request."""
-        return Response(self.status, Headers(self.headers), self.body, request)
+        return Response(self.status, self.headers, self.body, request)
 
     def __repr__(self) -> str:
         return f"Answer({self.status}, {self.headers})"

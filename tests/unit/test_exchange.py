@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,10 @@ from parallel_requests.gates.backoff import RetryBudget, RetryPolicy
 from parallel_requests.gates.rotation import Rotation
 from parallel_requests.models import Attempt, Request, Response
 from parallel_requests.redirects import RedirectRules
-from tests.unit.driving import Answer, Stage, get
+from tests.unit.driving import WALL_TIME, Answer, Stage, get
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECRET = "s3cr3t"
 
@@ -351,6 +354,14 @@ def test_row_28_nonsense_is_ignored(nonsense: str) -> None:
     assert stage.waited == [1.0]
 
 
+@pytest.mark.parametrize("others", [["3"], ["nonsense"], ["3", "abc"]], ids=repr)
+def test_of_several_retry_afters_the_longest_counts(others: list[str]) -> None:
+    headers = [("Retry-After", value) for value in [*others, "7", *others]]
+    stage = Stage()
+    assert stage.run(get(), [Answer(503, headers), Answer(200)]).ok
+    assert sum(wait or 0.0 for wait in stage.waited) == pytest.approx(7.0)
+
+
 def test_retry_after_holds_back_the_whole_host() -> None:
     stage = Stage(retry=RetryPolicy(max_retries=0))
     stage.run(get(), [Answer(429, {"Retry-After": "7"})])
@@ -381,6 +392,44 @@ def test_row_9_a_wait_beyond_the_cap_fails_at_once() -> None:
     assert result.error.retry_after == 121.0
     assert result.error.response is result.response is not None
     assert (len(stage.sent), stage.waits) == (1, [])
+
+
+SPENT = [
+    lambda seconds: {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(WALL_TIME) + seconds)},
+    lambda seconds: {"RateLimit-Remaining": "0", "RateLimit-Reset": str(seconds)},
+    lambda seconds: {"RateLimit": f'"hour";r=0;t={seconds}'},
+]
+
+
+@pytest.mark.parametrize("spent", SPENT, ids=("x", "fields", "draft"))
+@pytest.mark.parametrize(("seconds", "deadline"), [(3_600, None), (60, 1_010.0)])
+def test_row_9_a_quota_that_comes_back_too_late_fails_at_once(
+    spent: Callable[[int], dict[str, str]], seconds: int, deadline: float | None
+) -> None:
+    stage = Stage(deadline=deadline)
+    result = stage.run(get(), [Answer(429, spent(seconds))], takes=0.0)
+    assert isinstance(result.error, RateLimitExceededError)
+    assert result.error.retry_after == seconds
+    assert (len(stage.sent), stage.waits) == (1, [])
+
+
+@pytest.mark.parametrize("spent", SPENT, ids=("x", "fields", "draft"))
+def test_a_spent_quota_takes_the_place_of_the_backoff(spent: Callable[[int], dict[str, str]]) -> None:
+    stage = Stage()
+    assert stage.run(get(), [Answer(429, spent(7)), Answer(200)], takes=0.0).ok
+    assert stage.waited == [pytest.approx(7.0)]
+
+
+def test_a_quota_that_comes_back_at_once_does_not_take_the_place_of_the_backoff() -> None:
+    stage = Stage()
+    assert stage.run(get(), [Answer(429, {"RateLimit": '"hour";r=0;t=0'}), Answer(200)]).ok
+    assert stage.waited == [1.0]
+
+
+def test_retry_after_counts_before_a_quota_that_comes_back_too_late() -> None:
+    stage = Stage()
+    quota = {"RateLimit-Remaining": "0", "RateLimit-Reset": "3600"}
+    assert stage.run(get(), [Answer(429, {"Retry-After": "7", **quota}), Answer(200)]).ok
 
 
 def test_a_wait_of_exactly_the_cap_is_allowed() -> None:
@@ -523,6 +572,14 @@ def test_row_25_a_407_is_a_proxy_error_and_the_next_proxy_is_used() -> None:
     assert isinstance(failed.error, ProxyError)
     assert failed.error.url == get().url
     assert SECRET not in f"{failed.error} {failed.error!r} {failed.error.proxy_url}"
+
+
+def test_a_407_asks_nothing_of_the_target() -> None:
+    headers = {"Retry-After": "999", "Set-Cookie": "a=1; Path=/", "RateLimit": '"own";r=0;t=50'}
+    stage = Stage(proxies=Rotation(["http://one.test:1", "http://two.test:2"]))
+    assert stage.run(get(proxy="http://one.test:1"), [Answer(407, headers), Answer(200)]).ok
+    assert stage.waited == [1.0]
+    assert stage.policy.cookies.is_empty
 
 
 def test_the_hook_sees_every_attempt() -> None:
