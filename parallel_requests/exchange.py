@@ -205,8 +205,9 @@ class _ExchangeState:
             closed = BackendError(
                 "The server closed the kept-alive connection just as it was used.", stale=True
             )
-            self.earlier = (*self.earlier, Attempt(self.attempts, None, closed, 0.0, self.target.url))
+            self._keep(Attempt(self.attempts, None, closed, 0.0, self.target.url))
             self.attempts += 1
+            self._spend_replay()  # at the expense of retries, as the replay has been made
             self.policy.pacer.charge(self.target.authority)
 
     def _apply_headers(self, response: Response) -> None:
@@ -234,7 +235,7 @@ class _ExchangeState:
         """Whether nothing needs judging: no redirect, no failure, no predicate that might want a retry."""
         return type(reply) is Response and reply.status_code < 300 and self.policy.retry.retry_on is None
 
-    def record(self, reply: Reply) -> None:
+    def _record(self, reply: Reply) -> None:
         """Add the attempt to the history, and call the caller's hook."""
         response = reply if isinstance(reply, Response) else None
         attempt = Attempt(
@@ -244,6 +245,9 @@ class _ExchangeState:
             self.policy.pacer.clock() - self.sent_at,
             self.target.url,
         )
+        self._keep(attempt)
+
+    def _keep(self, attempt: Attempt) -> None:
         self.earlier = (*self.earlier, attempt)
         logger.debug("%r", attempt)
         if self.policy.on_attempt is not None:
@@ -256,69 +260,64 @@ class _ExchangeState:
 
     def judge(self, reply: Reply) -> Result[Any] | Next:
         """Decide what follows from a reply."""
-        self.record(reply)
+        self._record(reply)
         retry, method = self.policy.retry, self.target.method
         try:
-            if self.follow_up(reply):
+            if self._follow_up(reply):
                 return Next.AT_ONCE
             if not retry.wants_retry(method, reply, self.retries_used):
-                return self.conclude(
+                return self._conclude(
                     reply, is_exhausted=self.retries_used > 0 and retry.wants_retry(method, reply, 0)
                 )
             if self._is_partly_delivered():
-                return self.conclude(reply)
+                return self._conclude(reply)
         except RedirectError as error:
             return self.end(error, reply)
         except BaseException as error:  # noqa: BLE001 - a bug in the caller's predicate must not lose the item
             return self.end(_callback_failure(error), reply)
-        refusal = self.policy.reason_to_stop() or self.refuse_pause(reply)
+        refusal = self.policy.reason_to_stop() or self._refuse_pause(reply)
         return Next.AFTER_WAIT if refusal is None else self.end(refusal, reply)
 
-    def follow_up(self, reply: Reply) -> bool:
-        """Set the next target if another attempt has to follow at once; return False if none has to.
+    def _follow_up(self, reply: Reply) -> bool:
+        """Whether another attempt has to follow at once, without counting as a retry.
 
-        One has to after a redirect, after a resumption that the server refused, and, once per exchange,
-        after the server closed a kept-alive connection just as it was reused: the request is then
-        replayed on another connection.
+        One has to after a redirect, after a resumption that the server refused, and on a stale connection.
 
         Raises:
             RedirectError: The redirect must not be followed.
         """
         if self.policy.resume is not None and self.policy.resume.starts_over(self.request, reply):
             return True
-        if isinstance(reply, Response):
-            rules = self.policy.redirects
-            if rules is None or reply.status_code not in REDIRECT_STATUSES:
-                return False
-            self.redirects = (*self.redirects, reply)
-            target = next_hop(self.target, reply, self.redirects, rules)
-            if target is not None:
-                self.target = target
-            return target is not None
-        if (
-            self.replayed
-            or not isinstance(reply, BackendError)
-            or not reply.stale
-            or self._is_partly_delivered()
-        ):
+        return self._follow_redirect(reply) if isinstance(reply, Response) else self._replay(reply)
+
+    def _follow_redirect(self, response: Response) -> bool:
+        """Set the next target; return False if the response is not a redirect to follow."""
+        rules = self.policy.redirects
+        if rules is None or response.status_code not in REDIRECT_STATUSES:
             return False
-        self.replayed = self.target.method in self.policy.retry.allowed_methods
+        redirects = (*self.redirects, response)
+        target = next_hop(self.target, response, redirects, rules)
+        if target is None:
+            return False
+        self.target, self.redirects = target, redirects
+        return True
+
+    def _replay(self, error: ParallelRequestsError) -> bool:
+        """Whether to resend a request whose kept-alive connection was closed just as it was reused; once."""
+        if self.replayed or not isinstance(error, BackendError) or not error.stale:
+            return False
+        if self._is_partly_delivered() or self.target.method not in self.policy.retry.allowed_methods:
+            return False
+        self.replayed = self._spend_replay()
         return self.replayed
 
-    def back_off(self, reply: Reply) -> Generator[Wait, Any, Result[Any] | Next]:
-        """Wait until the budget allows a retry; return the Result if none are left.
+    def _spend_replay(self) -> bool:
+        """Take a replay from the retry budget of a host that has failed before; return False if it is spent.
 
-        A retry that the budget refuses counts as used, and is followed by another wait.
+        Otherwise, a host that is down and closes its kept-alive connections would get every call twice.
         """
-        while True:
-            wait = self.next_wait()
-            logger.debug("%r waits %g s before retry %d", self.request, wait.seconds, self.retries_used)
-            yield wait
-            if self.spend_retry(reply):
-                return Next.AT_ONCE
-            if self.retries_used >= self.policy.retry.max_retries:
-                self.is_budget_spent = True
-                return self.conclude(reply, is_exhausted=True)
+        budget = self.policy.pacer.budgets.get(self.target.authority)
+        return budget is None or budget.withdraw()
 
     def _is_partly_delivered(self) -> bool:
         """Whether the caller has received part of a stream that broke off, and cannot start over."""
@@ -326,7 +325,7 @@ class _ExchangeState:
             return False
         return self.policy.restart is None or not self.policy.restart(self.request)
 
-    def refuse_pause(self, reply: Reply) -> RateLimitExceededError | None:
+    def _refuse_pause(self, reply: Reply) -> RateLimitExceededError | None:
         """Return an error if the server asks for a longer wait than is allowed."""
         if self.pause is None or not isinstance(reply, Response):
             return None
@@ -342,14 +341,23 @@ class _ExchangeState:
             reply,
         )
 
-    def next_wait(self) -> Wait:
-        """Count a retry as used, and return the wait before it."""
-        self.retries_used += 1
-        if self.pause is not None:
-            return Wait(self.pause)
-        return Wait(self.policy.retry.delay(self.retries_used))
+    def back_off(self, reply: Reply) -> Generator[Wait, Any, Result[Any] | Next]:
+        """Wait until the budget allows a retry; return the Result if none are left.
 
-    def spend_retry(self, reply: Reply) -> bool:
+        A retry that the budget refuses counts as used, and is followed by another wait.
+        """
+        while True:
+            self.retries_used += 1
+            seconds = self.policy.retry.delay(self.retries_used) if self.pause is None else self.pause
+            logger.debug("%r waits %g s before retry %d", self.request, seconds, self.retries_used)
+            yield Wait(seconds)
+            if self._spend_retry(reply):
+                return Next.AT_ONCE
+            if self.retries_used >= self.policy.retry.max_retries:
+                self.is_budget_spent = True
+                return self._conclude(reply, is_exhausted=True)
+
+    def _spend_retry(self, reply: Reply) -> bool:
         """Take a retry from the host's budget and prepare for it; return False if the budget is spent."""
         if self.policy.reason_to_stop() is not None:
             return True  # the exchange ends before the gates
@@ -368,15 +376,15 @@ class _ExchangeState:
         if (budget := policy.pacer.budgets.get(self.target.authority)) is not None:
             budget.deposit_success()
         if policy.is_watched and len(self.earlier) < self.attempts:
-            self.record(response)
+            self._record(response)
         if self.redirects:
-            response.history = tuple(past for past in self.redirects if past is not response)
+            response.history = self.redirects
         elapsed = self.sent_at - self.started_at + response.elapsed
         return Result(
             self.request, None, None, response, self.attempts, elapsed, self.retries, self.earlier, self.index
         )
 
-    def conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
+    def _conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
         """Return the Result of the final reply.
 
         Args:
@@ -396,7 +404,7 @@ class _ExchangeState:
         """Return the Result of a failure."""
         response = reply if isinstance(reply, Response) else None
         if response is not None:
-            response.history = tuple(past for past in self.redirects if past is not response)
+            response.history = self.redirects
         if error is self.policy.stop:
             error = stop_error(error, self.request, self.attempts)
         elif is_exhausted:

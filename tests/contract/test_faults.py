@@ -31,7 +31,7 @@ from tests.server.faults import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from parallel_requests.models import Result
+    from parallel_requests.models import Attempt, Result
     from parallel_requests.session import ParallelSession
     from tests.lateness import Lateness
     from tests.server.control import Server
@@ -235,9 +235,13 @@ def test_row_10_a_replay_while_another_connection_is_kept_counts(
     server = fault_server(*two, [read_request(), send(response(b"fine"))])
     session = open_session(retry=NEVER_AGAIN, concurrency=2)
     assert session.get([server.url()] * 2, return_type="content") == [b"fine"] * 2
-    [result] = session.iter_results([server.url()], return_type="content")
+    attempts: list[Attempt] = []
+    [result] = session.iter_results(
+        [server.url()], return_type="content", on_attempt=lambda _request, attempt: attempts.append(attempt)
+    )
     assert result.value == b"fine"
     assert result.attempts == len(result.history) == len(server.requests[2:]) == 2
+    assert tuple(attempts) == result.history
 
 
 def test_row_10_a_post_is_replayed_if_the_caller_allows_it(

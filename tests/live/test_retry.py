@@ -21,7 +21,8 @@ from parallel_requests import (
     RetryPolicy,
     TruncatedBody,
 )
-from tests.server.faults import close, read_request
+from parallel_requests.gates.backoff import RetryBudget
+from tests.server.faults import close, read_request, response, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,20 @@ def test_row_36_an_outage_is_not_amplified(open_session: OpenSession, server: Se
         assert isinstance(failure, RetryExhaustedError)
         assert isinstance(failure.last_error, HTTPStatusError)
         assert failure.__cause__ is failure.last_error
+
+
+def test_row_36_an_outage_is_not_amplified_by_replays(
+    backend: str, open_session: OpenSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    if backend == "curl":
+        pytest.skip("libcurl replays on its own")
+    down = fault_server(
+        [read_request(), send(response(b"", status="502 Bad Gateway")), read_request(), close()]
+    )
+    count, concurrency = 300, 5
+    session = open_session(concurrency=concurrency, retry=RetryPolicy(max_retries=3, backoff_factor=0.001))
+    failures_of(session, [down.url()] * count)
+    assert session.last_run.attempts <= 1.2 * count + RetryBudget.RESERVE + concurrency
 
 
 def test_without_a_budget_every_retry_is_made(open_session: OpenSession, server: Server) -> None:

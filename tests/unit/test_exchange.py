@@ -26,6 +26,7 @@ from parallel_requests.exceptions import (
     TruncatedBody,
     ValidationError,
 )
+from parallel_requests.exchange import Send, exchange
 from parallel_requests.gates.backoff import RetryBudget, RetryPolicy
 from parallel_requests.gates.rotation import Rotation
 from parallel_requests.models import Attempt, Request, Response
@@ -262,6 +263,14 @@ def test_redirects_can_be_switched_off() -> None:
     result = Stage(redirects=None).run(get(), [to("/b")])
     assert result.response is not None
     assert (result.ok, result.response.status_code, result.attempts) == (True, 302, 1)
+
+
+def test_a_redirect_without_a_location_led_nowhere_and_so_is_no_history() -> None:
+    again = RetryPolicy(retry_on=lambda outcome: isinstance(outcome, Response) and not outcome.content)
+    result = Stage(retry=again).run(get(), [to("/next"), Answer(302, body=b""), Answer(200)])
+    assert result.response is not None
+    assert [past.status_code for past in result.response.history] == [302]
+    assert (result.attempts, result.retries) == (3, 1)
 
 
 def test_a_redirect_without_a_location_is_a_response() -> None:
@@ -501,6 +510,36 @@ def test_row_36_retries_stop_at_the_budget() -> None:
     assert len(stage.sent) <= 1.2 * 2_000 + RetryBudget.RESERVE <= 2_450
 
 
+@pytest.mark.parametrize("max_retries", [0, 3])
+def test_row_36_replays_stop_at_the_budget(max_retries: int) -> None:
+    stage = Stage(retry=RetryPolicy(max_retries=max_retries, backoff_jitter=0.0))
+    stage.run(get(), [Answer(503)])
+    stage.pacer.open_budget("api.test")
+    for _ in range(2_000):
+        assert not stage.run(get(), [stale(), Answer(502), stale(), Answer(502)]).ok
+    assert len(stage.sent) <= 1.2 * 2_000 + RetryBudget.RESERVE + 4
+
+
+def test_replays_by_the_library_are_taken_from_the_budget() -> None:
+    stage = Stage()
+    budget = stage.pacer.open_budget("api.test")
+    assert budget is not None
+    before = budget.balance
+    journey = exchange(get(), stage.policy)
+    sent = next(journey)
+    assert isinstance(sent, Send)
+    sent.replays = 1
+    with pytest.raises(StopIteration):
+        journey.send(Answer(404).to(sent.request))
+    assert budget.balance == before - 1.0
+
+
+def test_replays_of_a_host_that_has_not_failed_are_free() -> None:
+    stage = Stage(retry=RetryPolicy(max_retries=0))
+    for _ in range(100):
+        assert stage.run(get(), [stale(), Answer(200)]).ok
+
+
 def test_a_spent_budget_is_reported_also_after_a_redirect() -> None:
     stage = Stage()
     while (budget := stage.pacer.open_budget("api.test")) is not None and budget.withdraw():
@@ -580,6 +619,25 @@ def test_a_407_asks_nothing_of_the_target() -> None:
     assert stage.run(get(proxy="http://one.test:1"), [Answer(407, headers), Answer(200)]).ok
     assert stage.waited == [1.0]
     assert stage.policy.cookies.is_empty
+
+
+def test_what_a_library_resends_on_its_own_is_counted_and_charged() -> None:
+    stage = Stage(rate_limit=1, burst=3)
+    journey = exchange(get(), stage.policy)
+    send = next(journey)
+    assert isinstance(send, Send)
+    send.replays = 2
+    with pytest.raises(StopIteration) as end:
+        journey.send(Answer(200).to(send.request))
+    result = end.value.value
+    assert (result.attempts, result.retries) == (3, 0)
+    assert [(attempt.number, attempt.status_code) for attempt in result.history] == [
+        (1, None),
+        (2, None),
+        (3, 200),
+    ]
+    assert all(getattr(attempt.error, "stale", False) for attempt in result.history[:2])
+    assert stage.pacer.enter(get().authority) is not None, "the burst is spent"
 
 
 def test_the_hook_sees_every_attempt() -> None:
