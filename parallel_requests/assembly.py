@@ -70,6 +70,7 @@ def new_pacer(settings: Settings) -> Pacer:
     """Return the gates of a session."""
     return Pacer(
         rate_limit=settings.rate_limit,
+        rate_limit_per_host=settings.rate_limit_per_host,
         burst=settings.rate_limit_burst,
         concurrency=settings.concurrency,
         concurrency_per_host=settings.concurrency_per_host,

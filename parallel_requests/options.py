@@ -86,6 +86,7 @@ class Options(RequestOptions, total=False):
     concurrency: int
     concurrency_per_host: int | None
     rate_limit: float | Mapping[str, float] | None
+    rate_limit_per_host: float | None
     rate_limit_burst: int
     retry_budget: bool
     adaptive: bool
@@ -128,6 +129,9 @@ class Settings:
         None,
         checks.RATE_LIMIT,
         "Maximum attempts per second; or a dict of host → rate, with '*' for all hosts together.",
+    )
+    rate_limit_per_host: float | None = _session_option(
+        None, checks.RATE_OR_NONE, "Maximum attempts per second to each host that rate_limit does not name."
     )
     rate_limit_burst: int = _session_option(5, AT_LEAST_1, "Attempts that may be sent at once after a pause.")
     max_retries: int = _option(3, AT_LEAST_0, "Maximum number of attempts after the first.")

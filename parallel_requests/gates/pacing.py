@@ -136,6 +136,7 @@ class Pacer:
         self,
         *,
         rate_limit: float | Mapping[str, float] | None = None,
+        rate_limit_per_host: float | None = None,
         burst: int = 5,
         concurrency: int = 20,
         concurrency_per_host: int | None = None,
@@ -149,6 +150,7 @@ class Pacer:
 
         Args:
             rate_limit: Attempts per second for all hosts together, or host → rate with `ALL_HOSTS`.
+            rate_limit_per_host: Attempts per second to each host that ``rate_limit`` does not name.
             burst: Attempts that may go out at once after a pause.
             concurrency: Where an adaptive host's limit starts, and its ceiling.
             concurrency_per_host: Attempts in flight to one host at most.
@@ -164,26 +166,23 @@ class Pacer:
             budgets: The retry budgets of the hosts that have failed before, the latest last; read-only.
                 Another thread may remove a host at any time.
         """
-        rates = (
-            {host if host == ALL_HOSTS else _authority_of(host): rate for host, rate in rate_limit.items()}
-            if isinstance(rate_limit, Mapping)
-            else {}
-        )
-        overall = rates.pop(ALL_HOSTS, None) if rates else rate_limit
+        rates = dict(rate_limit) if isinstance(rate_limit, Mapping) else {ALL_HOSTS: rate_limit}
+        overall = rates.pop(ALL_HOSTS, None)
         self.clock = clock
         self.wall_clock = wall_clock
-        self._rates = rates
+        self._rates = {_authority_of(host): rate for host, rate in rates.items()}
+        self._rate_per_host = rate_limit_per_host
         self._burst = burst
         self._ceiling = float(concurrency_per_host or concurrency)
         self._adaptive = adaptive
         self._counts_in_flight = adaptive or concurrency_per_host is not None
         self._keeps_budget = retry_budget
-        self._bucket = self._new_bucket(overall) if isinstance(overall, int | float) else None
+        self._bucket = None if overall is None else self._new_bucket(overall)
         self._remembered = self._room = remembered
         self._hosts: dict[str, _Host] = {}
         self.budgets: OrderedDict[str, RetryBudget] = OrderedDict()
         self._lock = threading.Lock()  # guards _hosts, every _Host in it, _room, and budgets
-        self._always_open = not (rates or self._counts_in_flight or self._bucket)
+        self._always_open = not (rates or rate_limit_per_host or self._counts_in_flight or self._bucket)
 
     def _new_bucket(self, rate: float) -> TokenBucket:
         settle = min(MOST_SETTLE, max(LEAST_SETTLE, 1.0 / rate))
@@ -194,7 +193,8 @@ class Pacer:
         if host is None:
             if len(self._hosts) >= self._room:
                 self._make_room()
-            rate = self._rates.get(authority, self._rates.get(authority.rpartition(":")[0] or authority))
+            of_name = self._rates.get(authority.rpartition(":")[0], self._rate_per_host)
+            rate = self._rates.get(authority, of_name)
             bucket = self._new_bucket(rate) if rate is not None else None
             host = self._hosts[authority] = _Host(bucket, self._ceiling)
         return host

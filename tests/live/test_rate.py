@@ -80,6 +80,18 @@ def test_hosts_have_rates_of_their_own(
     assert last_of_others < many_hosts.arrivals(host=slow)[-1], "who waits for one host holds up no other"
 
 
+def test_each_host_has_the_same_rate(
+    open_session: Callable[..., ParallelSession], many_hosts: Server, lateness: Lateness
+) -> None:
+    session = open_session(rate_limit_per_host=50, rate_limit_burst=3, concurrency=20)
+    numbers = itertools.cycle([0, 1, 2])
+    session.get([many_hosts.url("/static", listener=next(numbers)) for _ in range(60)])
+    for host in many_hosts.listeners[:3]:
+        stamps = many_hosts.arrivals(host=host)
+        assert len(stamps) == 20
+        assert_within(many_hosts, stamps, lateness, rate=50, burst=3)
+
+
 def test_no_host_exceeds_its_concurrency(
     open_session: Callable[..., ParallelSession], many_hosts: Server
 ) -> None:

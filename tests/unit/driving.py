@@ -55,6 +55,7 @@ class Stage:
             name: options.pop(name)
             for name in (
                 "rate_limit",
+                "rate_limit_per_host",
                 "burst",
                 "concurrency_per_host",
                 "adaptive",

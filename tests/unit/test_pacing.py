@@ -207,6 +207,19 @@ def test_rates_by_host_beside_one_for_all() -> None:
     assert held_back(pacer, "c.test").gate == ALL_HOSTS
 
 
+def test_one_rate_for_each_host_unless_it_has_its_own() -> None:
+    pacer, clock = new_pacer(rate_limit={"c.test": 4, "*": 100}, rate_limit_per_host=2, burst=1)
+    for authority in (HOST, OTHER, "c.test"):
+        let_pass(pacer, authority)
+        clock.advance(0.1)
+    ours, other, named = (held_back(pacer, authority) for authority in (HOST, OTHER, "c.test"))
+    assert (ours.gate, other.gate, named.gate) == (HOST, OTHER, "c.test")
+    assert ours.seconds == pytest.approx(0.2 + MOST_SETTLE)
+    assert other.seconds == pytest.approx(0.3 + MOST_SETTLE)
+    assert named.seconds == pytest.approx(0.15 + MOST_SETTLE)
+    let_pass(pacer, "d.test")
+
+
 @pytest.mark.parametrize("name", ["a.test", "a.test:443", "A.test:80"])
 def test_the_port_that_a_scheme_stands_for_makes_no_other_host(name: str) -> None:
     pacer, _ = new_pacer(rate_limit={name: 1}, burst=1)
@@ -383,6 +396,7 @@ class Pair:
             {"rate_limit": {"0.test": 2, "1.test": 1, "*": 20}, "burst": 2},
             {"rate_limit": dict.fromkeys(HOSTS, 4), "burst": 1, "concurrency_per_host": 2},
             {"concurrency_per_host": 1},
+            {"rate_limit_per_host": 2, "burst": 1},
             {"adaptive": True, "concurrency": 4},
         ]
     ),
