@@ -8,7 +8,6 @@ import re
 import sys
 from io import BytesIO
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pycurl
@@ -63,7 +62,6 @@ class Transfer:
 
     __slots__ = (
         "_backend",
-        "_began",
         "_body",
         "_content",
         "_error",
@@ -95,7 +93,6 @@ class Transfer:
         self._sends = 0  # over https or through a proxy, how often the request went out
         self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
         self._is_https = False
-        self._began = 0.0
 
     def prepare(self, send: Send) -> None:
         """Set up the handle for an attempt, changing only what differs from the last."""
@@ -123,15 +120,15 @@ class Transfer:
         self._request = request
         self._sends = 0
         if is_https:
-            self._began = monotonic()
             self._backend.unconnected.add(self)
             if self._backend.quic is not None:
                 easy.setopt(pycurl.HTTP_VERSION, self._backend.quic.version_for(request))
 
     def shorten(self) -> None:
         """Deduct the time it has waited, which libcurl forgets when the handle is added again."""
-        if self.send is not None and self.send.timeout is not None:
-            self._timeout = max(0.001, self.send.timeout - (monotonic() - self._began))
+        send = self.send
+        if send.timeout is not None:
+            self._timeout = max(0.001, send.began_at + send.timeout - send.policy.pacer.clock())
             self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
 
     def has_lost_race(self, code: int) -> bool:
@@ -310,7 +307,7 @@ class Transfer:
         kind = self._kind_of_failure(code, message)
         quic = self._backend.quic
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
-            quic.note_silence(request.authority, self._began)
+            quic.note_silence(request.authority, send.began_at)
         if request.proxy and self._is_proxy_to_blame(kind):
             return ProxyError(
                 f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "

@@ -30,23 +30,19 @@ class EventLoopEngine:
     call. Everything but the four public methods runs on the loop's thread, and so needs no lock.
     """
 
-    def __init__(
-        self, backend: AsyncBackend, concurrency: int, clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, backend: AsyncBackend, concurrency: int) -> None:
         """Set up the engine; its thread starts with the first batch.
 
         Args:
             backend: What sends.
             concurrency: Attempts in flight at most.
-            clock: The clock of the pacer.
         """
         self._backend = backend
-        self._clock = clock
-        self._scheduler = Scheduler(concurrency, clock)
+        self._scheduler = Scheduler(concurrency, monotonic)
         self.threads = EngineThreads()
         self._workers: set[_Worker] = set()
-        self._scheduler_timer = _SharedTimer(clock, self._dispatch)
-        self._timeout_timer = _SharedTimer(clock, self._cut_overdue)
+        self._scheduler_timer = _SharedTimer(self._dispatch)
+        self._timeout_timer = _SharedTimer(self._cut_overdue)
         self._is_dispatch_due = False
         self._closing = asyncio.Event()
         self._lock = threading.Lock()  # guards all below
@@ -163,7 +159,7 @@ class EventLoopEngine:
             self._scheduler_timer.set(when)
 
     def _cut_overdue(self) -> None:
-        now = self._clock()
+        now = monotonic()
         for worker in self._workers:
             if worker.deadline <= now:
                 worker.cut()
@@ -212,7 +208,7 @@ class EventLoopEngine:
     async def _send(self, worker: _Worker, send: Send, run: Run) -> Reply:
         worker.sends_for = run
         if send.timeout is not None:
-            worker.deadline = self._clock() + send.timeout
+            worker.deadline = send.began_at + send.timeout
             self._timeout_timer.set(worker.deadline)
         try:
             return await self._backend.send(send)
@@ -247,8 +243,7 @@ class _Worker:
 class _SharedTimer:
     """One timer of the loop for many deadlines: a timer per attempt would cost a tenth of the attempt."""
 
-    def __init__(self, clock: Callable[[], float], callback: Callable[[], None]) -> None:
-        self._clock = clock
+    def __init__(self, callback: Callable[[], None]) -> None:
         self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
         self._fires_at = _NEVER
@@ -260,7 +255,7 @@ class _SharedTimer:
         if self._handle is not None:
             self._handle.cancel()
         self._fires_at = when
-        self._handle = asyncio.get_running_loop().call_later(max(0.0, when - self._clock()), self._fire)
+        self._handle = asyncio.get_running_loop().call_later(max(0.0, when - monotonic()), self._fire)
 
     def _fire(self) -> None:
         self._handle = None

@@ -20,7 +20,6 @@ from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from concurrent.futures import Future
 
     from parallel_requests.backends.base import BlockingBackend
@@ -35,29 +34,21 @@ class ThreadsEngine:
     timer, the others until they are notified.
     """
 
-    def __init__(
-        self,
-        backend: BlockingBackend,
-        concurrency: int,
-        executor: Executor | None = None,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
+    def __init__(self, backend: BlockingBackend, concurrency: int, executor: Executor | None = None) -> None:
         """Set up the engine; threads start with the first batch.
 
         Args:
             backend: What sends.
             concurrency: Attempts in flight at most.
             executor: A caller's executor, which is never shut down. Default: one of the engine's own.
-            clock: The clock of the pacer.
         """
         self._backend = backend
         self._owns_executor = executor is None
         self._executor = (
             ThreadPoolExecutor(concurrency, "parallel-requests") if executor is None else executor
         )
-        self._clock = clock
         self._watchdog = Watchdog()
-        self._scheduler = Scheduler(concurrency, clock)
+        self._scheduler = Scheduler(concurrency, monotonic)
         self.threads = EngineThreads()
         self._lock = threading.RLock()  # guards the scheduler and all below
         # Entered by workers only: a Ctrl-C just as a Condition is entered would leave it locked.
@@ -173,7 +164,7 @@ class ThreadsEngine:
             self._watched_timer = timer
         self._idle_workers += 1
         try:
-            self._changed.wait(max(0.0, timer - self._clock()) if timer is not None and watches else None)
+            self._changed.wait(max(0.0, timer - monotonic()) if timer is not None and watches else None)
         finally:
             self._idle_workers -= 1
             if watches and self._watched_timer == timer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class Flight:
 class Watchdog:
     """One thread, started with the first attempt that has a deadline, that ends overdue attempts."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._flights: set[Flight] = set()
         # Guards all but _flights, which is only used in single atomic operations: attempts come and go often.
         self._lock = threading.Lock()
@@ -82,7 +81,7 @@ class Watchdog:
         Raises:
             RuntimeError: No thread can be started to do so.
         """
-        deadline = None if timeout is None else self._clock() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         flight = Flight(owner, deadline)
         self._flights.add(flight)
         if deadline is not None and deadline < self._wakes_at:
@@ -129,16 +128,14 @@ class Watchdog:
             with self._changed:
                 if self._closed:
                     return
-                now = self._clock()
+                now = monotonic()
                 # Set before the flights are read: an attempt that begins in between then notifies.
                 self._wakes_at = float("inf")
-                flights = [f for f in list(self._flights) if f.deadline is not None]
-                overdue = [f for f in flights if f.deadline is not None and f.deadline <= now]
+                deadlines = {f: f.deadline for f in list(self._flights) if f.deadline is not None}
+                overdue = [flight for flight, deadline in deadlines.items() if deadline <= now]
                 if not overdue:
-                    self._wakes_at = min([f.deadline or 0.0 for f in flights], default=float("inf"))
-                    self._changed.wait(
-                        None if not flights else min(_LONGEST_WAIT, max(0.0, self._wakes_at - now))
-                    )
+                    self._wakes_at = min(deadlines.values(), default=float("inf"))
+                    self._changed.wait(min(_LONGEST_WAIT, self._wakes_at - now) if deadlines else None)
                     continue
                 for flight in overdue:
                     self._flights.discard(flight)

@@ -6,7 +6,6 @@ import resource
 import select
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ pytest.importorskip("pycurl")
 import pycurl
 
 from parallel_requests import exceptions
-from parallel_requests.engines.curl_multi import _EpollDriver
+from parallel_requests.engines.curl_drivers import _EpollDriver
 from parallel_requests.session import ParallelSession
 from tests.polling import until
 from tests.server.control import Server, together
@@ -146,7 +145,7 @@ def test_an_http_proxy_that_names_no_port_is_at_port_80() -> None:
 def test_epoll_forgets_sockets_that_a_child_process_holds_open() -> None:
     wake_reader, wake_writer = socket.socketpair()
     idle, server = socket.socketpair()
-    driver = _EpollDriver(pycurl.CurlMulti(), wake_reader, time.monotonic)
+    driver = _EpollDriver(pycurl.CurlMulti(), wake_reader)
     driver._watch(pycurl.POLL_IN, idle.fileno())
     driver._watch(pycurl.POLL_REMOVE, idle.fileno())
     copy = idle.dup()  # as a forked child has it: epoll then keeps what is closed here
