@@ -1,4 +1,4 @@
-"""Header fields of a request: finding, checking and merging what callers give."""
+"""Header fields: finding, checking and merging what callers give; checks of what servers send."""
 
 from __future__ import annotations
 
@@ -80,6 +80,11 @@ def is_utf8(text: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def byte_count(text: str) -> int | None:
+    """Return the bytes that a header announces; None if that is not a number of at most 18 digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def take_framing(headers: dict[str, str], content: bytes | None) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parallel_requests.exceptions import DownloadError, ProtocolError
 from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, NO_LINK, is_claimed, move_to_free, open_claimed
-from parallel_requests.header_fields import is_utf8
+from parallel_requests.header_fields import byte_count, is_utf8
 from parallel_requests.models import Headers, Request, Response, Result
 from parallel_requests.redaction import redact
 
@@ -263,7 +263,7 @@ class PartFile:
             raise self._failure("created", error) from error
         coded = headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
         self._validator = None if coded or self._is_second_writer else _validator(headers)
-        self.size = None if coded else _number(headers.get("content-length"))
+        self.size = None if coded else byte_count(headers.get("content-length", ""))
 
     def _begin_file(self) -> int:
         """Return the descriptor of a file that nobody else is writing."""
@@ -401,7 +401,3 @@ def _validator(headers: Headers) -> str | None:
 def _can_be_sent(validator: str) -> bool:
     """Whether every backend can send it back as ``If-Range``."""
     return _FIELD_VALUE.fullmatch(validator) is not None and is_utf8(validator)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 18 else None

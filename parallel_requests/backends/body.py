@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Protocol
 
 from parallel_requests.exceptions import BodyTooLarge, ProtocolError, RequestTimeout, TruncatedBody
+from parallel_requests.header_fields import byte_count
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
@@ -143,14 +144,14 @@ def content_length(headers: Headers, send: Send) -> int | None:
     values = set(headers.get_all("content-length"))
     if not values:
         return None
-    value = values.pop()
-    if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
+    length = byte_count(values.pop())
+    if values or length is None:
         raise ProtocolError(
             f"{redact(send.request.url)} announced the conflicting or impossible content-length "
             f"{headers['content-length']!r}.",
             url=send.request.url,
         )
-    return int(value)
+    return length
 
 
 def most_coded(max_response_size: int) -> int:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import http.client
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from parallel_requests.backends.body import BODILESS_STATUSES
+from parallel_requests.header_fields import byte_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from io import BufferedIOBase
 
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 _LONGEST_LINE = 1 << 16
-_LARGEST_HEAD = 300 << 10
-"""Bytes of headers, as libcurl has it."""
+LARGEST_HEAD = 300 << 10
+"""Bytes of headers, those of informational responses included, as libcurl has it."""
+ENDLESS = "there are too many informational responses"
 _PADDING = " \t\r\n"
 _BLANK_LINES = frozenset({b"\r\n", b"\n"})
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\0\r\n]*))?\r?\n")
@@ -23,7 +26,7 @@ _FIELD_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t])[^\0\r\n]*\r?\
 
 
 class MalformedChunk(http.client.HTTPException):
-    """A chunk does not begin with its size."""
+    """A chunk does not begin with its size, or is longer."""
 
 
 class MalformedHead(http.client.HTTPException):
@@ -34,13 +37,14 @@ class FinalResponse(http.client.HTTPResponse):
     """Closes the gaps of the standard library's reader.
 
     It skips informational responses, above all 103 Early Hints (RFC 8297). It detects truncated heads and
-    trailers, and distinguishes a bad chunk size (RFC 9112, 7.1) from a truncated body. It rejects a head
+    trailers, and distinguishes a malformed chunk (RFC 9112, 7.1) from a truncated body. It rejects a head
     with a malformed line, after which the standard library would drop every header, Content-Length
     included. It does not wait for chunks after a 204 or a 304. And it does not use the e-mail parser,
     which takes more than twice as long.
     """
 
     _method: str | None
+    _safe_read: Callable[[int], bytes]
     _check_close: Callable[[], bool]
 
     def begin(self) -> None:
@@ -50,13 +54,17 @@ class FinalResponse(http.client.HTTPResponse):
             HTTPException: It is incomplete or malformed.
         """
         self._read_head()
+        size = 0
         while 100 <= self.status < 200 and self.status != 101:
+            size += interim_size(self.headers.items())
+            if size > LARGEST_HEAD:
+                raise MalformedHead(ENDLESS)
             self._read_head()
-        self.code = self.status
         is_bodiless = self.status in BODILESS_STATUSES
         self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked" and not is_bodiless
         self.chunk_left = None
-        self.length = None if self.chunked else _length_of(self.headers)
+        # Without a valid length, the body ends with the connection.
+        self.length = None if self.chunked else byte_count(self.headers.get("content-length", ""))
         if is_bodiless or self.status == 101 or self._method == "HEAD":
             self.length = 0
         ends_with_connection = self.length is None and not self.chunked
@@ -79,13 +87,26 @@ class FinalResponse(http.client.HTTPResponse):
             raise http.client.LineTooLong("chunk size")
         if not line.endswith(b"\n"):
             raise http.client.IncompleteRead(b"")
-        size = line.partition(b";")[0].rstrip()
-        if not size or not _HEX_DIGITS.issuperset(size):
+        digits = line.partition(b";")[0].rstrip()
+        if not digits or not _HEX_DIGITS.issuperset(digits) or (size := int(digits, 16)) > sys.maxsize:
             raise MalformedChunk("a chunk does not begin with its size")
-        return int(size, 16)
+        return size
+
+    def _get_chunk_left(self) -> int | None:
+        if self.chunk_left == 0:
+            if self._safe_read(2) != b"\r\n":  # the standard library skips whatever it is
+                raise MalformedChunk("a chunk is longer than its size")
+            self.chunk_left = None
+        left: int | None = super()._get_chunk_left()  # type: ignore[misc]
+        return left
 
     def _read_and_discard_trailer(self) -> None:
         _read_fields(self.fp)
+
+
+def interim_size(headers: Iterable[tuple[str | bytes, str | bytes]]) -> int:
+    """Return the approximate size of an informational response, in bytes."""
+    return 16 + sum([len(name) + len(value) + 4 for name, value in headers])
 
 
 def _missing_status(line: bytes) -> http.client.HTTPException:
@@ -108,12 +129,14 @@ def _read_fields(lines: BufferedIOBase) -> http.client.HTTPMessage:
     size = 0
     while (line := lines.readline(_LONGEST_LINE)) not in _BLANK_LINES:
         size += len(line)
-        if size > _LARGEST_HEAD:
-            raise MalformedHead(f"there are more than {_LARGEST_HEAD} bytes of headers")
+        if size > LARGEST_HEAD:
+            raise MalformedHead(f"there are more than {LARGEST_HEAD} bytes of headers")
         if _FIELD_LINE.fullmatch(line) is None:
-            raise (
-                http.client.IncompleteRead(line) if _is_cut(line) else MalformedHead("a line is not a header")
-            )
+            if _is_cut(line):
+                raise http.client.IncompleteRead(line)
+            if len(line) == _LONGEST_LINE:
+                raise MalformedHead(f"a header is longer than {_LONGEST_LINE} bytes")
+            raise MalformedHead("a line is not a header")
         text = line.decode("latin-1")
         if text[0] not in _PADDING:
             name, _, value = text.partition(":")
@@ -131,9 +154,3 @@ def _read_fields(lines: BufferedIOBase) -> http.client.HTTPMessage:
 
 def _is_cut(line: bytes) -> bool:
     return not line.endswith(b"\n") and len(line) < _LONGEST_LINE
-
-
-def _length_of(headers: http.client.HTTPMessage) -> int | None:
-    """Return the announced length of a body; None, for up to the connection's end, without a valid one."""
-    value = headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else None

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SHUTDOWN_ENDS_READS = os.name == "posix"
 """Whether shutting a socket down reliably wakes a thread that reads from it."""
@@ -23,11 +23,11 @@ class WatchedSocket:
     """Socket mixin: makes resets distinguishable, and can do without timeouts."""
 
     _blocks = False
-    _machine: Any = None
+    _has_failed: Callable[[], bool] | None = None
 
-    def feeds(self, machine: Any) -> None:
-        """Set the protocol state machine of urllib3-future that parses what is received."""
-        self._machine = machine
+    def fail_reads_if(self, has_failed: Callable[[], bool]) -> None:
+        """Set what says, before each read, whether what has been received is malformed already."""
+        self._has_failed = has_failed
 
     def recv(self, *args: Any) -> bytes:
         """Receive, as any socket does.
@@ -37,7 +37,7 @@ class WatchedSocket:
                 error for the end of a body.
             HTTPException: What was received is malformed; urllib3-future has noticed, but waits for more.
         """
-        if self._machine is not None and self._machine.has_expired():
+        if self._has_failed is not None and self._has_failed():
             raise http.client.HTTPException("the response is malformed")
         try:
             data: bytes = super().recv(*args)  # type: ignore[misc]

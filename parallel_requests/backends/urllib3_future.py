@@ -8,6 +8,7 @@ import http.client
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
 from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class _Fixes:
         self._protocol._events = _queue_like(self._protocol._events)  # noqa: SLF001 - it has no other access
         sock = socket_beneath(self.sock)
         if isinstance(sock, WatchedSocket) and not self.is_multiplexed:
-            sock.feeds(self._protocol)
+            sock.fail_reads_if(functools.partial(_is_malformed, self._protocol))
         return outcome
 
     @property
@@ -67,7 +68,7 @@ class _Fixes:
         except ValueError as error:
             raise http.client.HTTPException("its status or a header name is malformed") from error
         except Exception as error:
-            if not b"HTTP/".startswith(_unread(protocol)[:5]):
+            if _is_not_http(protocol):
                 raise http.client.BadStatusLine("it is not HTTP") from error
             raise
 
@@ -85,13 +86,6 @@ def _event_queue(base: Any) -> Any:
     """Return a class of event queues derived from the library's."""
     events = importlib.import_module(".events", base.__module__.rpartition(".")[0])
 
-    def is_for_reader(event: Any) -> bool:
-        # For each informational response, its reader would call itself again, and wait for the next one
-        # without letting other streams read. An empty part of a body would pass for its end.
-        if isinstance(event, events.EarlyHeadersReceived):
-            return (b":status", b"101") in event.headers
-        return not isinstance(event, events.DataReceived) or bool(event.data) or event.end_stream
-
     class EventQueue(base):  # type: ignore[misc]
         """Drops what means nothing to a reader, and remembers how the connection ends.
 
@@ -100,23 +94,51 @@ def _event_queue(base: Any) -> Any:
         """
 
         reason: str | None = None
+        _interim_size = 0  # bytes of informational responses since the last other event
 
         def append(self, event: Any) -> None:
-            self._note(event)
-            if is_for_reader(event):
-                super().append(event)
+            """Add an event of HTTP/1.1; those of HTTP/2 come several at a time, and for many streams.
+
+            Raises:
+                HTTPException: There are too many informational responses.
+            """
+            self.extend((event,))
+            if not isinstance(event, events.EarlyHeadersReceived):
+                self._interim_size = 0
+                return
+            self._interim_size += interim_size(event.headers)
+            if self._interim_size > LARGEST_HEAD:
+                raise http.client.HTTPException(ENDLESS)
 
         def extend(self, new: Iterable[Any]) -> None:
-            kept = [event for event in new if is_for_reader(event)]
-            for event in kept:
-                self._note(event)
-            super().extend(kept)
-
-        def _note(self, event: Any) -> None:
-            if isinstance(event, events.ConnectionTerminated):
-                self.reason = event.message
+            for event in new:
+                if isinstance(event, events.ConnectionTerminated):
+                    self.reason = event.message
+                if _is_for_reader(event, events):
+                    super().append(event)
 
     return EventQueue
+
+
+def _is_for_reader(event: Any, events: Any) -> bool:
+    """Whether an event means something to the reader of a response."""
+    # For each informational response, it would call itself again, and wait for the next one without letting
+    # other streams read. An empty part of a body would pass for its end.
+    if isinstance(event, events.EarlyHeadersReceived):
+        return (b":status", b"101") in event.headers
+    return not isinstance(event, events.DataReceived) or bool(event.data) or event.end_stream
+
+
+def _is_malformed(machine: Any) -> bool:
+    """Whether a state machine of HTTP/1.1 has failed, or would fail once a blank line came."""
+    if machine.has_expired():
+        return True
+    awaits_head = machine._connection.their_state.__name__ == "SEND_RESPONSE"  # noqa: SLF001
+    return awaits_head and _is_not_http(machine)
+
+
+def _is_not_http(machine: Any) -> bool:
+    return not b"HTTP/".startswith(_unread(machine)[:5])
 
 
 def _unread(machine: Any) -> bytes:

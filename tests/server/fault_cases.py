@@ -189,9 +189,12 @@ def _malformed() -> list[FaultCase]:
     played = {
         (2, "bad_chunk_size"): chunked + b"zz\r\nabcd\r\n0\r\n\r\n",
         (2, "bad_size_of_a_later_chunk"): chunked + b"4\r\nabcd\r\nzz\r\nabcd\r\n0\r\n\r\n",
+        (2, "missing_chunk_size"): chunked + b"\r\nabcd\r\n0\r\n\r\n",
         (2, "negative_chunk_size"): chunked + b"-4\r\nabcd\r\n0\r\n\r\n",
         (2, "chunk_size_with_a_prefix"): chunked + b"0x4\r\nabcd\r\n0\r\n\r\n",
         (2, "chunk_size_with_an_underscore"): chunked + b"0_4\r\nabcd\r\n0\r\n\r\n",
+        (2, "chunk_size_of_30_digits"): chunked + b"F" * 30 + b"\r\nabcd\r\n0\r\n\r\n",
+        (2, "chunk_that_goes_on_after_its_size"): chunked + b"4\r\nabcdef0\r\n\r\n",
         (0, "status_that_is_no_number"): _head("Content-Length: 4", status="200OK") + b"abcd",
         (0, "status_of_four_digits"): _head("Content-Length: 4", status="2000 OK") + b"abcd",
         (0, "status_below_100"): _head("Content-Length: 4", status="099 OK") + b"abcd",

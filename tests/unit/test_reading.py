@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel_requests.backends.reading import FinalResponse, MalformedHead
+from parallel_requests.backends.reading import FinalResponse, MalformedChunk, MalformedHead
 
 if TYPE_CHECKING:
     import socket
@@ -83,6 +83,13 @@ def test_a_continuation_line_before_any_header() -> None:
         read(FinalResponse, b"HTTP/1.1 200 OK\r\n A: one\r\n\r\n")
 
 
+def test_a_header_that_is_too_long_is_told_from_what_is_no_header() -> None:
+    with pytest.raises(MalformedHead, match="longer than 65536 bytes"):
+        read(FinalResponse, b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n")
+    with pytest.raises(MalformedHead, match="not a header"):
+        read(FinalResponse, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")
+
+
 @pytest.mark.parametrize(
     "line", [b"A: " + b"a" * 1_000 + b"\r\n", b" a\r\n"], ids=["more headers", "one header"]
 )
@@ -92,3 +99,25 @@ def test_endless_headers_are_not_read_to_the_end(line: bytes) -> None:
     with pytest.raises(MalformedHead, match="more than 307200 bytes"):
         response.begin()
     assert wire.file.tell() < 320_000
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"HTT", http.client.IncompleteRead),
+        (b"SSH", MalformedHead),
+        (b"HTTP/1.1 200 OK\r\nA: a", http.client.IncompleteRead),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000, MalformedHead),
+        (CHUNKED + b"4", http.client.IncompleteRead),
+        (CHUNKED + b"4;" + b"a" * 70_000, http.client.LineTooLong),
+        (CHUNKED + b"\r\nabcd\r\n0\r\n\r\n", MalformedChunk),
+    ],
+    ids=["cut", "not HTTP", "cut header", "long header", "cut size", "long size", "no size"],
+)
+def test_what_broke_off_and_what_is_malformed_are_told_apart(data: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        read(FinalResponse, data).read()
+    assert caught.type is error
