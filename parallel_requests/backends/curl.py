@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pycurl
 
 from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
+from parallel_requests.backends.curl_heads import Head, parse_head
 from parallel_requests.backends.quic import QuicReach
-from parallel_requests.backends.transfer import Head, parse_head
 from parallel_requests.exceptions import ProtocolError, TruncatedBody
 from parallel_requests.models import Headers
 

@@ -8,13 +8,14 @@ import re
 import sys
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pycurl
 
 from parallel_requests.backends.base import split_proxy
 from parallel_requests.backends.body import Body, most_coded
 from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
+from parallel_requests.backends.curl_heads import SWITCHED
 from parallel_requests.backends.quic import udp_port
 from parallel_requests.exceptions import (
     BackendError,
@@ -26,7 +27,7 @@ from parallel_requests.exceptions import (
     RequestTimeout,
     TLSError,
 )
-from parallel_requests.models import Headers, Request, Response
+from parallel_requests.models import Request, Response
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
 """Methods whose requests have no Content-Length if there is no body (RFC 9110, 8.6)."""
 _REPLAYABLE = _WITHOUT_BODY | {"PUT"}
-_BLANK_LINE, _BETWEEN_HEADS = re.compile(rb"\n\r?\n"), re.compile(rb"\n\r?\n(?=HTTP/)")
-_HEAD = re.compile(rb"(HTTP/(?:1\.[01]|[23])) ([1-9]\d\d)(?: ([^\n]*+))?\r?(?:\n[^:\n]++:[^\n]*+)*+")
+_WITHOUT_END = re.compile(
+    rb"content-length:[ \t]*\d{19}|content-length[ \t]|transfer-encoding:[ \t]*+(?!chunked)", re.IGNORECASE
+)
+"""Fields that announce a body in a way that libcurl ignores: it reads on until the connection ends."""
 
 _TRUST = (pycurl.SSL_VERIFYPEER, pycurl.SSL_VERIFYHOST, pycurl.CAINFO, pycurl.CAPATH)
 _TRUST_IN_PROXY = (
@@ -50,11 +53,6 @@ _TRUST_IN_PROXY = (
 
 _SOCKS5_AUTH = 267
 """``CURLOPT_SOCKS5_AUTH``, which pycurl has no name for."""
-
-_SWITCHED = "it switches to another protocol, unasked"
-
-Head: TypeAlias = tuple[int, str, str, Headers]
-"""Status, reason, version and headers."""
 
 
 class Transfer:
@@ -302,8 +300,8 @@ class Transfer:
         request = send.request
         if self._error is not None:
             return self._backend.translate(self._error, request)
-        if self.has_switched():
-            return self._backend.failure(ProtocolError, request, OSError(_SWITCHED))
+        if (reason := self.why_endless()) is not None:
+            return self._backend.failure(ProtocolError, request, OSError(reason))
         kind = self._kind_of_failure(code, message)
         quic = self._backend.quic
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
@@ -344,9 +342,14 @@ class Transfer:
             or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
         )
 
-    def has_switched(self) -> bool:
-        """Whether the server switched protocols unasked: libcurl takes what follows for the body."""
-        return any(line.startswith(b"HTTP/1.1 101") for line in self._head)
+    def why_endless(self) -> str | None:
+        """Return why libcurl takes all that follows for the body, if the head is malformed in such a way."""
+        for line in self._head:
+            if line.startswith(b"HTTP/1.1 101"):
+                return SWITCHED
+            if _WITHOUT_END.match(line):
+                return "its length or transfer coding is invalid"
+        return None
 
     def carries(self, run: Run) -> bool:
         """Whether it makes an attempt for a run."""
@@ -389,23 +392,3 @@ def _size_without_url(request: Request, header_lines: list[bytes]) -> int:
     start_line = len(request.method) + len(" / HTTP/1.1\r\nHost: \r\n") - len("http://")
     fields = sum([len(line) + 2 for line in header_lines if not line.endswith(b":")])
     return start_line + fields + 2 + len(request.content or b"")
-
-
-def parse_head(block: bytes) -> Head | None:
-    """Return the last head among all that were received, without trailers; None if it is incomplete.
-
-    Raises:
-        ValueError: It is not valid HTTP.
-    """
-    last = _BETWEEN_HEADS.split(block)[-1]
-    end = _BLANK_LINE.search(last)
-    if end is None:
-        return None
-    head = last[: end.start()]
-    parts = _HEAD.fullmatch(head)
-    if parts is None:
-        raise ValueError("a line of the head is not a header")
-    version, status, reason = (part.decode("latin-1") for part in parts.groups(b""))
-    if status == "101":
-        raise ValueError(_SWITCHED)
-    return None if int(status) < 200 else (int(status), reason.strip(), version, Headers(head))

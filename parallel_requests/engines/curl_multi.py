@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LONGEST_SLEEP = 60.0
 """Seconds to sleep at most, even if nothing is due."""
-_SWITCH_CHECK_INTERVAL = 1.0
+_HEAD_CHECK_INTERVAL = 1.0
 """Seconds between two checks for responses that libcurl does not know to be over; they are rare."""
 _MAX_STARTS = 256
 """Exchanges started before sockets are served again, or ``concurrency`` if that is more."""
@@ -50,7 +50,7 @@ class CurlMultiEngine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._is_wake_due = self._is_sleeping = False
-        self._next_switch_check = 0.0
+        self._next_head_check = 0.0
         self.threads = EngineThreads()
         self._transfers: dict[Any, Transfer] = {}  # by their easy handles
         self._spare: list[Transfer] = []
@@ -124,9 +124,9 @@ class CurlMultiEngine:
                     self._requeue_unconnected()
                 if not self._take_finished():
                     self._sleep()
-                    if (now := monotonic()) >= self._next_switch_check:
-                        self._next_switch_check = now + _SWITCH_CHECK_INTERVAL
-                        self._end_switched()
+                    if (now := monotonic()) >= self._next_head_check:
+                        self._next_head_check = now + _HEAD_CHECK_INTERVAL
+                        self._end_endless()
         finally:
             self._shut_down()
             self.threads.leave()
@@ -223,9 +223,9 @@ class CurlMultiEngine:
         for transfer in [transfer for transfer in self._transfers.values() if transfer.carries(run)]:
             self._end(transfer, reason)
 
-    def _end_switched(self) -> None:
-        """Fail the transfers whose server has switched protocols: libcurl would wait for more."""
-        for transfer in [transfer for transfer in self._transfers.values() if transfer.has_switched()]:
+    def _end_endless(self) -> None:
+        """Fail the transfers with a malformed head for which libcurl would wait for more."""
+        for transfer in [transfer for transfer in self._transfers.values() if transfer.why_endless()]:
             self._end(transfer, transfer.failure(pycurl.E_OK, ""))
 
     def _sleep(self) -> None:
@@ -233,7 +233,7 @@ class CurlMultiEngine:
         timer = self._scheduler.next_timer()
         seconds = _LONGEST_SLEEP if timer is None else max(0.0, timer - monotonic())
         if self._scheduler.in_flight:
-            seconds = min(seconds, _SWITCH_CHECK_INTERVAL)
+            seconds = min(seconds, _HEAD_CHECK_INTERVAL)
         self._is_sleeping = True
         if self._is_wake_due or self._scheduler.has_work():
             seconds = 0.0

@@ -26,6 +26,7 @@ from tests.server.faults import (
     repeat,
     response,
     send,
+    stall,
 )
 
 if TYPE_CHECKING:
@@ -134,6 +135,21 @@ def test_row_6_a_connection_out_of_step_is_never_used_again(
         session.get(server.url(), return_type="content")
     assert session.get(server.url(), return_type="content") == b"fine"
     assert [request.connection for request in server.requests] == [0, 1]
+
+
+WITHOUT_END = {
+    "coding": b"Transfer-Encoding: identity\r\n\r\nabc",
+    "length": b"Content-Length: 9999999999999999999\r\n\r\nabc",
+}
+
+
+@pytest.mark.parametrize("framing", WITHOUT_END)
+def test_a_head_that_no_body_can_follow_needs_no_timeout(
+    framing: str, session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n" + WITHOUT_END[framing]), stall()])
+    with pytest.raises(exceptions.ProtocolError):
+        session.get(server.url(), timeout=None)
 
 
 TOO_MUCH = {
