@@ -117,7 +117,7 @@ class BackendError(ParallelRequestsError):
     """The network, the peer or the protocol failed.
 
     Attributes:
-        backend_name: The backend that saw it.
+        backend_name: The backend that saw it; empty if it is about a response that is complete.
         url: Where the attempt went, without credentials.
         stale: Whether the server closed a kept-alive connection just as it was reused.
     """

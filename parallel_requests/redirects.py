@@ -61,7 +61,8 @@ def next_hop(
     try:
         url, authority = check_url(urljoin(request.url, target))
     except ValueError as error:  # from check_url, or from urljoin, which cannot join every Location
-        reason = str(error) if isinstance(error, ValidationError) else "its Location is not a URL"
+        is_checked = isinstance(error, ValidationError)
+        reason = str(error).removesuffix(".") if is_checked else "its Location is not a URL"
     else:
         url, _ = split_user_info(url)
         return _moved(request, response, (url, authority), history, rules)
@@ -93,7 +94,7 @@ def _moved(
     try:
         proxy = _proxy_to(url, request, rules)
     except ValidationError as error:
-        raise _refusal(request, f"{redact(url)}, but {error.message}", history) from None
+        raise _refusal(request, f"{redact(url)}, but {error.message.removesuffix('.')}", history) from None
     return dataclasses.replace(
         request,
         url=url,

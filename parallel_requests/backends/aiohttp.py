@@ -22,13 +22,11 @@ from parallel_requests.exceptions import (
     DNSError,
     ParallelRequestsError,
     ProtocolError,
-    ProxyError,
     TLSError,
     TruncatedBody,
     ValidationError,
 )
 from parallel_requests.models import Headers, Request, Response
-from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
     import ssl
@@ -157,11 +155,11 @@ class AiohttpBackend(AsyncBackend):
         """Translate an exception of aiohttp; called in the attempt's own context."""
         for cause in chain_of(error):
             if isinstance(cause, aiohttp.ClientHttpProxyError):
-                return _refusal(request, f"{cause.status} {cause.message}")
+                return self.proxy_failure(request, f"{cause.status} {cause.message}")
             if isinstance(cause, aiohttp.ClientProxyConnectionError):
-                return _refusal(request, str(cause.os_error))
+                return self.proxy_failure(request, str(cause.os_error))
             if isinstance(cause, aiohttp.ClientConnectorDNSError) and request.proxy is not None:
-                return _refusal(request, str(cause.os_error))  # only the proxy's name is looked up
+                return self.proxy_failure(request, str(cause.os_error))  # only the proxy's name is looked up
             for kind, ours in _ERRORS:
                 if isinstance(cause, kind):
                     return self.failure(ours, request, _without_bytes(cause))
@@ -351,13 +349,3 @@ def _without_bytes(error: BaseException) -> BaseException:
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return ValueError(error.message.partition(":")[0].strip())
     return error
-
-
-def _refusal(request: Request, reason: str) -> ProxyError:
-    proxy = request.proxy or ""
-    return ProxyError(
-        f"The proxy {redact(proxy)} did not let {redact(request.url)} through ({redact(reason)}).",
-        AiohttpBackend.name,
-        request.url,
-        proxy_url=proxy,
-    )

@@ -6,6 +6,7 @@ import errno
 import functools
 import importlib
 import importlib.util
+import re
 from base64 import b64encode
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
@@ -17,6 +18,7 @@ from parallel_requests.exceptions import (
     DNSError,
     ParallelRequestsError,
     ProtocolError,
+    ProxyError,
     RequestTimeout,
     ResourceExhausted,
     TLSError,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from parallel_requests.models import Request, Response
 
 ENTRY_POINT_GROUP = "parallel_requests.backends"
+# What a library quotes of its own objects, such as ``<ssl.SSLContext object at 0x7f...>``: with the address,
+# no two messages would be the same.
+_OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-fA-F]+>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,8 @@ class Backend:
         looks in the chain of causes for an exception of the standard library.
         """
         for cause in chain_of(error):
+            if isinstance(cause, BackendError):
+                cause.backend_name = cause.backend_name or self.name
             if isinstance(cause, ParallelRequestsError):
                 return cause
             for kind, ours in _standard_errors():
@@ -134,12 +141,18 @@ class Backend:
         self, kind: type[BackendError], request: Request, cause: BaseException, *, stale: bool = False
     ) -> BackendError:
         """Build the error of an attempt, without secrets that the library's message may contain."""
-        detail = text_of(cause) or type(cause).__name__
+        detail = _OBJECT.sub(r"\1", text_of(cause)) or type(cause).__name__
         if kind is BackendError and detail != type(cause).__name__:
             # It may be a bug of the backend's, where the message alone says little.
             detail = f"{type(cause).__name__}: {detail}"
         message = f"{request.method} {redact(request.url)}: {_SUMMARY.get(kind, 'failed')} ({detail})."
         return kind(message, self.name, request.url, stale=stale)
+
+    def proxy_failure(self, request: Request, reason: str) -> ProxyError:
+        """Build the error of an attempt that the proxy did not let through, without secrets."""
+        proxy = request.proxy or ""
+        message = f"The proxy {redact(proxy)} did not let {redact(request.url)} through ({redact(reason)})."
+        return ProxyError(message, self.name, request.url, proxy_url=proxy)
 
 
 class BlockingBackend(Backend):

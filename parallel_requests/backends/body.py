@@ -159,6 +159,14 @@ def most_coded(max_response_size: int) -> int:
     return 2 * max_response_size + _ROOM_FOR_CODING
 
 
+def too_large(send: Send) -> BodyTooLarge:
+    """Return the error for a body above ``max_response_size``."""
+    url, limit = send.request.url, send.policy.max_response_size
+    return BodyTooLarge(
+        f"The body of {redact(url)} is larger than max_response_size = {limit} bytes.", url=url
+    )
+
+
 class Body:
     """Receives the body of one response, piece by piece."""
 
@@ -188,7 +196,7 @@ class Body:
             and not self._decoders
             and self._decoded + (self._expected or 0) > self._limit
         ):
-            raise self._too_large()
+            raise too_large(self._send)
 
     @property
     def expected(self) -> int | None:
@@ -247,7 +255,7 @@ class Body:
         self._coded[level] += len(data)
         # Data that decodes to nothing, such as empty gzip members, would never reach the limit itself.
         if self._limit is not None and self._coded[level] > most_coded(self._limit):
-            raise self._too_large()
+            raise too_large(self._send)
         for start in range(0, len(data), _SLICE):
             for piece in self._decoders[level].feed(data[start : start + _SLICE]):
                 self._check_time()
@@ -271,7 +279,7 @@ class Body:
             return
         self._decoded += len(piece)
         if self._limit is not None and self._decoded > self._limit:
-            raise self._too_large()
+            raise too_large(self._send)
         if not self._streams:
             if self._content is None:
                 self._content = BytesIO(piece)  # shares the object until written to, so it costs nothing
@@ -284,13 +292,6 @@ class Body:
         self._send.delivered += len(piece)
         for start in range(0, len(piece), size):
             deliver(piece[start : start + size], self._send.request)
-
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"The body of {redact(self._send.request.url)} is larger than "
-            f"max_response_size = {self._limit} bytes.",
-            url=self._send.request.url,
-        )
 
 
 def _codings(headers: Headers, send: Send) -> list[str]:

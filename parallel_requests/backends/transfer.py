@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pycurl
 
 from parallel_requests.backends.base import split_proxy
-from parallel_requests.backends.body import Body, most_coded
+from parallel_requests.backends.body import Body, most_coded, too_large
 from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.curl_heads import SWITCHED
 from parallel_requests.backends.quic import udp_port
@@ -28,7 +28,6 @@ from parallel_requests.exceptions import (
     TLSError,
 )
 from parallel_requests.models import Request, Response
-from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
     from parallel_requests.backends.curl import CurlBackend
@@ -307,24 +306,15 @@ class Transfer:
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
             quic.note_silence(request.authority, send.began_at)
         if request.proxy and self._is_proxy_to_blame(kind):
-            return ProxyError(
-                f"The proxy {redact(request.proxy)} did not let {redact(request.url)} through "
-                f"({redact(message)}).",
-                self._backend.name,
-                request.url,
-                proxy_url=request.proxy,
-            )
+            return self._backend.proxy_failure(request, message)
         if code == pycurl.E_SSL_CONNECT_ERROR and any(words in message for words in HUNG_UP):
             kind = ConnectError  # the peer hung up, which says nothing about its certificate
         if kind is BodyTooLarge:
-            return BodyTooLarge(
-                f"The body of {redact(request.url)} is larger than max_response_size = "
-                f"{send.policy.max_response_size} bytes.",
-                self._backend.name,
-                request.url,
-            )
+            return self._backend.translate(too_large(send), request)
         stale = code in UNANSWERED and not self._head and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0
-        return self._backend.failure(kind, request, OSError(message), stale=stale)
+        return self._backend.failure(
+            kind, request, OSError(message or f"libcurl's error {code}"), stale=stale
+        )
 
     def _kind_of_failure(self, code: int, message: str) -> type[BackendError]:
         kind = MEANING.get(code, BackendError)

@@ -89,10 +89,9 @@ class ThreadParser:
 
 def parse_failure(response: Response, error: BaseException) -> ParallelRequestsError:
     """Return the error of an item whose ``parse_func`` raised."""
-    failure = ParseError(
-        f"parse_func raised {type(error).__name__} for {redact(response.url)}: {text_of(error)}. "
-        "The response is kept in .response.",
-        response,
-    )
+    told = f"{type(error).__name__} for {redact(response.url)}"
+    if reason := text_of(error).removesuffix("."):
+        told += f": {reason}"
+    failure = ParseError(f"parse_func raised {told}. The response is kept in .response.", response)
     failure.__cause__ = error
     return failure

@@ -82,6 +82,14 @@ def test_a_head_truncated_after_an_interim_one_is_an_error(rest: bytes) -> None:
         assert isinstance(result.error, exceptions.TruncatedBody)
 
 
+def test_an_error_for_which_libcurl_has_no_words_is_named_by_its_number() -> None:
+    script = [read_request(), send(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 200_000), close()]
+    with FaultServer(script) as server, ParallelSession(backend="curl", max_retries=0) as session:
+        [result] = session.iter_results([server.url("/")])
+    assert isinstance(result.error, exceptions.ProtocolError)
+    assert "libcurl's error 100" in str(result.error)
+
+
 def test_a_head_may_end_in_a_bare_newline() -> None:
     script = [read_request(), send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nhi"), close()]
     with FaultServer(script) as server, ParallelSession(backend="curl", max_retries=0) as session:

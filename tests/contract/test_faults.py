@@ -47,6 +47,8 @@ _LONG = 10.0
 """Seconds for what happens at once, unless something is broken."""
 _MORE_THAN_ONE_ATTEMPT = frozenset({18, 20, 25})
 """Rows that redirect; and whether a proxy that refuses is asked again is up to the retry policy."""
+_COMPLETE_RESPONSES = frozenset({18, 21, 25})
+"""Rows in which no backend fails: a redirect is not followed, or a response comes from a proxy."""
 
 
 def call(session: ParallelSession, case: FaultCase, url: str, options: dict[str, Any]) -> Result[Any]:
@@ -60,6 +62,7 @@ def call(session: ParallelSession, case: FaultCase, url: str, options: dict[str,
 @pytest.mark.parametrize("case", FAULT_CASES, ids=str)
 def test_a_fault_is_one_typed_error(
     case: FaultCase,
+    backend: str,
     open_session: Callable[..., ParallelSession],
     certificates: Certificates,
     lateness: Lateness,
@@ -84,7 +87,7 @@ def test_a_fault_is_one_typed_error(
         sent = len(server.requests) - case.warm_up
         connections = server.connections
 
-    check_outcome(case, result)
+    check_outcome(case, result, backend)
     check_attempts(case, result, sent)
     if case.error == "RequestTimeout":
         assert took <= result.attempts * (timeout + _PATIENCE) + lateness.slack()
@@ -95,8 +98,8 @@ def test_a_fault_is_one_typed_error(
         assert [set(request.headers) & secret for request in server.requests] == [secret, set()]
 
 
-def check_outcome(case: FaultCase, result: Result[Any]) -> None:
-    """The body, or the error that was promised, without a secret."""
+def check_outcome(case: FaultCase, result: Result[Any], backend: str) -> None:
+    """The body, or the error that was promised, which names its backend and no secret."""
     if case.error is None:
         assert result.error is None
         assert result.value == case.body
@@ -107,6 +110,8 @@ def check_outcome(case: FaultCase, result: Result[Any]) -> None:
         error = error.last_error  # type: ignore[assignment]
     assert isinstance(error, getattr(exceptions, case.error)), repr(error)
     assert "secret-" not in str(error)
+    if isinstance(error, exceptions.BackendError) and case.row not in _COMPLETE_RESPONSES:
+        assert error.backend_name == backend
 
 
 def check_attempts(case: FaultCase, result: Result[Any], sent: int) -> None:
@@ -277,6 +282,14 @@ def test_row_12_a_refused_connection_is_retried(session: ParallelSession) -> Non
     assert isinstance(result.error, exceptions.RetryExhaustedError)
     assert type(result.error.last_error) is exceptions.ConnectError
     assert result.attempts == 2
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_message_shows_no_address_in_memory(session: ParallelSession, scheme: str) -> None:
+    with refusing_port() as port:
+        [result] = session.iter_results([f"{scheme}://127.0.0.1:{port}/"], max_retries=0)
+    assert isinstance(result.error, exceptions.ConnectError)
+    assert " at 0x" not in str(result.error)
 
 
 def test_row_12_an_unknown_name_is_looked_up_once_more(

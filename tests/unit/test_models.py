@@ -22,6 +22,7 @@ from parallel_requests.exceptions import (
     TruncatedBody,
 )
 from parallel_requests.models import Attempt, Headers, Request, Response, Result, ReturnType
+from parallel_requests.parsing.in_place import parse_failure
 from parallel_requests.redaction import is_secret_header, redact, redact_headers
 from tests.unit.driving import Answer, Stage
 
@@ -412,6 +413,18 @@ def test_an_attempt_keeps_no_secret() -> None:
     attempt = Attempt(1, None, ParallelRequestsError("x"), 0.1, FULL_OF_SECRETS)
     assert SECRET not in attempt.url
     assert SECRET not in repr(attempt)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError("id"), "raised KeyError for http://api.test/: 'id'. The"),
+        (ValueError("Not a page."), "raised ValueError for http://api.test/: Not a page. The"),
+        (MemoryError(), "raised MemoryError for http://api.test/. The"),
+    ],
+)
+def test_a_parse_error_says_what_was_raised(error: Exception, told: str) -> None:
+    assert f"parse_func {told} response is kept in .response." == str(parse_failure(response(b""), error))
 
 
 def test_a_parse_error_with_a_cause_that_will_not_pickle() -> None:

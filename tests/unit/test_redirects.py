@@ -123,6 +123,11 @@ def test_a_redirect_to_itself_that_sets_a_cookie_is_not() -> None:
     assert next_hop(request, redirect, (redirect,), RedirectRules()) is not None
 
 
+def test_the_reason_for_a_refusal_is_part_of_its_sentence() -> None:
+    with pytest.raises(RedirectError, match=r"must start with http:// or https://; it is not followed\.$"):
+        hop("ftp://other.test/")
+
+
 def test_a_location_with_a_password_does_not_show_it() -> None:
     with pytest.raises(RedirectError) as caught:
         hop("ftp://joe:hunter2@other.test/?token=hunter2")
