@@ -28,7 +28,7 @@ from parallel_requests import (
     batch,
 )
 from parallel_requests.backends.base import BlockingBackend
-from parallel_requests.backends.connections import Wire
+from parallel_requests.backends.connections import Wire, watched
 from parallel_requests.batch import Batch
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.engines.watchdog import Flight, Watchdog
@@ -192,7 +192,8 @@ def test_an_attempt_stopped_during_name_resolution_does_not_connect() -> None:
     with full_port() as port:
         wire, flight = Wire(), Flight(None, None)
         wire.begin(Send(Request("http://127.0.0.1/"), None, Policy(), flight=flight))
-        connection = wire.watch(urllib3.connection.HTTPConnection, urllib3.exceptions)("127.0.0.1", port)
+        connection_class = watched(urllib3.connection.HTTPConnection, wire, urllib3.exceptions, None)
+        connection = connection_class("127.0.0.1", port)
         flight.cut()
         with pytest.raises(urllib3.exceptions.ConnectTimeoutError):
             connection.connect()

@@ -21,60 +21,11 @@ if TYPE_CHECKING:
     from parallel_requests.exchange import Send
 
 
-class _Connecting:
-    """Connection mixin: connects as the library does, but in a way that the watchdog can abort."""
-
-    sock: Any
-    host: str
-    port: int | None
-    default_port: int
-    timeout: Any
-    source_address: tuple[str, int] | None
-    socket_options: Iterable[tuple[Any, ...]] | None
-    _dns_host: str
-    socks_proxy: SocksProxy | None
-
-    def new_socket(self, report: Callable[[socket.socket], object], errors: Any) -> socket.socket:
-        """Return a connected socket.
-
-        Args:
-            report: Called with each socket before it connects.
-            errors: The exceptions of the library.
-        """
-        address = self._dns_host.strip("[]"), self.port or self.default_port
-        if self.socks_proxy is not None:
-            return self._new_socket_through(self.socks_proxy, address, report, errors)
-        try:
-            return _connect(self, address, report)
-        except socket.gaierror as error:
-            raise errors.NameResolutionError(self.host, self, error) from error
-        except TimeoutError as error:
-            raise errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
-        except OSError as error:
-            raise errors.NewConnectionError(self, str(error)) from error
-
-    def _new_socket_through(
-        self,
-        proxy: SocksProxy,
-        address: tuple[str, int],
-        report: Callable[[socket.socket], object],
-        errors: Any,
-    ) -> socket.socket:
-        try:
-            return _connect(self, proxy.address, report, proxy.sockets_to(address))
-        except TargetNotFound as error:
-            raise errors.NameResolutionError(self.host, self, error) from error
-        except TimeoutError as error:
-            raise errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
-        except (SocksError, OSError) as error:
-            raise errors.ProxyError(str(error), error) from error
-
-
 class Wire:
     """Tells the engine's watchdog which socket each thread's attempt is on."""
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._local = threading.local()  # not of a subclass, whose attributes take twice the time
         self._lock = threading.Lock()  # guards connections_opened
         self.connections_opened = 0
 
@@ -82,8 +33,7 @@ class Wire:
         """Note which attempt this thread makes."""
         self._local.flight = send.flight
         self._local.policy = send.policy
-        self._local.is_fresh = self._local.is_connecting = False
-        self._local.is_ready = self._local.is_answered = False
+        self._local.is_fresh = self._local.is_ready = self._local.is_answered = False
 
     def answered(self) -> None:
         """Note that the head of the response has come."""
@@ -95,7 +45,7 @@ class Wire:
 
     def is_connecting(self) -> bool:
         """Whether this thread's attempt failed before its connection, TLS included, was established."""
-        return bool(self._local.is_connecting)
+        return self._local.is_fresh and not self._local.is_ready
 
     def is_ready(self) -> bool:
         """Whether this thread's attempt got a connection, so that the request may have been received."""
@@ -122,7 +72,7 @@ class Wire:
         """
         flight = getattr(self._local, "flight", None)
         before = None if former is None else former()
-        if before is not None and before is not flight:
+        if before is not None:
             before.uses(None)
         self.uses(sock)
         return None if flight is None else ref(flight)
@@ -157,12 +107,11 @@ class Wire:
         """Note a new connection."""
         with self._lock:
             self.connections_opened += 1
-        self._local.is_fresh = self._local.is_connecting = True
+        self._local.is_fresh, self._local.is_ready = True, False
         self.uses(sock)
 
     def connected(self, sock: Any) -> None:
         """Note that a connection is ready for use."""
-        self._local.is_connecting = False
         self._local.is_ready = True
         self.uses(sock)
         if isinstance(sock, WatchedSocket):
@@ -172,88 +121,115 @@ class Wire:
         """Note that the request is sent: at once or, without a connection, as soon as there is one."""
         self._local.is_ready = sock is not None
 
-    def watch(self, connection_class: Any, errors: Any, proxy: SocksProxy | None = None) -> Any:
-        """Return a connection class that reports which socket it uses.
 
-        Args:
-            connection_class: What it derives from.
-            errors: The exceptions of its library.
-            proxy: The SOCKS proxy it goes through.
-        """
-        wire = self
-        connection_class = with_fixes(connection_class)
+class _WatchedConnection:
+    """Connection mixin: reports which socket it uses, and connects in a way that the watchdog can abort.
 
-        class WatchedConnection(_Connecting, connection_class):  # type: ignore[misc]
-            response_class = FinalResponse
-            socks_proxy = proxy
-            _user: ReferenceType[Flight] | None = None
-
-            def _new_conn(self) -> Any:
-                sock = self.new_socket(wire.connects, errors)
-                wire.opened(sock)
-                return sock
-
-            def connect(self) -> Any:
-                outcome = super().connect()
-                if getattr(self, "cert_reqs", None) == "CERT_NONE":
-                    # The caller has chosen this; urllib3 would warn about it at each request.
-                    self.is_verified = True
-                wire.connected(None if self._is_shared() else self.sock)
-                return outcome
-
-            def request(self, *args: Any, **kwargs: Any) -> Any:
-                wire.requests(self.sock)
-                if not self._is_shared():
-                    self._user = wire.takes_over(self.sock, self._user)
-                    return super().request(*args, **kwargs)
-                wire.shares(self.sock)
-                try:
-                    return super().request(*args, **kwargs)
-                finally:
-                    wire.uses(None)
-
-            def _is_shared(self) -> bool:
-                """Whether other attempts use the socket too, so that it must not be shut down for one."""
-                return getattr(self, "is_multiplexed", False)
-
-        WatchedConnection.__name__ = connection_class.__name__
-        return WatchedConnection
-
-
-def _connect(
-    connection: _Connecting,
-    address: tuple[str, int],
-    report: Callable[[socket.socket], object],
-    new: Callable[..., socket.socket] = PlainSocket,
-) -> socket.socket:
-    """Do what ``socket.create_connection`` does, but report each ``new`` socket before it connects.
-
-    Otherwise a connect that hangs could not be aborted.
+    Attributes:
+        wire: What it reports to.
+        errors: The exceptions of its library.
+        socks_proxy: The SOCKS proxy it goes through, or None.
     """
-    timeout, source_address = connection.timeout, connection.source_address
-    host, port = address
-    failure = OSError("the name has no address")
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for family, kind, protocol, _, place in found:
-        sock = None
+
+    wire: Wire
+    errors: Any
+    socks_proxy: SocksProxy | None
+    response_class = FinalResponse
+    _user: ReferenceType[Flight] | None = None
+
+    sock: Any
+    host: str
+    port: int | None
+    default_port: int
+    timeout: Any
+    socket_options: Iterable[tuple[Any, ...]] | None
+    _dns_host: str
+
+    def connect(self) -> Any:
+        outcome = super().connect()  # type: ignore[misc]
+        if getattr(self, "cert_reqs", None) == "CERT_NONE":
+            # The caller has chosen this; urllib3 would warn about it at each request.
+            self.is_verified = True
+        self.wire.connected(None if self._is_shared() else self.sock)
+        return outcome
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        wire = self.wire
+        wire.requests(self.sock)
+        if not self._is_shared():
+            self._user = wire.takes_over(self.sock, self._user)
+            return super().request(*args, **kwargs)  # type: ignore[misc]
+        wire.shares(self.sock)
         try:
-            sock = new(family, kind, protocol)  # fails if this machine has no IPv6, say
-            # urllib3-future adds the protocol that an option is for: "tcp".
-            for level, name, value, *_ in connection.socket_options or ():
-                sock.setsockopt(level, name, value)
-            if timeout is None or isinstance(timeout, int | float):  # else it is the default marker
-                sock.settimeout(timeout)
-            if source_address:
-                sock.bind(source_address)
-            report(sock)
-            sock.connect(place)
-        except OSError as error:
-            if sock is not None:
-                sock.close()
-            failure = error.with_traceback(None)  # it would keep this frame, and so the sockets, alive
-        else:
-            return sock
-    try:
-        raise failure
-    finally:
-        del failure  # for the same reason
+            return super().request(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            wire.uses(None)
+
+    def _is_shared(self) -> bool:
+        """Whether other attempts use the socket too, so that it must not be shut down for one."""
+        return getattr(self, "is_multiplexed", False)
+
+    def _new_conn(self) -> Any:
+        target = self._dns_host.strip("[]"), self.port or self.default_port
+        proxy = self.socks_proxy
+        try:
+            if proxy is None:
+                sock = self._connect_to(target, PlainSocket)
+            else:
+                sock = self._connect_to(proxy.address, proxy.sockets_to(target))
+        except TimeoutError as error:
+            raise self.errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
+        except TargetNotFound as error:
+            raise self.errors.NameResolutionError(self.host, self, error) from error
+        except (SocksError, OSError) as error:
+            if proxy is not None:
+                raise self.errors.ProxyError(str(error), error) from error
+            if isinstance(error, socket.gaierror):
+                raise self.errors.NameResolutionError(self.host, self, error) from error
+            raise self.errors.NewConnectionError(self, str(error)) from error
+        self.wire.opened(sock)
+        return sock
+
+    def _connect_to(self, address: tuple[str, int], new: Callable[..., socket.socket]) -> socket.socket:
+        """Do what ``socket.create_connection`` does, but report each ``new`` socket before it connects.
+
+        Otherwise a connect that hangs could not be aborted.
+        """
+        host, port = address
+        failure = OSError("the name has no address")
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, place in found:
+            sock = None
+            try:
+                sock = new(family, kind, protocol)  # fails if this machine has no IPv6, say
+                # urllib3-future adds the protocol that an option is for: "tcp".
+                for level, name, value, *_ in self.socket_options or ():
+                    sock.setsockopt(level, name, value)
+                # Otherwise it is urllib3's marker for the default.
+                if self.timeout is None or isinstance(self.timeout, int | float):
+                    sock.settimeout(self.timeout)
+                self.wire.connects(sock)
+                sock.connect(place)
+            except OSError as error:
+                if sock is not None:
+                    sock.close()
+                failure = error.with_traceback(None)  # it would keep this frame, and so the sockets, alive
+            else:
+                return sock
+        try:
+            raise failure
+        finally:
+            del failure  # for the same reason
+
+
+def watched(base: Any, wire: Wire, errors: Any, proxy: SocksProxy | None) -> Any:
+    """Return a connection class that reports which socket it uses.
+
+    Args:
+        base: What it derives from.
+        wire: What it reports to.
+        errors: The exceptions of its library.
+        proxy: The SOCKS proxy it goes through, or None.
+    """
+    attributes = {"wire": wire, "errors": errors, "socks_proxy": proxy}
+    return type(base.__name__, (_WatchedConnection, with_fixes(base)), attributes)

@@ -8,15 +8,13 @@ import niquests
 from niquests.adapters import HTTPAdapter
 from niquests.packages import urllib3
 
-from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
-from parallel_requests.backends.connections import Wire
+from parallel_requests.backends.base import Capabilities, TransportSettings
 from parallel_requests.backends.multiplexing import SharingPools, StreamedResponse
+from parallel_requests.backends.pooled import PooledBackend
 from parallel_requests.backends.pools import headers_of
-from parallel_requests.backends.responses import read_response, timeouts_of, translate
-from parallel_requests.backends.socks_proxies import lacking_for_socks
+from parallel_requests.backends.responses import read_response, timeouts_of
 
 if TYPE_CHECKING:
-    from parallel_requests.exceptions import ParallelRequestsError
     from parallel_requests.exchange import Send
     from parallel_requests.models import Request, Response
 
@@ -45,7 +43,7 @@ class _PooledAdapter(HTTPAdapter):  # type: ignore[misc]
         return resp
 
 
-class NiquestsBackend(BlockingBackend):
+class NiquestsBackend(PooledBackend):
     """Sends through niquests' adapters.
 
     HTTP/3 is disabled: niquests would use it on a later connection, where our timeout cannot cut off
@@ -55,30 +53,21 @@ class NiquestsBackend(BlockingBackend):
     name: ClassVar[str] = "niquests"
     capabilities: ClassVar[Capabilities] = Capabilities(http2=True, streaming=True, multiplexing=True)
     extra: ClassVar[str] = "niquests"
+    errors: ClassVar[Any] = urllib3.exceptions
+    wrapper = niquests.exceptions.RequestException
 
     def __init__(self) -> None:
-        self._wire = Wire()
-        self._pools: SharingPools
+        super().__init__()
         self._adapters: dict[Any, _PooledAdapter] = {}
 
     @classmethod
     def version(cls) -> str:
         return str(niquests.__version__)
 
-    @property
-    def connections_opened(self) -> int:
-        return self._wire.connections_opened
-
     def open(self, settings: TransportSettings) -> None:
         versions = urllib3.HttpVersion
         disabled = {versions.h3} if settings.http2 is not False else {versions.h2, versions.h3}
         self._pools = SharingPools(urllib3, self._wire, settings, disabled_svn=disabled)
-
-    def lacking_for_socks(self) -> str | None:
-        return lacking_for_socks()
-
-    def close(self) -> None:
-        self._pools.close()
 
     def send(self, send: Send) -> Response:
         request = send.request
@@ -92,10 +81,6 @@ class NiquestsBackend(BlockingBackend):
             response = StreamedResponse(self._wire, response, send.timeout)
         self._wire.answered()
         return read_response(send, response)
-
-    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
-        wrapper = niquests.exceptions.RequestException
-        return translate(self, self._wire, urllib3.exceptions, error, request, wrapper=wrapper)
 
     def _adapter_for(self, request: Request) -> _PooledAdapter:
         manager = self._pools.manager_for(

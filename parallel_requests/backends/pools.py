@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib3.util import SKIP_HEADER
 
 from parallel_requests.backends.base import split_proxy
+from parallel_requests.backends.connections import watched
 from parallel_requests.backends.socks_proxies import SocksProxy
 from parallel_requests.backends.tls import ssl_context
 
@@ -123,7 +124,7 @@ class Pools:
 
     def _pool_class(self, base: Any, socks_proxy: SocksProxy | None) -> Any:
         """Return a class of pools whose connections are watched, and go through a SOCKS proxy."""
-        connection = self._wire.watch(base.ConnectionCls, self._library.exceptions, socks_proxy)
+        connection = watched(base.ConnectionCls, self._wire, self._library.exceptions, socks_proxy)
         return type(base.__name__, (base,), {"ConnectionCls": connection})
 
     def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:

@@ -9,18 +9,15 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.hooks import default_hooks, dispatch_hook
 from requests.structures import CaseInsensitiveDict
-from urllib3 import exceptions as errors
 
-from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
-from parallel_requests.backends.connections import Wire
+from parallel_requests.backends.base import Capabilities, TransportSettings
+from parallel_requests.backends.pooled import PooledBackend
 from parallel_requests.backends.pools import Pools, headers_of
-from parallel_requests.backends.responses import read_response, timeouts_of, translate
-from parallel_requests.backends.socks_proxies import lacking_for_socks
+from parallel_requests.backends.responses import read_response, timeouts_of
 
 if TYPE_CHECKING:
     from requests.adapters import BaseAdapter
 
-    from parallel_requests.exceptions import ParallelRequestsError
     from parallel_requests.exchange import Send
     from parallel_requests.models import Request, Response
 
@@ -57,11 +54,8 @@ class _PooledAdapter(HTTPAdapter):
         response.status_code = resp.status
         return response
 
-    def close(self) -> None:
-        self.pools.close()
 
-
-class RequestsBackend(BlockingBackend):
+class RequestsBackend(PooledBackend):
     """Sends through an adapter of requests.
 
     Args:
@@ -73,9 +67,11 @@ class RequestsBackend(BlockingBackend):
     name: ClassVar[str] = "requests"
     capabilities: ClassVar[Capabilities] = Capabilities(streaming=True)
     extra: ClassVar[str] = "requests"
+    errors: ClassVar[Any] = urllib3.exceptions
+    wrapper = requests.RequestException
 
     def __init__(self, session: requests.Session | None = None) -> None:
-        self._wire = Wire()
+        super().__init__()
         self._session = session
         self._adapter = _PooledAdapter()
 
@@ -83,18 +79,8 @@ class RequestsBackend(BlockingBackend):
     def version(cls) -> str:
         return requests.__version__
 
-    @property
-    def connections_opened(self) -> int:
-        return self._wire.connections_opened
-
     def open(self, settings: TransportSettings) -> None:
-        self._adapter.pools = Pools(urllib3, self._wire, settings)
-
-    def lacking_for_socks(self) -> str | None:
-        return lacking_for_socks()
-
-    def close(self) -> None:
-        self._adapter.close()
+        self._pools = self._adapter.pools = Pools(urllib3, self._wire, settings)
 
     def send(self, send: Send) -> Response:
         request = send.request
@@ -112,9 +98,6 @@ class RequestsBackend(BlockingBackend):
         if any(prepared.hooks.values()):
             response = dispatch_hook("response", prepared.hooks, response, **options)  # type: ignore[no-untyped-call]
         return read_response(send, response.raw)
-
-    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
-        return translate(self, self._wire, errors, error, request, wrapper=requests.RequestException)
 
     def _prepare(self, send: Send) -> requests.PreparedRequest:
         """Build a PreparedRequest from the planned Request; ``prepare`` would redo that work."""

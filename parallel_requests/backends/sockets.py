@@ -19,6 +19,10 @@ class PeerReset(ConnectionError):
     """The peer reset the connection."""
 
 
+class NotServed(ConnectionError):
+    """The peer has said that it will not serve a request that it may have received."""
+
+
 class WatchedSocket:
     """Socket mixin: makes resets distinguishable, and can do without timeouts."""
 

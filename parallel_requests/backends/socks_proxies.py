@@ -7,7 +7,6 @@ connect, so an attempt could not be aborted while a proxy hangs.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -70,13 +69,6 @@ class SocksProxy:
             SocksError: Likewise: the proxy did not connect to it.
         """
         return functools.partial(_socket_class(), proxy=self, target=target)
-
-
-def lacking_for_socks() -> str | None:
-    """Return which package SOCKS proxies need; None if it is installed."""
-    if importlib.util.find_spec("socks") is not None:
-        return None
-    return "a SOCKS proxy needs the package PySocks: pip install 'parallel-requests[socks]'."
 
 
 @functools.cache

@@ -5,46 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import urllib3
-from urllib3 import exceptions as errors
 
-from parallel_requests.backends.base import BlockingBackend, Capabilities, TransportSettings
-from parallel_requests.backends.connections import Wire
+from parallel_requests.backends.base import Capabilities, TransportSettings
+from parallel_requests.backends.pooled import PooledBackend
 from parallel_requests.backends.pools import Pools, headers_of, target_of
-from parallel_requests.backends.responses import read_response, timeouts_of, translate
-from parallel_requests.backends.socks_proxies import lacking_for_socks
+from parallel_requests.backends.responses import read_response, timeouts_of
 
 if TYPE_CHECKING:
-    from parallel_requests.exceptions import ParallelRequestsError
     from parallel_requests.exchange import Send
-    from parallel_requests.models import Request, Response
+    from parallel_requests.models import Response
 
 
-class Urllib3Backend(BlockingBackend):
+class Urllib3Backend(PooledBackend):
     """Sends through the pool managers of urllib3."""
 
     name: ClassVar[str] = "urllib3"
     capabilities: ClassVar[Capabilities] = Capabilities(streaming=True)
-
-    def __init__(self) -> None:
-        self._wire = Wire()
-        self._pools: Pools
+    errors: ClassVar[Any] = urllib3.exceptions
 
     @classmethod
     def version(cls) -> str:
         return str(urllib3.__version__)  # type: ignore[attr-defined]
 
-    @property
-    def connections_opened(self) -> int:
-        return self._wire.connections_opened
-
     def open(self, settings: TransportSettings) -> None:
         self._pools = Pools(urllib3, self._wire, settings)
-
-    def lacking_for_socks(self) -> str | None:
-        return lacking_for_socks()
-
-    def close(self) -> None:
-        self._pools.close()
 
     def send(self, send: Send) -> Response:
         request = send.request
@@ -66,6 +50,3 @@ class Urllib3Backend(BlockingBackend):
         raw = pool.urlopen(request.method, target, assert_same_host=False, **options)
         self._wire.answered()
         return read_response(send, raw)
-
-    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
-        return translate(self, self._wire, errors, error, request)

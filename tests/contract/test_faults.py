@@ -25,6 +25,7 @@ from tests.server.faults import (
     refusing_port,
     repeat,
     response,
+    rst,
     send,
     stall,
 )
@@ -316,6 +317,38 @@ def test_an_address_of_an_unsupported_family_is_skipped(
         socket.socket(socket.AF_APPLETALK, socket.SOCK_STREAM)
     monkeypatch.setattr(socket, "getaddrinfo", with_a_strange_one_first)
     assert session.request(server.url("/id/1")) == {"id": 1}
+
+
+def test_a_reset_after_the_handshake_is_never_a_protocol_error(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    server = fault_server([rst()], tls=certificates.good.server_context())
+    session = open_session(retry=NEVER_AGAIN, verify_ssl=str(certificates.ca_file))
+    results = list(session.iter_results([server.url()] * 30))
+    assert {type(result.error) for result in results} <= {exceptions.ConnectError, exceptions.TruncatedBody}
+
+
+@pytest.mark.parametrize(
+    "record", [b"no TLS record at all", b"\x15\x03\x03\x00\x02\x02\x50"], ids=["junk", "alert"]
+)
+def test_tls_that_breaks_after_the_handshake_may_have_delivered_the_request(
+    record: bytes,
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    def send_beneath_tls(connection: Connection) -> None:
+        os.write(connection.socket.fileno(), record)
+
+    server = fault_server([read_request(), send_beneath_tls, stall()], tls=certificates.good.server_context())
+    session = open_session(verify_ssl=str(certificates.ca_file))
+    [posted] = session.iter_results([server.url()], method="POST", data="x")
+    assert type(posted.error) is exceptions.TruncatedBody
+    [result] = session.iter_results([server.url()])
+    assert result.attempts == 2
+    assert len(server.requests) == 3
 
 
 def test_a_process_without_a_socket_left(backend: str, open_session: Callable[..., ParallelSession]) -> None:
