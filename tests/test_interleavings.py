@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -197,6 +198,63 @@ def test_an_attempt_stopped_during_name_resolution_does_not_connect() -> None:
         flight.cut()
         with pytest.raises(urllib3.exceptions.ConnectTimeoutError):
             connection.connect()
+
+
+@pytest.mark.niquests
+def test_one_connection_more_is_allowed_though_another_thread_opens_one_meanwhile() -> None:
+    multiplexing = pytest.importorskip("parallel_requests.backends.multiplexing")
+
+    class Bag:
+        size = maxsize = 1
+
+        def rsize(self) -> int:
+            return self.size
+
+        @property
+        def bag_only_saturated(self) -> bool:
+            self.size += 1  # by another thread, just after it was looked at
+            return True
+
+    class Base:
+        def __init__(self, **_: object) -> None:
+            self.pool = Bag()
+            self.answers = iter([multiplexing.EmptyPoolError(None, ""), None])
+
+        def _get_conn(self, _timeout: float) -> object:
+            if (error := next(self.answers)) is not None:
+                raise error
+            return SimpleNamespace(is_closed=False)
+
+    class Pool(multiplexing.OriginPool, Base):  # type: ignore[misc, name-defined]
+        wire = SimpleNamespace(is_cut=lambda: False)
+
+    pool: Any = Pool(maxsize=20)
+    pool._get_conn()
+    assert pool.pool.maxsize == 2
+
+
+@pytest.mark.niquests
+def test_a_connection_that_is_lost_while_it_is_looked_at_is_not_saturated() -> None:
+    multiplexing = pytest.importorskip("parallel_requests.backends.multiplexing")
+    library = pytest.importorskip("niquests.packages.urllib3.connection")
+
+    class Protocol:
+        multiplexed = True
+        _goaway_to_honor = False
+
+        def is_available(self) -> bool:
+            connection._protocol = None  # by another thread
+            return False
+
+        def has_expired(self) -> bool:
+            return True
+
+    class Shared(multiplexing.SharedConnection, library.HTTPSConnection):  # type: ignore[misc, name-defined]
+        pass
+
+    connection: Any = Shared("localhost")
+    connection._protocol = Protocol()
+    assert not connection.is_saturated
 
 
 # -- a consumer that goes away

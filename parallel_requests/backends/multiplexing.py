@@ -17,6 +17,7 @@ from niquests.packages.urllib3.exceptions import EmptyPoolError, MustDowngradeEr
 from niquests.packages.urllib3.util.wait import wait_for_read
 
 from parallel_requests.backends.pools import Pools
+from parallel_requests.backends.sockets import NotServed
 
 if TYPE_CHECKING:
     from parallel_requests.backends.connections import Wire
@@ -44,7 +45,7 @@ class SharedConnection:
 
     sock: Any
     _protocol: Any
-    on_connected: Any = None
+    on_connected: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,8 +54,7 @@ class SharedConnection:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        if self.on_connected is not None:
-            self.on_connected(self)
+        self.on_connected(self)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         promise = super().request(*args, **kwargs)  # type: ignore[misc]
@@ -104,19 +104,24 @@ class SharedConnection:
     def is_saturated(self) -> bool:
         """Whether it accepts no further attempt; after a GOAWAY it accepts none while it has streams."""
         protocol = self._protocol  # another thread may reset it meanwhile
-        if protocol is not None and protocol.multiplexed and protocol._goaway_to_honor:  # noqa: SLF001
-            return bool(self._promises_per_stream)  # type: ignore[attr-defined]
-        return bool(super().is_saturated)  # type: ignore[misc]
+        if protocol is None or protocol.is_available():
+            return False
+        if protocol.multiplexed and protocol._goaway_to_honor:  # noqa: SLF001
+            return not (protocol.is_idle() or protocol._terminated)  # noqa: SLF001
+        return not protocol.has_expired()
 
     def check(self, stream: _Stream) -> None:
         """Check that something can be read from a stream; the connection must be borrowed.
 
         Raises:
             ConnectionResetError: The connection was lost.
+            NotServed: The server goes away, and leaves this stream out.
             ProtocolError: It has ended; reading would wait until the server closes its socket.
         """
         if self.lost(stream):
             raise ConnectionResetError("the shared connection was lost")
+        if self._is_left_out(stream):
+            raise NotServed("the server goes away")
         if not self._has_event(stream) and self._is_terminated():
             reason = self._protocol._events.reason  # noqa: SLF001
             self._protocol = None  # as the library does: there is nobody to say goodbye to
@@ -152,7 +157,13 @@ class SharedConnection:
                 return  # closed by another thread, which the next check detects
 
     def _has_news(self, stream: _Stream) -> bool:
-        return self.lost(stream) or self._has_event(stream) or self._is_terminated()
+        return (
+            self.lost(stream) or self._has_event(stream) or self._is_left_out(stream) or self._is_terminated()
+        )
+
+    def _is_left_out(self, stream: _Stream) -> bool:
+        """Whether the server has said in a GOAWAY that it does not serve a stream."""
+        return bool(stream.number > self._protocol._events.last_stream)  # noqa: SLF001
 
     def _has_event(self, stream: _Stream) -> bool:
         return bool(self._protocol.has_pending_event(stream_id=stream.number))
@@ -204,15 +215,20 @@ class OriginPool:
         Raises:
             TimeoutError: The attempt was cut by the watchdog.
         """
+        pool = self.pool  # type: ignore[attr-defined]
         while True:
             try:
-                return super()._get_conn(_POLL_INTERVAL, **kwargs)  # type: ignore[misc]
+                connection = super()._get_conn(_POLL_INTERVAL, **kwargs)  # type: ignore[misc]
             except EmptyPoolError:
                 if self.wire.is_cut():
                     raise TimeoutError("the attempt was ended") from None
-                pool = self.pool  # type: ignore[attr-defined]
+                count = pool.rsize()  # first, as another thread may open one while all are looked at
                 if pool.bag_only_saturated:
-                    pool.maxsize = min(self._attempts + 1, pool.rsize() + 1)
+                    pool.maxsize = min(self._attempts, count) + 1
+            else:
+                if not connection.is_closed or pool.rsize() <= pool.maxsize:
+                    return connection
+                pool.kill_cursor()  # rather than connect it again: another one has taken its place
 
     def _new_conn(self, **kwargs: Any) -> Any:
         connection = super()._new_conn(**kwargs)  # type: ignore[misc]

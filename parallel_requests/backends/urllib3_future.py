@@ -6,6 +6,7 @@ import contextlib
 import functools
 import http.client
 import importlib
+import math
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
@@ -91,9 +92,11 @@ def _event_queue(base: Any) -> Any:
 
         Attributes:
             reason: Why the connection has ended; None if it has not, or without a reason.
+            last_stream: The highest stream that the server will serve, if it has said GOAWAY.
         """
 
         reason: str | None = None
+        last_stream: float = math.inf
         _interim_size = 0  # bytes of informational responses since the last other event
 
         def append(self, event: Any) -> None:
@@ -114,6 +117,8 @@ def _event_queue(base: Any) -> Any:
             for event in new:
                 if isinstance(event, events.ConnectionTerminated):
                     self.reason = event.message
+                elif isinstance(event, events.GoawayReceived):
+                    self.last_stream = event.last_stream_id
                 if _is_for_reader(event, events):
                     super().append(event)
 

@@ -17,7 +17,7 @@ from tests.lateness import fits
 from tests.polling import until
 from tests.server.control import together
 from tests.server.faults import stall
-from tests.server.h2_faults import FallSilent, good_answer, h2_context, speak_h2
+from tests.server.h2_faults import FallSilent, Pause, go_away, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,19 +245,77 @@ def test_replays_are_counted(open_session: OpenSession, play: Play) -> None:
 def test_a_goaway_on_an_open_connection_delays_nobody(
     open_session: OpenSession, play: Play, lateness: Lateness
 ) -> None:
-    def go_away(protocol: H2Connection, stream: int, path: str) -> None:
-        if path == "/last":
+    def leave(protocol: H2Connection, stream: int, path: str) -> None:
+        if path == "/first":
+            good_answer(protocol, stream)
+        elif path == "/last":
             protocol.close_connection(last_stream_id=stream)
             raise FallSilent
 
-    server = play([speak_h2(go_away)], _HEALTHY)
+    server = play([speak_h2(leave)], _HEALTHY)
     session = open_session()
+    assert session.get(server.url("/first"), return_type="content") == b"ok"
     urls = [*[server.url("/")] * 19, server.url("/last")]
     results = list(session.iter_results(urls, timeout=1.0, return_type="content"))
     assert {type(result.error) for result in results} <= {type(None), exceptions.RequestTimeout}
     assert max(result.elapsed for result in results) <= 1.0 + _PATIENCE + lateness.slack()
     assert session.get([server.url("/")] * 20, return_type="content") == [b"ok"] * 20
     assert server.connections == 2
+
+
+def serve_the_first_of_three(protocol: H2Connection, stream: int, _path: str) -> None:
+    """Once three streams are open, say that only the first is served, and serve it."""
+    if stream == 5:
+        go_away(protocol, last_stream=1)
+        good_answer(protocol, 1)
+
+
+def test_what_a_goaway_leaves_out_is_sent_again_at_once(open_session: OpenSession, play: Play) -> None:
+    server = play([speak_h2(serve_the_first_of_three)], _HEALTHY)
+    results = list(open_session().iter_results([server.url("/")] * 3, timeout=5, return_type="content"))
+    assert [result.value for result in results] == [b"ok"] * 3
+    assert sorted(result.attempts for result in results) == [1, 2, 2]
+    assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
+
+
+def test_a_post_that_a_goaway_leaves_out(backend: str, open_session: OpenSession, play: Play) -> None:
+    server = play([speak_h2(serve_the_first_of_three)], _HEALTHY)
+    session = open_session(retry=ONE_QUICK_RETRY)
+    results = list(
+        session.iter_results([server.url("/")] * 3, method="POST", data="x", timeout=5, return_type="content")
+    )
+    if backend == "niquests":  # it was not received, so it may be sent again
+        assert [result.value for result in results] == [b"ok"] * 3
+    else:  # libcurl does not say why the connection ended
+        kinds = [type(result.error) for result in results]
+        assert sorted(kinds, key=str) == [type(None), exceptions.TruncatedBody, exceptions.TruncatedBody]
+
+
+def test_a_body_that_goes_on_after_a_goaway_is_not_cut(open_session: OpenSession, play: Play) -> None:
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    def begin_and_leave(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", "200")])
+        protocol.send_data(stream, b"one ")
+        go_away(protocol, last_stream=stream)
+        raise Pause(may_go_on, lambda: protocol.send_data(stream, b"two", end_stream=True))
+
+    def receive(chunk: bytes) -> None:
+        chunks.append(chunk)
+        has_begun.set()
+
+    server = play([speak_h2(begin_and_leave)], _HEALTHY)
+    session = open_session()
+    chunks: list[bytes] = []
+    caller = threading.Thread(
+        target=lambda: session.get(server.url("/"), return_type="stream", stream_callback=receive)
+    )
+    caller.start()
+    assert has_begun.wait(5)
+    assert session.get(server.url("/"), return_type="content") == b"ok"
+    may_go_on.set()
+    caller.join()
+    assert b"".join(chunks) == b"one two"
 
 
 def test_a_saturated_connection_is_replaced(open_session: OpenSession, play: Play) -> None:

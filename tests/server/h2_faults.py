@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
+from hyperframe.frame import GoAwayFrame
 
 from tests.server.faults import SeenRequest, stall
 
@@ -32,6 +33,15 @@ def h2_context(identity: Identity) -> ssl.SSLContext:
 
 class FallSilent(Exception):
     """Raised by an Answer: what it has said is sent, and nothing more."""
+
+
+class Pause(Exception):
+    """Raised by an Answer: what it has said is sent, and the rest once the event is set."""
+
+    def __init__(self, event: threading.Event, go_on: Callable[[], None]) -> None:
+        super().__init__()
+        self.event = event
+        self.go_on = go_on
 
 
 def speak_h2(answer: Answer, *, has_data: threading.Event | None = None) -> Step:
@@ -65,6 +75,10 @@ def speak_h2(answer: Answer, *, has_data: threading.Event | None = None) -> Step
                     except FallSilent:
                         connection.send(protocol.data_to_send())
                         stall()(connection)
+                    except Pause as pause:
+                        connection.send(protocol.data_to_send())
+                        connection.wait(pause.event)
+                        pause.go_on()
 
     return step
 
@@ -73,6 +87,11 @@ def good_answer(protocol: H2Connection, stream: int, _path: str = "") -> None:
     """Answer as one should."""
     protocol.send_headers(stream, [(":status", "200"), ("content-length", "2")])
     protocol.send_data(stream, b"ok", end_stream=True)
+
+
+def go_away(protocol: H2Connection, last_stream: int) -> None:
+    """Serve the streams up to this one, and no other; ``close_connection`` would end them all."""
+    protocol._prepare_for_sending([GoAwayFrame(0, last_stream_id=last_stream)])
 
 
 def _seen(headers: dict[str, str], connection: int) -> SeenRequest:
