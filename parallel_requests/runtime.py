@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests import shutdown
 from parallel_requests.assembly import new_backend, new_engine, new_pacer, new_policy
-from parallel_requests.backends.body import ACCEPT_ENCODING
+from parallel_requests.backends.content_codings import ACCEPT_ENCODING
 from parallel_requests.batch import Batch
 from parallel_requests.collecting import collect, merge_retried
 from parallel_requests.cookies import CookieStore

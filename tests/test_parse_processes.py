@@ -29,8 +29,8 @@ from parallel_requests import (
     runtime,
 )
 from parallel_requests.models import ReturnType
+from parallel_requests.parsing.items import Job
 from parallel_requests.parsing.work import Work
-from parallel_requests.parsing.workers import Job
 from parallel_requests.policy import Policy
 from tests import parse_functions as functions
 from tests.failures import partial_failure

@@ -28,7 +28,8 @@ from parallel_requests import (
     RetryPolicy,
     TruncatedBody,
 )
-from parallel_requests.backends.body import ACCEPT_ENCODING, Body
+from parallel_requests.backends.body import Body
+from parallel_requests.backends.content_codings import ACCEPT_ENCODING
 from parallel_requests.exchange import Send
 from parallel_requests.models import Headers
 from parallel_requests.policy import Policy

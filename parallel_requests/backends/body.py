@@ -1,4 +1,4 @@
-"""Reading bodies for all backends: completeness, size limit, decompression and streaming.
+"""Reading bodies for all backends: completeness, size limit, decoding and streaming.
 
 Backends hand over the bytes without transfer coding, but still with their content coding. Decoding them
 here makes a truncated gzip stream an error and a decompression bomb harmless, whatever the library.
@@ -6,127 +6,29 @@ here makes a truncated gzip stream an error and a decompression bomb harmless, w
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from parallel_requests.backends.content_codings import decoders_for
 from parallel_requests.exceptions import BodyTooLarge, ProtocolError, RequestTimeout, TruncatedBody
 from parallel_requests.header_fields import byte_count
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from parallel_requests.exchange import Send
     from parallel_requests.models import Headers
 
-_STEP = 1 << 20
 _SLICE = 1 << 14
 """Coded bytes that are decoded at a time: the rest of a slice is copied for every piece decoded from it."""
-_MOST_CODINGS = 5
-"""Nested content codings that are undone at most."""
 _ROOM_FOR_CODING = 1 << 10
 """Bytes by which compression may enlarge even a short body."""
 BODILESS_STATUSES = frozenset({204, 304})
 
 
-class _Decoder(Protocol):
-    """Decodes one content coding."""
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the decoded bytes, in pieces of bounded size."""
-
-    def is_complete(self) -> bool:
-        """Whether the coded stream is complete."""
-
-
-class _Zlib:
-    """gzip (RFC 1952, members one after another) and deflate (RFC 1950, or raw as some servers send)."""
-
-    def __init__(self, window: int) -> None:
-        self._window = window
-        self._engine = zlib.decompressobj(window)
-        self._begun = False
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while data:
-            if self._engine.eof:
-                if self._window != 31 or not data.startswith(b"\x1f"):
-                    return  # padding after the last member
-                self._engine = zlib.decompressobj(self._window)
-            try:
-                piece = self._engine.decompress(data, _STEP)
-            except zlib.error:
-                if self._begun or self._window != zlib.MAX_WBITS:
-                    raise
-                self._window = -zlib.MAX_WBITS
-                self._engine = zlib.decompressobj(self._window)
-                piece = self._engine.decompress(data, _STEP)
-            self._begun = True
-            data = self._engine.unused_data if self._engine.eof else self._engine.unconsumed_tail
-            yield piece
-
-    def is_complete(self) -> bool:
-        return self._engine.eof
-
-
-class _Brotli:
-    """br (RFC 7932)."""
-
-    def __init__(self) -> None:
-        import brotli  # type: ignore[import-untyped]
-
-        self._engine = brotli.Decompressor()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        yield self._engine.process(data, output_buffer_limit=_STEP)
-        while not self._engine.can_accept_more_data():
-            yield self._engine.process(b"", output_buffer_limit=_STEP)
-
-    def is_complete(self) -> bool:
-        return bool(self._engine.is_finished())
-
-
-class _Zstd:
-    """zstd (RFC 8878)."""
-
-    def __init__(self) -> None:
-        import zstandard
-
-        self._new = zstandard.ZstdDecompressor(max_window_size=1 << 23).decompressobj
-        self._engine = self._new()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        # This library cannot limit its output, so its input is limited: 128 bytes become 4 MiB at most.
-        position = 0
-        while position < len(data):
-            if self._engine.eof:
-                self._engine = self._new()
-            part = data[position : position + 128]
-            yield self._engine.decompress(part)
-            position += len(part) - len(self._engine.unused_data)
-
-    def is_complete(self) -> bool:
-        return bool(self._engine.eof)
-
-
-_DECODERS: dict[str, Callable[[], _Decoder]] = {
-    "gzip": lambda: _Zlib(31),
-    "x-gzip": lambda: _Zlib(31),
-    "deflate": lambda: _Zlib(zlib.MAX_WBITS),
-}
-if importlib.util.find_spec("brotli") is not None:
-    _DECODERS["br"] = _Brotli
-if importlib.util.find_spec("zstandard") is not None:
-    _DECODERS["zstd"] = _Zstd
-
-ACCEPT_ENCODING = ", ".join(coding for coding in _DECODERS if coding != "x-gzip")
-"""The content codings that can be decoded here."""
-
-
-def content_length(headers: Headers, send: Send) -> int | None:
+def _content_length(headers: Headers, send: Send) -> int | None:
     """Return the announced length of a body, or None if there is none.
 
     Raises:
@@ -168,7 +70,11 @@ def too_large(send: Send) -> BodyTooLarge:
 
 
 class Body:
-    """Receives the body of one response, piece by piece."""
+    """Receives the body of one response, piece by piece.
+
+    Attributes:
+        expected: Its announced length in bytes, before decoding; None if it has none.
+    """
 
     def __init__(self, send: Send, status_code: int, headers: Headers) -> None:
         """Get ready for the body that follows a head.
@@ -181,12 +87,11 @@ class Body:
         self._send = send
         self._limit = policy.max_response_size
         bodiless = send.request.method == "HEAD" or status_code in BODILESS_STATUSES
-        self._expected = None if bodiless else content_length(headers, send)
+        self.expected = None if bodiless else _content_length(headers, send)
         self._raw = self._decoded = 0
         self._content: BytesIO | None = None
         self._streams = policy.deliver is not None and 200 <= status_code < 300
-        codings = [] if bodiless else _codings(headers, send)
-        self._decoders = [_DECODERS[coding]() for coding in reversed(codings) if coding in _DECODERS]
+        self._decoders = [] if bodiless else decoders_for(headers, send.request.url)
         self._coded = [0] * len(self._decoders)
         self._ends_at = math.inf if send.timeout is None else send.began_at + send.timeout
         if self._streams and policy.resume is not None:
@@ -194,14 +99,9 @@ class Body:
         if (
             self._limit is not None
             and not self._decoders
-            and self._decoded + (self._expected or 0) > self._limit
+            and self._decoded + (self.expected or 0) > self._limit
         ):
             raise too_large(self._send)
-
-    @property
-    def expected(self) -> int | None:
-        """The announced length, or None."""
-        return self._expected
 
     def feed(self, data: bytes) -> None:
         """Receive bytes as they came from the server.
@@ -225,7 +125,7 @@ class Body:
         Raises:
             TruncatedBody: It ended too soon.
         """
-        is_short = self._expected is not None and self._raw < self._expected
+        is_short = self.expected is not None and self._raw < self.expected
         if is_short or (self._raw and any(not decoder.is_complete() for decoder in self._decoders)):
             raise TruncatedBody(
                 f"The body of {redact(self._send.request.url)} ended after {self._raw} bytes, "
@@ -292,17 +192,3 @@ class Body:
         self._send.delivered += len(piece)
         for start in range(0, len(piece), size):
             deliver(piece[start : start + size], self._send.request)
-
-
-def _codings(headers: Headers, send: Send) -> list[str]:
-    if not headers.may_have(b"content-encoding"):
-        return []
-    value = headers.get("content-encoding", "")
-    codings = [coding.strip().lower() for coding in value.split(",") if coding.strip()]
-    if len(codings) > _MOST_CODINGS:
-        raise ProtocolError(
-            f"{redact(send.request.url)} answered in {len(codings)} nested content codings; "
-            f"at most {_MOST_CODINGS} are undone.",
-            url=send.request.url,
-        )
-    return codings

@@ -27,7 +27,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError
-from parallel_requests.parsing.workers import PATIENCE, Child, Item, Job, Slot, check_can_start, start_context
+from parallel_requests.parsing.items import Item, Job
+from parallel_requests.parsing.workers import PATIENCE, Child, Slot, check_can_start, start_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -168,7 +169,7 @@ class ParsePool:
             if worker.is_idle and self._waiting:
                 chunk = self._next_chunk()
                 try:
-                    worker.give(chunk[0].job, chunk)
+                    worker.give(chunk)
                 except (OSError, MemoryError):
                     self._remove_dead(worker, was_at_work=False)
 

@@ -10,98 +10,23 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
-from parallel_requests.exchange import stop_error
-from parallel_requests.parsing.work import Work, pack, parse_all, serve
-from parallel_requests.redaction import redact, text_of
+from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.parsing.work import parse_all, serve
+from parallel_requests.redaction import text_of
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing.context import BaseContext
 
-    from parallel_requests.models import Response, Result
-    from parallel_requests.parsing.in_place import Deliver
-    from parallel_requests.policy import Policy
+    from parallel_requests.parsing.items import Item, Job
 
 PATIENCE = 0.3
 """Seconds a child has to end by itself, and again after each way of ending it."""
 
-_CHUNK_SECONDS = 0.05
-_CHUNK_ITEMS = 256
-"""Limits of a chunk; its seconds are estimated from what earlier items took."""
-
 Reply: TypeAlias = tuple[float, list[bytes]]
 """Seconds of work, and for each finished item a pickled pair of value and error."""
-
-
-class Job:
-    """What the items of one batch have in common.
-
-    Attributes:
-        work: What is done to them.
-        policy: The policy of the batch, with its deadline.
-        open: How many of them are in the pool.
-    """
-
-    __slots__ = ("_cost", "open", "policy", "work")
-
-    def __init__(self, work: Work, policy: Policy) -> None:
-        self.work = work
-        self.policy = policy
-        self.open = 0
-        self._cost: float | None = None
-
-    def learn(self, seconds: float, count: int) -> None:
-        """Update the estimated cost of an item."""
-        cost = seconds / count
-        self._cost = cost if self._cost is None else (self._cost + cost) / 2
-
-    def items_per_chunk(self) -> int:
-        """Return how many items may form a chunk; one, until their cost is known."""
-        if self._cost is None:
-            return 1
-        return max(1, min(_CHUNK_ITEMS, int(_CHUNK_SECONDS / max(self._cost, 1e-9))))
-
-
-class Item:
-    """A Result on its way through a pool."""
-
-    __slots__ = ("_deliver", "_result", "is_suspect", "job", "response")
-
-    def __init__(self, job: Job, result: Result[Any], deliver: Deliver) -> None:
-        self.job = job
-        self.response: Response = cast("Response", result.response)  # only successes are parsed
-        self.is_suspect = False  # it may have killed a child, so it is sent on its own
-        self._result = result
-        self._deliver = deliver
-
-    def settle(self, outcome: bytes) -> None:
-        """Deliver the Result with what a child made of the response."""
-        try:
-            value, error = pickle.loads(outcome)  # noqa: S301 - from our child
-        except BaseException as failure:  # noqa: BLE001 - whatever the caller's classes may raise, SystemExit too
-            problem = f"What parse_func returned for {redact(self.response.url)} cannot be unpickled"
-            self.fail(f"{problem} ({type(failure).__name__}: {text_of(failure)}).")
-            return
-        self._result.value = value
-        self.end(error)
-
-    def fail(self, problem: str) -> None:
-        """Deliver the Result as a failure to parse."""
-        self.end(ParseError(f"{problem} The response is kept in .response."))
-
-    def stop(self, reason: ParallelRequestsError) -> None:
-        """Deliver the Result as one whose batch has to end."""
-        self.end(stop_error(reason, self._result.request, self._result.attempts))
-
-    def end(self, error: ParallelRequestsError | None) -> None:
-        """Deliver the Result."""
-        if isinstance(error, DecodeError | ParseError):
-            error.response = self.response
-        self._result.error = error
-        self._deliver(self._result)
 
 
 class Worker(Protocol):
@@ -120,8 +45,8 @@ class Worker(Protocol):
     def waitables(self) -> list[Any]:
         """Return what ``multiprocessing.connection.wait`` has to wait for."""
 
-    def give(self, job: Job, items: list[Item]) -> None:
-        """Hand over a chunk.
+    def give(self, items: list[Item]) -> None:
+        """Hand over a chunk, of items of one batch.
 
         Raises:
             OSError: It is dead.
@@ -174,7 +99,7 @@ class Child:
         """Return what becomes ready when it replies or dies."""
         return [self._connection, self._process.sentinel]
 
-    def give(self, job: Job, items: list[Item]) -> None:
+    def give(self, items: list[Item]) -> None:
         """Send a chunk.
 
         Raises:
@@ -182,9 +107,9 @@ class Child:
         """
         self.is_idle = False
         self.items.extend(items)
-        parcels = [pack(item.response, job.work.return_type) for item in items]
-        news = None if self._job is job else job.work
-        self._connection.send_bytes(pickle.dumps((news, parcels), pickle.HIGHEST_PROTOCOL))
+        job, parcels = items[0].job, [item.parcel() for item in items]
+        new_work = None if self._job is job else job.work
+        self._connection.send_bytes(pickle.dumps((new_work, parcels), pickle.HIGHEST_PROTOCOL))
         self._job = job
 
     def receive(self) -> Reply:
@@ -258,13 +183,13 @@ class Slot:
         """Return what becomes ready when a chunk is done."""
         return [self._wake_reader]
 
-    def give(self, job: Job, items: list[Item]) -> None:
+    def give(self, items: list[Item]) -> None:
         """Submit a chunk; if that fails, `receive` raises."""
         self.is_idle = False
         self.items.extend(items)
-        parcels = [pack(item.response, job.work.return_type) for item in items]
+        parcels = [item.parcel() for item in items]
         try:
-            self._future = self._executor.submit(parse_all, job.work, parcels)
+            self._future = self._executor.submit(parse_all, items[0].job.work, parcels)
         except RuntimeError as error:  # broken, or shut down
             self._future = Future()
             self._future.set_exception(error)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import ReturnType, exceptions
-from parallel_requests.backends.body import ACCEPT_ENCODING
+from parallel_requests.backends.content_codings import ACCEPT_ENCODING
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.server.fault_cases import CREDENTIALS, FAULT_CASES, FaultCase
 from tests.server.faults import (

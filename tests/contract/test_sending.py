@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import exceptions
-from parallel_requests.backends.body import ACCEPT_ENCODING
+from parallel_requests.backends.content_codings import ACCEPT_ENCODING
 from parallel_requests.user_agents import USER_AGENT
 from tests.server.content import content
 from tests.server.faults import read_request, repeat, response, send
