@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextvars import ContextVar
 from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
@@ -14,11 +12,19 @@ from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, Tra
 from multidict import CIMultiDict
 from yarl import URL
 
+from parallel_requests.backends.aiohttp_connections import (
+    READ_SIZE,
+    AbortingResponse,
+    Connector,
+    ImmediateRequest,
+    is_fresh_connection,
+)
 from parallel_requests.backends.base import AsyncBackend, Capabilities, chain_of, split_proxy
 from parallel_requests.backends.body import Body
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.exceptions import (
     BackendError,
+    ConnectError,
     DNSError,
     ParallelRequestsError,
     ProtocolError,
@@ -29,19 +35,14 @@ from parallel_requests.exceptions import (
 from parallel_requests.models import Headers, Request, Response
 
 if TYPE_CHECKING:
+    import asyncio
     import ssl
     from collections.abc import Mapping
-
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import ConnectionKey
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
 
     from parallel_requests.exchange import Send
 
 _LONGEST_HEADER = 1 << 18
 _MOST_HEADERS = 1_000
-_READ_AHEAD = 1 << 18
 _LARGE_BODY = 1 << 18
 _VERSIONS = {aiohttp.HttpVersion10: "HTTP/1.0", aiohttp.HttpVersion11: "HTTP/1.1"}
 _FRAMING = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING})
@@ -59,7 +60,7 @@ class AiohttpBackend(AsyncBackend):
 
     def __init__(self) -> None:
         self._contexts: dict[bool | str, ssl.SSLContext] = {}
-        self._connector: _Connector | None = None
+        self._connector: Connector | None = None
         self._last_sent = _SentHeaders({})
         self._last_raw: tuple[tuple[bytes, bytes], ...] = ()
         self._last_received = Headers()
@@ -76,18 +77,18 @@ class AiohttpBackend(AsyncBackend):
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Open the ClientSession."""
-        self._connector = _Connector()
+        self._connector = Connector()
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             loop=loop,
-            request_class=_ImmediateRequest,
-            response_class=_AbortingResponse,
+            request_class=ImmediateRequest,
+            response_class=AbortingResponse,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             max_line_size=_LONGEST_HEADER,
             max_field_size=_LONGEST_HEADER,
             max_headers=_MOST_HEADERS,
-            read_bufsize=_READ_AHEAD,
+            read_bufsize=READ_SIZE,
         )
         # Or aiohttp would resend idempotent requests on its own. A middleware could hide the errors that
         # make it do so, but costs a twentieth of the speed.
@@ -112,8 +113,8 @@ class AiohttpBackend(AsyncBackend):
             if proxy_headers is not None and request.url.startswith("http:"):
                 fields = CIMultiDict([*fields.items(), *proxy_headers.items()])  # no CONNECT is sent
         adds_nothing = headers.are_complete and request.method == "GET" and request.content is None
-        if _is_fresh.get():
-            _is_fresh.set(False)
+        if is_fresh_connection.get() is not False:
+            is_fresh_connection.set(False)
         response = await self._session.request(
             request.method,
             URL(request.url, encoded=True),
@@ -164,7 +165,9 @@ class AiohttpBackend(AsyncBackend):
                 if isinstance(cause, kind):
                     return self.failure(ours, request, _without_bytes(cause))
             if isinstance(cause, _LOST) and not isinstance(cause, aiohttp.ClientConnectorError):
-                return self.failure(TruncatedBody, request, _without_bytes(cause), stale=not _is_fresh.get())
+                is_fresh = is_fresh_connection.get()
+                kind = ConnectError if is_fresh is None else TruncatedBody
+                return self.failure(kind, request, _without_bytes(cause), stale=is_fresh is False)
         return super().translate(error, request)
 
 
@@ -181,71 +184,6 @@ _ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
 
 _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """The connection ended before the head of the response had come."""
-
-_is_fresh: ContextVar[bool] = ContextVar("is_fresh", default=True)
-"""Whether the attempt under way opened a connection for itself."""
-
-
-class _ImmediateRequest(aiohttp.ClientRequest):
-    """Sends its body at once: aiohttp would wait forever if a server ignores Expect."""
-
-    def update_expect_continue(self, expect: bool = False) -> None:
-        """Do nothing: the header is sent as it is."""
-
-
-class _AbortingResponse(aiohttp.ClientResponse):
-    """Aborts its connection when closed: TLS would wait half a minute for the peer's close_notify."""
-
-    def close(self) -> None:
-        connection = self.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.abort()
-        super().close()
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Opens connections without limit, as the engine has one, and counts them."""
-
-    def __init__(self) -> None:
-        super().__init__(limit=0)
-        self.opened = 0
-        self._transports: dict[asyncio.Future[None], asyncio.Transport] = {}
-
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        """Return an idle connection; close those on which unrequested data has arrived."""
-        while (connection := await super()._get(key, traces)) is not None:
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                break
-            protocol.abort()
-            connection.close()
-        return connection
-
-    async def _create_connection(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
-    ) -> ResponseHandler:
-        protocol = await super()._create_connection(req, traces, timeout)
-        self.opened += 1
-        _is_fresh.set(True)
-        closed, transport = protocol.closed, protocol.transport
-        if closed is not None and transport is not None:
-            self._transports[closed] = transport
-            closed.add_done_callback(self._forget)
-        return protocol
-
-    def _forget(self, closed: asyncio.Future[None]) -> None:
-        closed.exception()  # retrieved, so that asyncio does not report it
-        del self._transports[closed]
-
-    async def abort(self) -> None:
-        """Abort the connections that still wait for their peer's close_notify."""
-        for transport in list(self._transports.values()):
-            transport.abort()
-        if self._transports:
-            await asyncio.wait(self._transports)
 
 
 async def _read(send: Send, response: aiohttp.ClientResponse, headers: Headers) -> Response:

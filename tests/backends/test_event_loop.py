@@ -28,14 +28,15 @@ from parallel_requests.policy import Policy
 from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
 from tests.polling import until
-from tests.server.faults import stall
+from tests.server.content import content
+from tests.server.faults import notify_end, read_request, send, stall, within_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.lateness import Lateness
     from tests.server.control import Server
-    from tests.server.faults import FaultServer
+    from tests.server.faults import FaultServer, Step
     from tests.server.tls import Certificates
 
 LOOP_THREAD = "parallel-requests-loop"
@@ -308,6 +309,32 @@ def test_a_silent_tls_server_leaves_no_socket_behind(
     until(lambda: mute.connections == 10)
     until(lambda: open_sockets() == before)  # those of the server, too
     assert not loop_threads()
+
+
+# -- what connections share
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_bodies_that_arrive_together_come_whole_through_one_small_buffer(
+    loop_kind: str,
+    scheme: str,
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parallel_requests.backends.aiohttp_connections.READ_SIZE", 1_000)
+    bodies = [content(400_000, seed) for seed in range(6)]
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    scripts: list[list[Step]] = [[read_request(), send(head + body)] for body in bodies]
+    if scheme == "https":
+        context = certificates.good.server_context()
+        scripts = [[within_tls(context, *steps, notify_end())] for steps in scripts]
+    url = f"{scheme}://127.0.0.1:{fault_server(*scripts).port}/"
+    with ParallelSession(
+        backend="aiohttp", max_retries=0, timeout=30, verify_ssl=str(certificates.ca_file)
+    ) as session:
+        received = session.request([url] * 6, return_type="content")
+    assert sorted(received) == sorted(bodies)
 
 
 # -- fairness

@@ -146,7 +146,16 @@ def _truncated() -> list[FaultCase]:
         identity="good",
         scheme="https",
     )
-    return [*cases, until_the_end]
+    without_close_notify = FaultCase(
+        1,
+        "body_without_a_length_that_tls_does_not_end",
+        _once(send(_head("Connection: close") + b"x" * 50), close()),
+        "TruncatedBody",
+        retried=True,
+        identity="good",
+        scheme="https",
+    )
+    return [*cases, until_the_end, without_close_notify]
 
 
 def _truncated_codings() -> list[FaultCase]:
@@ -230,6 +239,13 @@ def _malformed() -> list[FaultCase]:
         *(
             FaultCase(row, f"{name}_and_left_open", _always(data), "ProtocolError", retried=False)
             for (row, name), data in played.items()
+        ),
+        FaultCase(
+            5,
+            "early_hints_without_end",
+            _once(repeat(send(_head(status="103 Early Hints") * 1_000))),
+            "ProtocolError",
+            retried=False,
         ),
         FaultCase(5, "protocol_switched", _once(send(switched), stall()), "ProtocolError", retried=False),
         FaultCase(

@@ -173,6 +173,12 @@ class TLSConnection(Connection):
         self._tls.write(data)
         return self._outgoing.read()
 
+    def notify_end(self) -> None:
+        """Send a close_notify, and do not wait for the client's."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._flush()
+
     def _advance(self, step: Callable[[], T]) -> T:
         while True:
             try:
@@ -320,6 +326,16 @@ def within_tls(context: ssl.SSLContext, *steps: Step) -> Step:
         inner = TLSConnection(connection, context)
         for each in steps:
             each(inner)
+
+    return step
+
+
+def notify_end() -> Step:
+    """End TLS in good order; within `within_tls`."""
+
+    def step(connection: Connection) -> None:
+        assert isinstance(connection, TLSConnection)
+        connection.notify_end()
 
     return step
 

@@ -1,0 +1,144 @@
+"""aiohttp's connections and what goes over them, with the gaps closed that its options leave open."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+
+from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
+
+if TYPE_CHECKING:
+    from aiohttp.http import RawResponseMessage
+    from aiohttp.streams import StreamReader
+    from aiohttp.tracing import Trace
+
+READ_SIZE = 1 << 18
+"""Bytes that are read at a time, or buffered ahead of the reader of a body."""
+
+is_fresh_connection: ContextVar[bool | None] = ContextVar("is_fresh_connection", default=True)
+"""Whether the attempt under way opened a connection for itself; None while it does."""
+
+
+class ImmediateRequest(aiohttp.ClientRequest):
+    """Sends its body at once: aiohttp would wait forever if a server ignores Expect."""
+
+    def update_expect_continue(self, expect: bool = False) -> None:
+        """Do nothing: the header is sent as it is."""
+
+
+class AbortingResponse(aiohttp.ClientResponse):
+    """Aborts its connection when closed: TLS would wait half a minute for the peer's close_notify."""
+
+    def close(self) -> None:
+        connection = self.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.abort()
+        super().close()
+
+
+class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
+    """Closes three gaps of aiohttp's protocol, and reads into a buffer that all connections share.
+
+    asyncio would allocate 256 KiB for each read, and give most of it back: up to a seventh of a call's cost.
+    uvloop, which shares a buffer anyway, calls `data_received` directly.
+    """
+
+    _interim_size = 0  # bytes since the last final response
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, arrivals: memoryview) -> None:
+        super().__init__(loop)
+        self._arrivals = arrivals
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to read to, with room for all that has come: at its end, TLS would lose the rest."""
+        if sizehint > len(self._arrivals):
+            self._arrivals = memoryview(bytearray(sizehint))
+        return self._arrivals
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Receive what was read."""
+        self.data_received(bytes(self._arrivals[:nbytes]))
+
+    def is_connected(self) -> bool:
+        """Whether it may be used again; it may not if data has arrived that nobody requested."""
+        return super().is_connected() and not self.should_close
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Distinguish a TLS connection that was cut, which asyncio does not, from one that was closed."""
+        if exc is None and self.transport is not None:
+            ssl_object = self.transport.get_extra_info("ssl_object")
+            if ssl_object is not None and not _has_close_notify(ssl_object):
+                exc = ConnectionResetError("the connection ended without a close_notify")
+        super().connection_lost(exc)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Receive a head, and end the connection if there are too many informational responses.
+
+        Each kilobyte of them becomes many kilobytes of objects, and uvloop may read megabytes in a row, in
+        which nothing else happens on the loop.
+        """
+        message = data[0]
+        if message.code < 200:
+            self._interim_size += interim_size(message.raw_headers)
+            if self._interim_size > LARGEST_HEAD:
+                self.abort()
+                self.set_exception(HttpProcessingError(message=ENDLESS))
+                return
+        elif self._interim_size:
+            self._interim_size = 0
+        super().feed_data(data, size)
+
+
+def _has_close_notify(ssl_object: ssl.SSLObject) -> bool:
+    """Whether the peer has ended TLS; otherwise there would be more to read."""
+    try:
+        return not ssl_object.read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except OSError:
+        return False
+
+
+class Connector(aiohttp.TCPConnector):
+    """Opens connections without limit, as the engine has one, and counts them."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=0)
+        arrivals = memoryview(bytearray(READ_SIZE))
+        self._factory = partial(_Protocol, self._loop, arrivals)  # type: ignore[assignment]
+        self.opened = 0
+        self._transports: dict[asyncio.Future[None], asyncio.Transport] = {}
+
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> ResponseHandler:
+        is_fresh_connection.set(None)
+        protocol = await super()._create_connection(req, traces, timeout)
+        self.opened += 1
+        is_fresh_connection.set(True)
+        closed, transport = protocol.closed, protocol.transport
+        if closed is not None and transport is not None:
+            self._transports[closed] = transport
+            closed.add_done_callback(self._forget)
+        return protocol
+
+    def _forget(self, closed: asyncio.Future[None]) -> None:
+        closed.exception()  # retrieved, so that asyncio does not report it
+        del self._transports[closed]
+
+    async def abort(self) -> None:
+        """Abort the connections that still wait for their peer's close_notify."""
+        for transport in list(self._transports.values()):
+            transport.abort()
+        if self._transports:
+            await asyncio.wait(self._transports)
