@@ -18,6 +18,7 @@ from parallel_requests.exceptions import ProtocolError, TruncatedBody
 from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
+    from parallel_requests.backends.idle_connections import IdleConnections
     from parallel_requests.backends.transfer import Transfer
     from parallel_requests.models import Request
 
@@ -46,9 +47,9 @@ class CurlBackend(Backend):
         self._has_pools = False
         self._pool: Any = None
         self._places = itertools.cycle(range(_POOL_SIZE))
-        self._opened = itertools.count()
-        self.connections = 0  # opened so far
+        self._connections = 0  # opened so far
         self.quic: QuicReach | None = None  # set if HTTP/3 may be used
+        self.idle: IdleConnections | None = None  # set by the engine if this system has epoll
         self.unconnected: set[Transfer] = set()  # over https, and without a connection yet
         self.has_connected = False  # whether one of them got one since the engine last looked
         self._last_block: bytes | None = None
@@ -60,7 +61,7 @@ class CurlBackend(Backend):
 
     @property
     def connections_opened(self) -> int:
-        return self.connections
+        return self._connections
 
     @functools.cached_property
     def ca_file(self) -> str:
@@ -115,5 +116,5 @@ class CurlBackend(Backend):
 
     def count_connection(self) -> int:
         """Count a connection that is being opened."""
-        self.connections = next(self._opened) + 1
+        self._connections += 1
         return int(pycurl.SOCKOPT_OK)

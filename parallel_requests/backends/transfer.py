@@ -62,6 +62,7 @@ class Transfer:
         "_body",
         "_content",
         "_error",
+        "_has_opened",
         "_head",
         "_is_https",
         "_quic_sockets",
@@ -89,6 +90,7 @@ class Transfer:
         self._size_without_url = 0  # bytes
         self._sends = 0  # over https or through a proxy, how often the request went out
         self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
+        self._has_opened = False  # a connection of its own
         self._is_https = False
 
     def prepare(self, send: Send) -> None:
@@ -116,6 +118,7 @@ class Transfer:
         easy.setopt(pycurl.URL, request.url)
         self._request = request
         self._sends = 0
+        self._has_opened = False
         if is_https:
             self._backend.unconnected.add(self)
             if self._backend.quic is not None:
@@ -128,19 +131,32 @@ class Transfer:
             self._timeout = max(0.001, send.began_at + send.timeout - send.policy.pacer.clock())
             self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
 
-    def has_lost_race(self, code: int) -> bool:
+    def can_begin_again(self, code: int) -> bool:
+        """Whether a transfer that has failed has sent nothing, and may succeed on another connection."""
+        return self._has_lost_race(code) or self._was_not_sent(code)
+
+    def begin_again(self) -> None:
+        """Continue on another connection, in the remaining time; if QUIC has failed, over TCP only."""
+        if self._quic_sockets:
+            self._quic_sockets.clear()
+            self.easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
+        self._sends = 0
+        if self.send.request.content is not None:
+            self._choose_method(self.send.request)  # with a reader that begins at the start
+        if self._is_https:
+            self._backend.unconnected.add(self)
+        self.shorten()
+
+    def _has_lost_race(self, code: int) -> bool:
         """Whether neither QUIC nor TCP has connected, and the error is that of QUIC.
 
         Over TCP only it may still succeed, or fail with a more useful error.
         """
         return bool(self._quic_sockets) and MEANING.get(code) not in (TLSError, RequestTimeout)
 
-    def leave_quic(self) -> None:
-        """Continue over TCP only, in the remaining time."""
-        self._quic_sockets.clear()
-        self.easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
-        self._backend.unconnected.add(self)
-        self.shorten()
+    def _was_not_sent(self, code: int) -> bool:
+        """Whether the kept-alive connections that libcurl tried had all ended; it does not try all it has."""
+        return code in UNANSWERED and not self._has_opened and self.easy.getinfo(pycurl.REQUEST_SIZE) == 0
 
     def _found_connection(self, _host: str, _own_host: str, _port: int, own_port: int) -> int:
         """Note that the request is being sent; called by libcurl."""
@@ -156,9 +172,13 @@ class Transfer:
     def _opened_socket(self, descriptor: int, _purpose: int) -> int:
         """Note that it is opening a connection of its own; called by libcurl."""
         self._backend.unconnected.discard(self)
+        self._has_opened = True
         if self._backend.quic is not None and udp_port(descriptor) is not None:
             self._quic_sockets.append(descriptor)  # a connection only once it is answered
             return int(pycurl.SOCKOPT_OK)
+        if self._backend.idle is not None:
+            is_tls_proxy = (self.send.request.proxy or "").startswith("https:")
+            self._backend.idle.add(descriptor, is_plain=not (self._is_https or is_tls_proxy))
         return self._backend.count_connection()
 
     def _configure(self, send: Send) -> None:
@@ -281,16 +301,20 @@ class Transfer:
         """Return how often libcurl resent the request on its own.
 
         It does so when a kept-alive connection is closed without a response, and up to five times when an
-        HTTP/2 server refuses the stream or goes away without serving it; no option turns that off. Over
-        plain HTTP it is worked out from the bytes sent, which needs no callback.
+        HTTP/2 server refuses the stream or goes away without serving it; no option turns that off. It is
+        worked out from the bytes sent, as some connections fail before anything is.
         """
         request = self.send.request
-        if self._is_https or request.proxy:
-            return max(1, self._sends) - 1
+        has_count = self._is_https or request.proxy
+        if has_count and self._sends <= 1:
+            return 0
         # Whether connections were opened meanwhile does not tell: it may have used another idle one.
         sent = self.easy.getinfo(pycurl.REQUEST_SIZE)
         once = self._size_without_url + len(request.url)
-        return 0 if sent < 1.5 * once else round(sent / once) - 1
+        if sent < 1.5 * once:
+            return 0
+        replays: int = round(sent / once) - 1
+        return min(replays, self._sends - 1) if has_count else replays
 
     def failure(self, code: int, message: str) -> ParallelRequestsError:
         """Return the error that says why a transfer has failed."""

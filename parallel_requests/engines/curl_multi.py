@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from collections import deque
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pycurl
 
+from parallel_requests.backends.idle_connections import IdleConnections
 from parallel_requests.backends.transfer import Transfer
 from parallel_requests.engines.base import EngineThreads, translated
 from parallel_requests.engines.curl_drivers import new_driver
@@ -100,6 +102,7 @@ class CurlMultiEngine:
         self._multi = cast("Any", pycurl.CurlMulti())
         self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.max_idle)
         self._driver = new_driver(self._multi, self._wake_reader, self._scheduler.concurrency)
+        self._backend.idle = IdleConnections() if hasattr(select, "epoll") else None
         thread = threading.Thread(target=self._work, name="parallel-requests-curl")
         try:
             thread.start()
@@ -118,6 +121,8 @@ class CurlMultiEngine:
                     self._commands.popleft()()
                 if self._closed:
                     break
+                if not self._scheduler.in_flight and self._backend.idle is not None:
+                    self._backend.idle.retire()
                 self._fill()
                 self._driver.perform()
                 if self._backend.has_connected:
@@ -201,9 +206,9 @@ class CurlMultiEngine:
             for easy, code, message in failed:
                 has_any = True
                 transfer = self._transfers[easy]
-                if transfer.has_lost_race(code):
+                if transfer.can_begin_again(code):
                     self._multi.remove_handle(easy)
-                    transfer.leave_quic()
+                    transfer.begin_again()
                     self._multi.add_handle(easy)
                 else:
                     self._end(transfer, transfer.failure(code, message))
@@ -258,5 +263,7 @@ class CurlMultiEngine:
             easy.close()
         self._multi.close()  # before the driver: to close TLS connections, it has their sockets watched
         self._driver.close()
+        if self._backend.idle is not None:
+            self._backend.idle.close()
         self._wake_reader.close()
         self._wake_writer.close()

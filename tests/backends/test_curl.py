@@ -16,6 +16,7 @@ pytest.importorskip("pycurl")
 import pycurl
 
 from parallel_requests import exceptions
+from parallel_requests.backends.idle_connections import IdleConnections
 from parallel_requests.engines.curl_drivers import _EpollDriver
 from parallel_requests.session import ParallelSession
 from tests.polling import until
@@ -165,4 +166,25 @@ def test_epoll_forgets_sockets_that_a_child_process_holds_open() -> None:
     assert [events for _, events in driver._epoll.poll(1)] == [select.EPOLLIN]
     driver.close()
     for end in (copy, wake_reader, wake_writer):
+        end.close()
+
+
+def test_idle_connections_are_still_watched_after_a_child_process_has_held_one_open() -> None:
+    connections = IdleConnections()
+    first, first_server = socket.socketpair()
+    connections.add(first.fileno(), is_plain=True)
+    copy = first.dup()  # as a forked child has it: epoll then keeps what is closed here
+    first.close()
+    first_server.close()
+    connections.retire()
+    second, second_server = socket.socketpair()
+    connections.add(second.fileno(), is_plain=True)
+    connections.retire()
+    second.send(b"in use")
+    second_server.send(b"nobody asked")
+    connections.retire()
+    with pytest.raises(BrokenPipeError):
+        second.send(b"in use")
+    connections.close()
+    for end in (copy, second, second_server):
         end.close()

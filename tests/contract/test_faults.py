@@ -143,6 +143,26 @@ def test_row_6_a_connection_out_of_step_is_never_used_again(
     assert [request.connection for request in server.requests] == [0, 1]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_row_10_a_response_that_has_begun_is_not_replayed(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    scheme: str,
+) -> None:
+    cut = send(response(b"whole")[:-1])
+    server = fault_server(
+        [read_request(), send(response(b"fine")), read_request(), cut, close()],
+        [repeat(read_request(), send(response(b"again")))],
+        tls=certificates.good.server_context() if scheme == "https" else None,
+    )
+    session = open_session(retry=NEVER_AGAIN, verify_ssl=str(certificates.ca_file))
+    assert session.get(server.url(), return_type="content") == b"fine"
+    with pytest.raises(exceptions.TruncatedBody):
+        session.get(server.url(), return_type="content")
+    assert [request.connection for request in server.requests] == [0, 0]
+
+
 WITHOUT_END = {
     "coding": b"Transfer-Encoding: identity\r\n\r\nabc",
     "length": b"Content-Length: 9999999999999999999\r\n\r\nabc",
@@ -183,10 +203,8 @@ def test_row_5_bytes_after_a_response_are_not_read_as_the_next_one(
 
 
 def test_row_5_data_on_an_idle_connection_is_not_taken_for_the_next_response(
-    backend: str, open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+    open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
 ) -> None:
-    if backend == "curl":
-        pytest.skip("libcurl checks a kept connection only after a second of idleness")
     idle, sent = threading.Event(), threading.Event()
 
     def send_unrequested_response(connection: Connection) -> None:
@@ -275,6 +293,55 @@ def test_row_10_a_post_is_replayed_if_the_caller_allows_it(
     session.get(server.url(), return_type="content")
     assert session.post(server.url(), data="once", return_type="content") == b"fine"
     assert [(request.method, request.body) for request in server.requests[1:]] == [("POST", b"once")] * 2
+
+
+@pytest.mark.parametrize("data", ["once", None])
+def test_row_37_a_post_that_finds_its_connection_closed_is_sent_once(
+    data: str | None, open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+) -> None:
+    fine = send(response(b"fine"))
+    server = fault_server([read_request(), fine, read_request(), close()], [repeat(read_request(), fine)])
+    session = open_session()
+    session.get(server.url(), return_type="content")
+    with contextlib.suppress(exceptions.ParallelRequestsError):  # curl opens another one if there is no body
+        session.post(server.url(), data=data)
+    assert [request.method for request in server.requests] == ["GET", "POST"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_row_10_connections_closed_while_idle_are_not_used(
+    scheme: str,
+    method: str,
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    many = 10
+    all_are_open, is_idle, closed = threading.Barrier(many), threading.Event(), threading.Semaphore(0)
+
+    def answer_and_close(connection: Connection) -> None:
+        connection.read_request()
+        all_are_open.wait(_LONG)
+        connection.send(response(b"fine"))
+        connection.wait(is_idle)
+        connection.end()
+        closed.release()
+
+    healthy = [repeat(read_request(), send(response(b"fine")))]
+    tls = certificates.good.server_context() if scheme == "https" else None
+    server, elsewhere = fault_server(*[[answer_and_close]] * many, healthy, tls=tls), fault_server(healthy)
+    session = open_session(retry=NEVER_AGAIN, concurrency=many, verify_ssl=str(certificates.ca_file))
+    assert session.get([server.url()] * many, return_type="content") == [b"fine"] * many
+    is_idle.set()
+    for _ in range(many):
+        assert closed.acquire(timeout=_LONG)
+    session.get(elsewhere.url(), return_type="content")  # an event loop has then seen the ends, too
+    data = None if method == "GET" else "x"
+    again = [server.url()] * many
+    results = list(session.iter_results(again, method=method, data=data, return_type="content"))
+    assert [(result.value, result.attempts) for result in results] == [(b"fine", 1)] * many
+    assert len(server.requests) == 2 * many
 
 
 def test_row_12_a_refused_connection_is_retried(session: ParallelSession) -> None:
