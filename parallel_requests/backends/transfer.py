@@ -26,6 +26,7 @@ from parallel_requests.exceptions import (
     ProxyError,
     RequestTimeout,
     TLSError,
+    TruncatedBody,
 )
 from parallel_requests.models import Request, Response
 
@@ -333,6 +334,8 @@ class Transfer:
             return self._backend.proxy_failure(request, message)
         if code == pycurl.E_SSL_CONNECT_ERROR and any(words in message for words in HUNG_UP):
             kind = ConnectError  # the peer hung up, which says nothing about its certificate
+        if kind is TruncatedBody and self._is_https and self._sends == 0:
+            kind = ConnectError  # the proxy hung up before there was a tunnel
         if kind is BodyTooLarge:
             return self._backend.translate(too_large(send), request)
         stale = code in UNANSWERED and not self._head and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0

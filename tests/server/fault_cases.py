@@ -515,7 +515,21 @@ def _proxy_faults() -> list[FaultCase]:
         for name, step in {"close": close(), "reset": rst()}.items()
         for method in ("GET", "POST")
     ]
-    return [*tunnels, forwarded, *hung_up]
+    no_tunnel = [  # so that the request itself cannot have been received
+        FaultCase(
+            25,
+            f"proxy_hangs_up_on_the_tunnel_of_a_{method.lower()}_by_a_{name}",
+            _once(step),
+            "ConnectError",
+            retried=True,
+            method=method,
+            scheme="https",
+            as_proxy=True,
+        )
+        for name, step in {"close": close(), "reset": rst()}.items()
+        for method in ("GET", "POST")
+    ]
+    return [*tunnels, forwarded, *hung_up, *no_tunnel]
 
 
 def _bombs() -> list[FaultCase]:
