@@ -218,8 +218,8 @@ class Planner:
 
     def plan_item(self, item: Item, index: int) -> Request:
         """Plan the next item; if it cannot be sent, the Request has a ``problem``."""
-        address: object = item.url if isinstance(item, Request) else item
-        key = None
+        address: object = item
+        key = meta = None
         try:
             key = self._key_of(item)
             if isinstance(item, Request):
@@ -227,7 +227,6 @@ class Planner:
             row = dict(self._common)
             for name, column in self._columns.items():
                 row[name] = column[index]
-            meta = None
             if isinstance(item, Mapping):
                 _check_names(item, index)
                 row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
@@ -235,9 +234,7 @@ class Planner:
             url, authority = check_url(address)
             request = self._build(url, row, authority)
         except ValidationError as error:
-            return Request(
-                address if isinstance(address, str) else repr(address), key=key, index=index, problem=error
-            )
+            return _unsendable(item, index, key, error)
         request.key, request.meta, request.index = key, meta, index
         return request
 
@@ -404,6 +401,17 @@ class _Names:
         except TypeError:
             problem = "keys must be hashable, as they become the keys of a dict."
         raise ValidationError(problem, "keys")
+
+
+def _unsendable(item: object, index: int, key: Any, problem: ValidationError) -> Request:
+    """Return the Request of an item that cannot be sent; it shows nothing of the item but its URL."""
+    address, meta = item, None
+    if isinstance(item, Request):
+        address, meta = item.url, item.meta
+    elif isinstance(item, Mapping):
+        address, meta = item.get("url"), item.get("meta")
+    url = address if isinstance(address, str) else f"<{type(address).__name__}>"
+    return Request(url, key=key, meta=meta, index=index, problem=problem)
 
 
 def _check_names(item: Mapping[Any, object], index: int) -> None:

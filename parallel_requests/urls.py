@@ -49,7 +49,8 @@ def check_url(url: object) -> tuple[str, str]:
     if type(url) is str and (match := _PLAIN.fullmatch(url)) is not None:
         return url, match[1]
     if not isinstance(url, str):
-        raise ValidationError(f"url must be a str, not {url!r}.", "url")
+        given = "None" if url is None else f"a {type(url).__name__}"  # not quoted, as it may hold credentials
+        raise ValidationError(f"url must be a str, not {given}.", "url")
     try:
         return _normalise(url)
     except ValidationError:

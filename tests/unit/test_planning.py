@@ -416,6 +416,47 @@ def test_bad_input_does_not_give_secrets_away(item: dict[str, Any]) -> None:
     assert SECRET not in str(bad.problem)
 
 
+@pytest.mark.parametrize("url", [{}, {"url": None}, {"url": 5}, {"url": URL}, {"url": "not a url"}])
+def test_an_item_that_cannot_be_sent_shows_its_url_alone(url: dict[str, Any]) -> None:
+    secrets = {"headers": {"Authorization": f"Bearer {SECRET}"}, "cookies": {"sid": SECRET}, "data": SECRET}
+    [request] = plan([{**url, **secrets, "misspelt": 1}])
+    assert request.problem is not None
+    assert SECRET not in f"{request!r} {request.url}"
+    assert request.url == url.get("url") or not isinstance(url.get("url"), str)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        (URL, {"Authorization": f"Bearer {SECRET}"}),
+        [URL, ("me", SECRET)],
+        {"url": (URL, {"Authorization": f"Bearer {SECRET}"})},
+        f"http://me:{SECRET}@api.test/".encode(),
+    ],
+)
+def test_an_item_of_another_type_is_named_not_quoted(item: Any) -> None:
+    [request] = plan([item])
+    assert request.problem is not None
+    assert SECRET not in f"{request!r} {request.url} {request.problem}"
+    assert type(item.get("url") if isinstance(item, dict) else item).__name__ in str(request.problem)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"url": "not a url", "meta": 5},
+        {"url": URL, "meta": 5, "misspelt": 1},
+        {"meta": 5},
+        Request("not a url", meta=5),
+        Request(URL, "not a method", meta=5),
+    ],
+)
+def test_an_item_that_cannot_be_sent_keeps_its_meta(item: Any) -> None:
+    [request] = plan([item])
+    assert request.problem is not None
+    assert request.meta == 5
+
+
 def test_json_and_data_together() -> None:
     with pytest.raises(ValidationError, match="both"):
         plan_one(json={}, data=b"")
