@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from email.message import Message
     from http.client import HTTPResponse
     from http.cookiejar import Cookie, CookieJar
@@ -87,6 +88,13 @@ class CookieStore:
             if len(self._jars) > _MOST_SITES:
                 self._jars.popitem(last=False)
             self.is_empty = not self._jars
+
+    def forget(self, names: Collection[str]) -> None:
+        """Forget the cookies of these names, whichever server set them."""
+        with self._lock:
+            for jar in self._jars.values():
+                for cookie in [cookie for cookie in jar if cookie.name in names]:
+                    jar.clear(cookie.domain, cookie.path, cookie.name)
 
     def clear(self) -> None:
         """Forget every cookie."""

@@ -120,8 +120,8 @@ def check_cookies(cookies: object) -> dict[str, str]:
 def add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
     """Add cookies to those in the caller's own Cookie header, which take precedence."""
     existing = find_field(headers, "cookie")
-    pairs = headers.pop(existing).split("; ") if existing is not None else []
-    names = {pair.partition("=")[0] for pair in pairs}
-    pairs += [f"{name}={value}" for name, value in cookies.items() if name not in names]
-    if pairs:
-        headers["Cookie"] = "; ".join(pairs)
+    own = headers.pop(existing) if existing is not None else ""
+    names = {pair.partition("=")[0].strip() for pair in own.split(";")}
+    added = "; ".join(f"{name}={value}" for name, value in cookies.items() if name not in names)
+    if existing is not None or added:
+        headers["Cookie"] = "; ".join(filter(None, [own, added]))

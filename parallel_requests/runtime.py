@@ -73,24 +73,30 @@ class Runtime:
         self.backend = new_backend(settings)
         self._engine = new_engine(self.backend, settings)
         self._parsers = Parsers(on_own_thread=self.backend.engine != "threads")
-        self._lock = threading.Lock()  # guards is_closed
+        self._lock = threading.Lock()  # guards is_closed and _own_cookies
         self.is_closed = False
         shutdown.close_at_exit(self)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Send these cookies with every request from now on, in addition to those set before.
 
+        They replace those of the same names that servers have set; a server may set them anew.
+
         Raises:
             ConfigurationError: They are not a mapping of names to values, or not valid in HTTP.
         """
         try:
-            self._own_cookies = {**self._own_cookies, **check_cookies(cookies)}
+            checked = check_cookies(cookies)
         except ValidationError as error:
             raise ConfigurationError(error.message, "cookies") from None
+        with self._lock:
+            self._own_cookies = {**self._own_cookies, **checked}
+        self._cookies.forget(checked)
 
     def reset_cookies(self) -> None:
         """Forget all cookies: those set here and those the servers set."""
-        self._own_cookies = {}
+        with self._lock:
+            self._own_cookies = {}
         self._cookies.clear()
 
     def plan(self, urls: str | Iterable[Item], call: Call, *, is_fed: bool = False) -> Batch:

@@ -302,6 +302,8 @@ class ParallelSession:
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Send these cookies with every request from now on, in addition to those set before.
 
+        They replace those of the same names that servers have set; a server may set them anew.
+
         Raises:
             ConfigurationError: They are not a mapping of names to values, or not valid in HTTP.
         """

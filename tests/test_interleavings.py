@@ -146,6 +146,23 @@ def test_hooks_are_called_one_at_a_time_and_once_for_each(backend: str, server: 
     assert sorted(seen) == list(range(200))
 
 
+# -- callers on several threads
+
+
+def test_cookies_set_by_two_threads_at_once_are_both_kept(server: Server) -> None:
+    class Slow(dict[str, str]):
+        """Cookies whose reading takes so long that another thread sets others meanwhile."""
+
+        def items(self) -> Any:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(session.set_cookies, {"other": "2"}).result(PATIENCE)
+            return super().items()
+
+    with ParallelSession(backend="urllib3") as session:
+        session.set_cookies(Slow(own="1"))
+        assert session.request(server.url("/cookies"))["cookies"] == {"own": "1", "other": "2"}
+
+
 # -- connections that change hands
 
 

@@ -40,6 +40,14 @@ def test_cookies_last_across_batches(session: ParallelSession, server: Server) -
     assert session.request(server.url("/cookies"))["cookies"] == {}
 
 
+def test_the_cookie_that_was_set_last_is_sent(session: ParallelSession, server: Server) -> None:
+    session.request(server.url("/cookies/set?theme=light&seen=yes"))
+    session.set_cookies({"theme": "dark"})
+    assert session.request(server.url("/cookies"))["cookies"] == {"theme": "dark", "seen": "yes"}
+    session.request(server.url("/cookies/set?theme=light"))
+    assert session.request(server.url("/cookies"))["cookies"] == {"theme": "light", "seen": "yes"}
+
+
 def test_cookies_stay_with_their_session(
     open_session: Callable[..., ParallelSession], server: Server
 ) -> None:

@@ -526,6 +526,15 @@ def test_header_names_are_compared_case_insensitively() -> None:
     assert request.headers["Cookie"] == "a=1; b=2"
 
 
+@pytest.mark.parametrize(
+    ("own", "sent"),
+    [("b=1", "b=1; c=3"), ("a=1;b=1", "a=1;b=1; c=3"), ("a=1 ; b =1", "a=1 ; b =1; c=3"), ("", "b=2; c=3")],
+)
+def test_the_callers_own_cookie_header_takes_precedence(own: str, sent: str) -> None:
+    request = plan_one(headers={"Cookie": own}, cookies={"b": "2", "c": "3"})
+    assert header(request, "cookie") == sent
+
+
 def test_cookies_of_session_call_and_item() -> None:
     [request] = plan([{"url": URL, "cookies": {"c": "3"}}], session_cookies={"a": "1", "c": "0"})
     assert header(request, "cookie") == "a=1; c=3"
