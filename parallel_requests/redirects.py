@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from parallel_requests.exceptions import RedirectError, ValidationError
 from parallel_requests.redaction import redact
@@ -57,9 +58,8 @@ def next_hop(
         return None
     if len(history) > rules.limit:
         raise _refusal(request, f"more than {rules.limit} redirects", history)
-    target = location[0].encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
     try:
-        url, authority = check_url(urljoin(request.url, target))
+        url, authority = check_url(urljoin(request.url, _reference(location[0])))
     except ValueError as error:  # from check_url, or from urljoin, which cannot join every Location
         is_checked = isinstance(error, ValidationError)
         reason = str(error).removesuffix(".") if is_checked else "its Location is not a URL"
@@ -67,6 +67,16 @@ def next_hop(
         url, _ = split_user_info(url)
         return _moved(request, response, (url, authority), history, rules)
     raise _refusal(request, f"a redirect that cannot be followed: {reason}", history)
+
+
+def _reference(location: str) -> str:
+    """Return the URL that a Location, read as Latin-1, stands for; bytes that are not UTF-8 are escaped."""
+    sent = location.encode("latin-1", "replace")
+    try:
+        reference = sent.decode()
+    except UnicodeDecodeError:
+        reference = quote(sent, safe=string.printable)
+    return reference.strip().replace(" ", "%20")
 
 
 def _moved(

@@ -86,14 +86,14 @@ def percent_encode(text: str) -> str:
 
 
 def split_user_info(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Split a URL into the URL without user information, and the user and password if there are any."""
+    """Split a URL into the URL without user information, and the user and password, unless both are empty."""
     parts = urlsplit(url)
     user_info, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, None
     user, _, password = user_info.partition(":")
     clean = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
-    return clean, (unquote(user), unquote(password))
+    return clean, (unquote(user), unquote(password)) if user or password else None
 
 
 def _invalid(url: str, reason: str) -> ValidationError:
@@ -135,9 +135,9 @@ def _normalise_authority(url: str, parts: SplitResult) -> str:
 def _normalise_host(url: str, host: str | None) -> str:
     if not host:
         raise _invalid(url, "it names no host")
-    if "%" in host:
-        raise _invalid(url, "it names a network interface, which a request cannot choose")
     if ":" in host:
+        if "%" in host:
+            raise _invalid(url, "it names a network interface, which a request cannot choose")
         return f"[{ipaddress.IPv6Address(host)}]"
     if not host.isascii():
         host = host.encode("idna").decode("ascii")

@@ -224,7 +224,7 @@ def split_proxy(proxy: str, authorization: str | None) -> tuple[str, str | None]
         authorization: The caller's own header, which takes precedence over credentials in the URL.
     """
     url, credentials = split_user_info(proxy)
-    if authorization is not None or credentials is None or not any(credentials):
+    if authorization is not None or credentials is None:
         return url, authorization
     return url, f"Basic {b64encode(':'.join(credentials).encode()).decode('ascii')}"
 

@@ -52,6 +52,8 @@ def followed(location: str, **options: object) -> Request:
         ("/a b", "http://api.test/a%20b", "api.test"),
         (" /b ", "http://api.test/b", "api.test"),
         ("/b\u00c3\u00a9", "http://api.test/b%C3%A9", "api.test"),
+        ("/b\u00c3\u00a0", "http://api.test/b%C3%A0", "api.test"),
+        ("/b \u00e9%2f", "http://api.test/b%20%E9%2F", "api.test"),
         ("http://joe:pw@other.test/b", "http://other.test/b", "other.test"),
     ],
 )

@@ -65,6 +65,7 @@ def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> 
         (" http://api.test/a", "strip\\(\\) it"),
         ("http://api.test/a b", "percent-encode it"),
         ("http://[fe80::1%25eth0]/", "network interface"),
+        ("http://api%20test/", "host name has a character"),
         ("http://api.test:0/", "port 0"),
         ("http://api.test:1٣/", "its port"),
     ],
@@ -79,6 +80,8 @@ def test_what_is_wrong_is_told(url: str, why: str) -> None:
     [
         ("http://api.test/a", "http://api.test/a", None),
         ("http://api.test/@a", "http://api.test/@a", None),
+        ("http://@api.test/", "http://api.test/", None),
+        ("http://:@api.test/", "http://api.test/", None),
         ("http://joe@api.test/a?b", "http://api.test/a?b", ("joe", "")),
         ("http://joe:p%40@api.test:81/", "http://api.test:81/", ("joe", "p@")),
         ("http://joe:a:b@api.test/", "http://api.test/", ("joe", "a:b")),
