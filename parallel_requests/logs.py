@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import warnings
+from typing import TextIO
 
 logger = logging.getLogger("parallel_requests")
 logger.addHandler(logging.NullHandler())
 
 
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at the time, until the program gives the root logger a handler."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless it is written elsewhere."""
+        if not logging.getLogger().handlers:
+            self.stream = sys.stderr
+            super().emit(record)
+
+
 def set_level(*, verbose: bool, debug: bool) -> None:
-    """Set the level of the library's logger.
+    """Set the level of the library's logger, and add a handler if neither it nor the root logger has one.
 
     Args:
         verbose: Log at INFO and above.
         debug: Log at DEBUG and above.
-
-    A handler is added only if neither this logger nor the root logger has one.
     """
     if not (verbose or debug):
         return
@@ -26,7 +36,7 @@ def set_level(*, verbose: bool, debug: bool) -> None:
         logger.setLevel(level)
     own = [handler for handler in logger.handlers if not isinstance(handler, logging.NullHandler)]
     if not own and not logging.getLogger().handlers:
-        handler = logging.StreamHandler()
+        handler = StderrHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import pickle
 import traceback
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import ParallelSession, RetryPolicy
+from parallel_requests.logs import StderrHandler
 from tests.server.faults import close, read_request, redirect, refusing_port, response, send, stall
 
 if TYPE_CHECKING:
@@ -59,8 +61,24 @@ def test_the_library_only_brings_a_null_handler() -> None:
 def test_verbose_adds_one_handler(options: Options, level: int) -> None:
     with unconfigured() as root, ParallelSession(**options), ParallelSession(**options):
         assert logger.level == level
-        assert [type(handler) for handler in logger.handlers] == [logging.NullHandler, logging.StreamHandler]
+        assert [type(handler) for handler in logger.handlers] == [logging.NullHandler, StderrHandler]
         assert root.handlers == []
+
+
+def test_what_is_logged_goes_to_the_stderr_of_the_time() -> None:
+    with unconfigured():
+        for _ in range(2):
+            with io.StringIO() as stderr, contextlib.redirect_stderr(stderr):
+                with ParallelSession(verbose=True) as session:
+                    session.get([])
+                assert stderr.getvalue().count("run ended") == 1
+
+
+def test_nothing_is_logged_twice_once_logging_is_configured(capsys: pytest.CaptureFixture[str]) -> None:
+    with unconfigured(), ParallelSession(verbose=True) as session:
+        logging.getLogger().addHandler(logging.StreamHandler())
+        session.get([])
+    assert capsys.readouterr().err.count("run ended") == 1
 
 
 @pytest.mark.parametrize("owner", [None, "parallel_requests"])
