@@ -275,7 +275,7 @@ class Response(_CopiedWhole):
             return self.content.decode("utf-8", errors="replace")
 
     def json(self) -> Any:
-        """Decode the body as JSON; None if its status means that there is no body (204, 205, 304).
+        """Decode the body as JSON; None if there can be none: with status 204, 205 or 304, and after HEAD.
 
         Raises:
             DecodeError: The body is not JSON, or is nested too deeply, or a number in it is too long.
@@ -283,10 +283,15 @@ class Response(_CopiedWhole):
         try:
             return _load_json(self.content)
         except (ValueError, RecursionError) as error:
-            if not self.content and self.status_code in _BODILESS:
+            if not self.content and (self.status_code in _BODILESS or self.request.method == "HEAD"):
                 return None
             reason = f"{type(error).__name__}: {error}"
-        raise DecodeError(f"The body of {self.url} is not JSON ({reason}); it is kept in .response", self)
+        kind = "" if "json" in self._media_type else f" but {self._media_type[:50]}"
+        raise DecodeError(
+            f"The body of {self.url} is not JSON{kind} ({reason}). "
+            "It is kept in .response; return_type='text' hands it over as it is.",
+            self,
+        )
 
     @property
     def json_data(self) -> Any:
@@ -301,10 +306,13 @@ class Response(_CopiedWhole):
     @property
     def is_json(self) -> bool:
         """Whether the body is JSON, judging by both its content type and its bytes."""
-        media_type = self.headers.get("content-type", "").split(";")[0].strip().lower()
-        if media_type != "application/json" and not media_type.endswith("+json"):
+        if self._media_type != "application/json" and not self._media_type.endswith("+json"):
             return False
         return self.json_data is not None or self.content.strip() == b"null"
+
+    @property
+    def _media_type(self) -> str:
+        return self.headers.get("content-type", "").split(";")[0].strip().lower() or "of no stated type"
 
     def raise_for_status(self) -> None:
         """Raise an error if the status is 400 or above.

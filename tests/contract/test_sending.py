@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from parallel_requests.planning import RequestItem
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
     from tests.server.faults import FaultServer
@@ -39,6 +40,12 @@ def test_head_and_options_have_no_body(session: ParallelSession, server: Server)
     assert session.delete(server.url("/status/204")) is None
     assert session.request(server.url("/status/304"), return_type="content") == b""
     assert server.stats().connections == 1
+
+
+def test_json_after_head_is_none(session: ParallelSession, server: Server) -> None:
+    items: list[RequestItem] = [{"url": server.url("/get"), "method": method} for method in ("HEAD", "GET")]
+    assert [value is None for value in session.request(items)] == [True, False]
+    assert session.request(server.url("/get"), method="HEAD", parse_func=lambda value: [value]) == [None]
 
 
 def test_what_is_sent_with_every_request(session: ParallelSession, server: Server) -> None:

@@ -165,6 +165,13 @@ def test_json_in_all_its_forms(body: bytes, value: Any) -> None:
     assert answer.is_json
 
 
+def test_the_error_for_a_page_in_place_of_json_says_what_it_is() -> None:
+    with pytest.raises(DecodeError, match=r"is not JSON but text/html .*return_type='text'"):
+        response(b"<html>", "text/html").json()
+    with pytest.raises(DecodeError, match=r"is not JSON \(.*\)"):
+        response(b"{", "application/json").json()
+
+
 def test_is_json_needs_the_content_type_too() -> None:
     assert not response(b"[1]", "text/html").is_json
     assert response(b"[1]", "application/problem+json; charset=utf-8").is_json
