@@ -118,6 +118,49 @@ def test_stdin_is_streamed_through(server: Server) -> None:
     assert server.stats().max_in_flight <= 5
 
 
+def test_a_line_may_be_a_json_object(server: Server) -> None:
+    lines = [
+        {"url": server.url("/anything"), "json": {"n": 1}, "key": "first", "meta": {"row": 7}},
+        {"url": server.url("/anything"), "method": "PUT", "data": "x", "headers": {"X-One": "1"}},
+        {"url": server.url("/anything"), "params": {"q": "bread"}, "timeout": [5, 30]},
+        server.url("/anything"),
+    ]
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    done = run("fetch", "-", "--ordered", stdin=text)
+    assert done.returncode == SUCCESS, done.stdout + done.stderr
+    first, second, third, plain = records(done.stdout)
+    assert (first["key"], first["meta"]) == ("first", {"row": 7})
+    assert (first["value"]["method"], first["value"]["json"]) == ("POST", {"n": 1})
+    assert (second["value"]["method"], second["value"]["data"]) == ("PUT", "x")
+    assert second["value"]["headers"]["X-One"] == "1"
+    assert third["value"]["args"] == {"q": "bread"}
+    assert third["value"]["method"] == plain["value"]["method"] == "GET"
+    assert not {"key", "meta"} & {*second, *third, *plain}
+
+
+def test_a_line_that_is_no_request_fails_alone(server: Server, tmp_path: Path) -> None:
+    failed = tmp_path / "failed.jsonl"
+    lines = [
+        '{"url": "http://h/", "headers": {"Authorization": "hush"}',
+        '{"uri": "http://h/"}',
+        json.dumps({"url": server.url("/status-seq/line?seq=500,200"), "key": 1}),
+        server.url("/id/1"),
+    ]
+    arguments = ["--retries", "0", "--failed", str(failed), "--ordered"]
+    done = run("fetch", "-", *arguments, stdin="\n".join(lines))
+    assert done.returncode == SOME_FAILED
+    broken, misspelt, unavailable, fine = records(done.stdout)
+    assert "is not JSON" in broken["error"]["message"]
+    assert "hush" not in done.stdout + done.stderr
+    assert "uri" in misspelt["error"]["message"]
+    assert (unavailable["key"], unavailable["status"]) == (1, 500)
+    assert fine["value"] == {"id": 1}
+    assert failed.read_text().splitlines() == lines[:3]
+    again = run("fetch", "-", "--retries", "0", stdin=failed.read_text().splitlines()[2])
+    assert [record["key"] for record in records(again.stdout)] == [1]
+    assert again.returncode == SUCCESS
+
+
 # -- what comes out
 
 
@@ -299,6 +342,7 @@ def test_a_warning_is_one_line(server: Server) -> None:
     [
         (["fetch"], "there is nothing to fetch"),
         (["fetch", "-i", "/no/such/file"], "cannot read /no/such/file: No such file"),
+        (["fetch", __file__], f"{__file__} is a file; read URLs from it with -i {__file__}"),
         (["fetch", "--concurrency", "0", "http://h/"], "concurrency must be"),
         (["fetch", "--backend", "nope", "http://h/"], "There is no backend 'nope'"),
         (["fetch", "--ca-file", "/no/such/file", "http://h/"], "verify_ssl must be"),
@@ -631,9 +675,41 @@ def test_ctrl_c_ends_a_download(server: Server, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["1000"]
 
 
-def test_download_refuses_what_makes_no_sense(server: Server, tmp_path: Path) -> None:
-    done = run("download", server.url("/range/1"), "--to", str(tmp_path), "--sha256", "nonsense")
+def test_each_file_may_have_a_checksum_of_its_own(server: Server, tmp_path: Path) -> None:
+    urls = [server.url(f"/range/{size}") for size in (1000, 2000, 3000)]
+    assert run("download", urls[0], "--to", str(tmp_path / "first")).returncode == SUCCESS
+    checksum = hashlib.sha256((tmp_path / "first" / "1000").read_bytes()).hexdigest()
+    lines = [
+        {"url": urls[0], "sha256": checksum, "key": "right"},
+        {"url": urls[1], "sha256": "0" * 64},
+        {"url": urls[2]},
+    ]
+    text = "\n".join(map(json.dumps, lines))
+    done = run("download", "-", "--to", str(tmp_path / "second"), stdin=text)
+    told = sorted(records(done.stdout), key=lambda record: int(record["index"]))
+    assert done.returncode == SOME_FAILED
+    assert (told[0]["key"], told[0]["value"]["sha256"]) == ("right", checksum)
+    assert told[1]["error"]["type"] == "DownloadError"
+    assert told[2]["value"]["sha256"] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ({"sha256": "nonsense"}, []),
+        ({"sha256": 5}, []),
+        ({"sha256": "0" * 64}, ["--sha256", "1" * 64]),
+        ({}, ["--sha256", "nonsense"]),
+    ],
+)
+def test_download_refuses_what_makes_no_sense(
+    server: Server, tmp_path: Path, line: dict[str, object], arguments: list[str]
+) -> None:
+    text = json.dumps({"url": server.url("/range/1"), **line})
+    done = run("download", "-", "--to", str(tmp_path), *arguments, stdin=text)
     assert done.returncode == WRONG_USAGE
+    (told,) = done.stderr.splitlines()
+    assert "sha256" in told
     assert server.stats().requests == 0
 
 
@@ -683,7 +759,35 @@ def test_what_was_under_way_at_ctrl_c_can_be_fed_again(server: Server, tmp_path:
     assert sorted(failed.read_text().splitlines()) == sorted(urls[1:])
 
 
-@pytest.mark.parametrize("name", ["urls.txt", "folder", "missing/failed.txt"])
+def test_what_ctrl_c_left_unread_can_be_fed_again(server: Server, tmp_path: Path) -> None:
+    first, second, failed = (tmp_path / name for name in ("first.txt", "second.jsonl", "failed.txt"))
+    paths = ["/id/1", "/status/404", *(f"/hang?n={number}" for number in range(100))]
+    lines = [server.url(path) for path in paths]
+    more = [json.dumps({"url": server.url("/hang"), "key": number}) for number in range(10)]
+    first.write_text("\n".join(["# ids", *lines, ""]))
+    second.write_text("\n".join(more))
+    arguments = ["-i", str(first), "-i", str(second), server.url("/id/2"), "--failed", str(failed)]
+    with start("fetch", *arguments, "--ordered", "--concurrency", "2", stdin=subprocess.DEVNULL) as process:
+        until(lambda: server.stats().requests == 4 and failed.read_text())  # then /id/1 is settled, too
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == INTERRUPTED
+    assert failed.read_text().splitlines() == [*lines[1:], *more, server.url("/id/2")]
+
+
+def test_what_a_pipe_would_still_bring_is_not_waited_for(server: Server, tmp_path: Path) -> None:
+    failed = tmp_path / "failed.txt"
+    with start("fetch", "-", "--failed", str(failed)) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{server.url('/hang')}\n")
+        process.stdin.flush()
+        until(lambda: server.stats().requests == 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=PATIENCE) == INTERRUPTED
+    assert failed.read_text().splitlines() == [server.url("/hang")]
+
+
+@pytest.mark.parametrize("name", ["urls.txt", "folder", "missing/failed.txt", "f" * 300])
 def test_failures_that_cannot_be_kept_are_refused_beforehand(
     server: Server, tmp_path: Path, name: str
 ) -> None:
@@ -696,6 +800,16 @@ def test_failures_that_cannot_be_kept_are_refused_beforehand(
     assert "Traceback" not in done.stderr
     assert listed.read_text() == server.url("/id/1")
     assert server.stats().requests == 0
+
+
+def test_failures_are_not_kept_in_the_file_on_stdin(server: Server, tmp_path: Path) -> None:
+    listed = tmp_path / "urls.txt"
+    listed.write_text(server.url("/id/1"))
+    with listed.open() as stdin, start("fetch", "-", "--failed", str(listed), stdin=stdin) as process:
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == WRONG_USAGE
+    assert "which is an input" in said
+    assert listed.read_text() == server.url("/id/1")
 
 
 def test_it_also_runs_as_a_module(server: Server) -> None:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from parallel_requests.cli.inputs import Lines, unread
 from parallel_requests.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from parallel_requests.cli.inputs import Source
 
 
 class Failures:
     """Passes lines of input on, and writes those whose calls failed to a file, exactly as they were.
 
-    On leaving the ``with`` block, the lines that were never settled are written, too: a run that was stopped
-    did not finish them.
+    On leaving the ``with`` block, the lines that were never settled are written, too, and those that were
+    never read: a run that was stopped did not finish them. Ctrl-C between the printing of a result and its
+    settling leaves the line there as well: fetched twice rather than lost.
     """
 
-    def __init__(self, name: str, inputs: Sequence[str]) -> None:
+    def __init__(self, name: str, sources: Sequence[Source]) -> None:
         """Create the file, or empty it.
 
         Args:
             name: Its name.
-            inputs: The names of the files that are read meanwhile.
+            sources: Where the lines come from.
 
         Raises:
             ConfigurationError: It cannot be written, or is one of the inputs.
         """
         path = Path(name)
-        if any(path.exists() and other != "-" and path.samefile(other) for other in inputs):
+        if any(isinstance(source, Lines) and source.reads(path) for source in sources):
             raise ConfigurationError(f"cannot write the failures to {name}, which is an input.")
         try:
             # Line by line, so that they survive a kill; bytes that are not UTF-8 are kept.
@@ -38,12 +43,13 @@ class Failures:
             reason = error.strerror
         else:
             self._unsettled: dict[int, str] = {}
+            self._sources = sources
             return
         raise ConfigurationError(f"cannot write {name}: {reason}.")
 
-    def watch(self, lines: Iterable[str]) -> Iterator[str]:
+    def watch(self) -> Iterator[str]:
         """Yield the lines, and remember each until it is settled."""
-        for index, line in enumerate(lines):
+        for index, line in enumerate(itertools.chain.from_iterable(self._sources)):
             self._unsettled[index] = line
             yield line
 
@@ -58,5 +64,6 @@ class Failures:
 
     def __exit__(self, *_: object) -> None:
         with self._file:
-            for line in self._unsettled.values():
-                print(line, file=self._file)
+            self._file.reconfigure(line_buffering=False)
+            unfinished = itertools.chain(self._unsettled.values(), unread(self._sources))
+            self._file.writelines(f"{line}\n" for line in unfinished)

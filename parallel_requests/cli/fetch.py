@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from parallel_requests.cli.exits import INTERRUPTED, SOME_FAILED, SUCCESS, say
 from parallel_requests.cli.failures import Failures
 from parallel_requests.cli.flags import add_options, given_options, open_session
-from parallel_requests.cli.inputs import add_input, count_urls, open_sources
+from parallel_requests.cli.inputs import add_input, count_urls, item_of, open_sources
 from parallel_requests.cli.records import line_of
 from parallel_requests.models import Result, ReturnType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tqdm import tqdm
 
+    from parallel_requests.planning import Item
     from parallel_requests.stats import RunStats
 
 HELP = "fetch URLs, and print one line of JSON for each"
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the command, and add its arguments."""
     parser.description = (
         "Fetch URLs in parallel. Each result is printed as one line of JSON as soon as it is there: "
-        "index, url, status, attempts, elapsed, and value or error."
+        "index, url, status, attempts, elapsed, and value or error; key and meta if the input has them."
     )
     parser.epilog = "Exit status: 0, 1 if a call failed, 2 for wrong usage, 130 after Ctrl-C."
     add_input(parser)
@@ -38,7 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failed",
         metavar="FILE",
-        help="write the input lines of failed calls to a file; fetch them again with -i FILE",
+        help="write the input lines of calls that failed, or that Ctrl-C prevented, to a file; fetch them "
+        "again with -i FILE",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary on stderr")
     parser.add_argument(
@@ -93,14 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as resources:
         sources = open_sources(arguments, resources)
         session = resources.enter_context(open_session(options))
-        urls: Iterator[str] = itertools.chain.from_iterable(sources)
+        total = count_urls(sources)
+        lines: Iterator[str] = itertools.chain.from_iterable(sources)
         failures = None
         if arguments.failed is not None:
-            failures = resources.enter_context(Failures(arguments.failed, arguments.input))
-            urls = failures.watch(urls)
-        report = resources.enter_context(_Report(count_urls(sources), failures, quiet=arguments.quiet))
+            failures = resources.enter_context(Failures(arguments.failed, sources))
+            lines = failures.watch()
+        report = resources.enter_context(_Report(total, failures, quiet=arguments.quiet))
         results = session.iter_results(
-            urls,
+            _items(lines, posts_bodies="method" not in options),
             return_type=ReturnType(arguments.return_type),
             ordered=arguments.ordered,
         )
@@ -116,6 +119,15 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             report.summarize(session.last_run)
     return SOME_FAILED if report.failed else SUCCESS
+
+
+def _items(lines: Iterable[str], *, posts_bodies: bool) -> Iterator[Item]:
+    """Yield the lines as items; those with a body are sent by POST, unless they say otherwise."""
+    for line in lines:
+        item: Any = item_of(line)
+        if posts_bodies and isinstance(item, dict) and not item.keys().isdisjoint({"json", "data"}):
+            item.setdefault("method", "POST")
+        yield item
 
 
 class _Report:

@@ -20,6 +20,8 @@ def line_of(result: Result[Any]) -> tuple[str, bool]:
         "attempts": result.attempts,
         "elapsed": round(result.elapsed, 6),
     }
+    own = {"key": result.key, "meta": result.meta}
+    record.update({name: value for name, value in own.items() if value is not None})
     if result.error is None:
         try:
             return json.dumps({**record, "value": _plain(result.value)}, allow_nan=False), True
