@@ -226,8 +226,10 @@ class PartFile:
         if self._file is None:
             return
         try:
-            self._close()
-            self._record()
+            try:
+                self._close()
+            finally:  # what a full disk has taken is a beginning, too
+                self._record()
         except OSError as error:  # what is missing will be requested again
             logger.warning("%s could not be written: %s", self._path, error)
 

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from parallel_requests import (
     ParallelRequests,
     ParallelSession,
     PartialFailureError,
+    ProtocolError,
     RetryExhaustedError,
     RetryPolicy,
     RunStoppedError,
@@ -509,6 +511,99 @@ def test_what_cannot_be_resumed_starts_over(
     assert names(tmp_path) == ["file"]
 
 
+def test_a_new_version_may_be_shorter_than_the_beginning_of_the_old_one(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(250_000)), close()], [read_request(), send(whole(OTHER, '"two"'))]
+    )
+    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == OTHER
+
+
+def test_a_beginning_that_took_the_place_of_another_is_resumed_by_the_next_call(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()],
+        [read_request(), send(response(b"no", status="416 Range Not Satisfiable")), close()],
+        [read_request(), send(cut(150_000, '"two"')), close()],
+        [read_request(), send(rest(150_000, etag='"two"'))],
+    )
+    with pytest.raises(RetryExhaustedError):
+        fast.download(server.url("/file"), tmp_path, retry=RetryPolicy(max_retries=1, backoff_factor=0.01))
+    file = fast.download(server.url("/file"), tmp_path)
+    assert (file.status, file.path.read_bytes()) == ("resumed", BODY)
+    ranges = [request.headers.get("range") for request in server.requests]
+    assert ranges == [None, "bytes=100000-", None, "bytes=150000-"]
+
+
+def chunked(at: int) -> bytes:
+    """The bytes of a response of unknown length that ends too soon."""
+    return head("Transfer-Encoding: chunked", 'ETag: "one"') + b"%x\r\n" % at + BODY[:at] + b"\r\n"
+
+
+def piece(content_range: str, body: bytes) -> bytes:
+    """The bytes of a 206 response."""
+    return response(body, 'ETag: "one"', f"Content-Range: {content_range}", status="206 Partial Content")
+
+
+def test_a_file_of_unknown_length_is_resumed(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    missing = piece("bytes 100000-299999/*", BODY[100_000:])
+    server = fault_server([read_request(), send(chunked(100_000)), close()], [read_request(), send(missing)])
+    file = session.download(server.url("/file"), tmp_path)
+    assert (file.status, file.path.read_bytes()) == ("resumed", BODY)
+
+
+def test_a_part_of_what_is_missing_is_not_taken_for_all_of_it(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(chunked(100_000)), close()],
+        [read_request(), send(piece("bytes 100000-199999/300000", BODY[100_000:200_000])), close()],
+        [read_request(), send(whole())],
+    )
+    file = fast.download(server.url("/file"), tmp_path)
+    assert (file.status, file.path.read_bytes()) == ("downloaded", BODY)
+    assert [request.headers.get("range") for request in server.requests] == [None, "bytes=100000-", None]
+
+
+def test_a_part_that_nobody_asked_for_is_an_error(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([repeat(read_request(), send(rest(100_000)))])
+    with pytest.raises(ProtocolError):
+        fast.download(server.url("/file"), tmp_path)
+    assert len(server.requests) == 1
+    assert names(tmp_path) == []
+
+
+@contextlib.contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """Let writes fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_after_a_full_disk_the_next_call_requests_the_missing_part(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([read_request(), send(whole())], [read_request(), send(rest(100_000))])
+    with no_file_longer_than(100_000), pytest.raises(DownloadError, match="could not be written"):
+        session.download(server.url("/file"), tmp_path)
+    assert visible(tmp_path) == []
+    file = session.download(server.url("/file"), tmp_path)
+    assert (file.status, file.path.read_bytes()) == ("resumed", BODY)
+    assert server.requests[1].headers["range"] == "bytes=100000-"
+    assert names(tmp_path) == ["file"]
+    assert descriptors(tmp_path) == 0
+
+
 def test_an_etag_that_is_not_utf8_is_not_sent_back(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
@@ -539,6 +634,11 @@ def test_a_complete_part_file_costs_one_byte(
     "headers",
     [
         ('ETag: W/"weak"',),
+        (
+            'ETag: W/"weak"',
+            "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT",
+            "Date: Mon, 01 Jan 2024 00:05:00 GMT",
+        ),
         ("Accept-Ranges: none", 'ETag: "one"'),
         ("Content-Encoding: identity",),
         ("Last-Modified: Mon, 01 Jan 2024 00:00:30 GMT", "Date: Mon, 01 Jan 2024 00:00:31 GMT"),
@@ -661,6 +761,19 @@ def test_a_wrong_checksum_gives_no_file(session: ParallelSession, server: Server
 
 
 # -- what is there already
+
+
+def test_a_resumed_file_with_a_wrong_checksum_leaves_nothing(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
+    )
+    with pytest.raises(TruncatedBody):
+        fast.download(server.url("/file"), tmp_path, retry=RetryPolicy(max_retries=0))
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fast.download(server.url("/file"), tmp_path, sha256="0" * 64)
+    assert names(tmp_path) == []
 
 
 def test_existing_files_are_skipped_kept_or_replaced(
@@ -838,6 +951,27 @@ def test_row_32_links_are_never_written_through(
     assert "range" not in server.requests[1].headers
 
 
+def test_row_32_a_link_that_appears_meanwhile_is_not_written_through(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_bytes(b"precious")
+
+    def put_a_link_there(_: object) -> None:
+        [partial] = folder.glob(".*.part")
+        partial.unlink()
+        partial.symlink_to(outside)
+
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()],
+        [read_request(), put_a_link_there, send(rest(100_000))],
+    )
+    with pytest.raises(DownloadError, match="could not be resumed"):
+        fast.download(server.url("/file"), folder)
+    assert outside.read_bytes() == b"precious"
+    assert visible(folder) == []
+
+
 def test_a_hard_link_is_never_written_through(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
@@ -868,11 +1002,13 @@ def place_of_note(folder: Path, url: str) -> Path:
         "7",
         "[" * 100_000,
         '{"name": ""}',
+        '{"name": 5}',
         '{"name": ".."}',
         '{"name": "../outside"}',
         '{"validator": 5, "size": 100}',
         r'{"validator": "\"one\"\r\nX-Own: 1", "size": 100}',
         r'{"validator": "\u20ac", "size": 100}',
+        r'{"validator": "\"one\"", "size": 0}',
     ],
     ids=lambda note: note[:40],
 )
