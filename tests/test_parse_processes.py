@@ -542,6 +542,23 @@ def test_ctrl_c_ends_everything_within_a_second(server: Server, tmp_path: Path, 
     assert server.stats().requests == 10
 
 
+INTERRUPTED_WHILE_STARTING = """\
+import os, signal, sys
+from parallel_requests import ParallelSession
+
+if __name__ == "__main__":
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        print(session.request(sys.argv[1]))
+else:
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_ctrl_c_does_not_disturb_a_child_that_starts(server: Server, tmp_path: Path) -> None:
+    process = run_script(tmp_path, INTERRUPTED_WHILE_STARTING, server.url("/id/1"))
+    assert process.communicate(timeout=_LONG_ENOUGH) == ("{'id': 1}\n", "")
+
+
 UNGUARDED = """\
 import sys
 from parallel_requests import ParallelSession, PartialFailureError

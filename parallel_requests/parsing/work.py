@@ -8,6 +8,7 @@ by item, so that one that cannot be pickled does not affect the others.
 from __future__ import annotations
 
 import importlib.util
+import operator
 import pickle
 import signal
 import sys
@@ -197,9 +198,29 @@ def _dump_failure(error: ParallelRequestsError) -> bytes:
         return pickle.dumps((None, ParseError(error.message)), pickle.HIGHEST_PROTOCOL)
 
 
+class Undisturbed(str):
+    """The name of a parse process, which ignores Ctrl-C from the moment it unpickles it.
+
+    Ctrl-C reaches children, too, but it is the parent who decides what ends. The name is the first thing
+    that a child is sent: before it has imported the main module, which may take long and would end in a
+    traceback. Only the standard library can be imported by then.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return operator.getitem, ((_IgnoredCtrlC(), str(self)), 1)
+
+
+class _IgnoredCtrlC:
+    """Becomes a call when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signal.signal, (signal.SIGINT, signal.SIG_IGN)
+
+
 def serve(connection: Connection) -> None:
     """Serve the parent until it closes the connection: the main function of a parse process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches children too; the parent decides what ends
     with suppress(EOFError, OSError):
         connection.send_bytes(b"")
         work = Work(ReturnType.JSON, None, by_value=False)

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from parallel_requests.exceptions import ConfigurationError
-from parallel_requests.parsing.work import parse_all, serve
+from parallel_requests.parsing.work import Undisturbed, parse_all, serve
 from parallel_requests.redaction import text_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Child:
         with theirs:
             try:
                 self._process = context.Process(  # type: ignore[attr-defined]
-                    target=serve, args=(theirs,), name="parallel-requests-parse"
+                    target=serve, args=(theirs,), name=Undisturbed("parallel-requests-parse")
                 )
                 self._process.start()
             except BaseException:
