@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 from weakref import ReferenceType, WeakSet, ref
 
@@ -12,27 +12,53 @@ from parallel_requests.engines.run import Run, Task
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _LONGEST_WAIT = 1_000_000.0
 """Seconds; longer waits are split, as clocks and locks overflow beyond some 292 years."""
 
 
 class _GateQueue:
-    """The tasks queued at a closed gate.
+    """The tasks queued at a closed gate; their runs take turns, the tasks of one pass in the order they came.
 
     Attributes:
-        waiting: The queued tasks, in the order in which they will try the gate.
         probe: The one task that is trying the gate now, if any; the others wait for its outcome.
         probe_at: When the first in the queue may try; None if it waits for a slot of the host instead.
     """
 
-    __slots__ = ("probe", "probe_at", "waiting")
+    __slots__ = ("_waiting", "probe", "probe_at")
 
     def __init__(self) -> None:
-        self.waiting: deque[Task] = deque()
+        self._waiting: OrderedDict[Run, deque[Task]] = OrderedDict()
         self.probe: Task | None = None
         self.probe_at: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether tasks are queued."""
+        return bool(self._waiting)
+
+    def append(self, task: Task) -> None:
+        """Add a task as the last one of its run."""
+        self._waiting.setdefault(task.run, deque()).append(task)
+
+    def put_back(self, task: Task) -> None:
+        """Make a task the first one again."""
+        self._waiting.setdefault(task.run, deque()).appendleft(task)
+        self._waiting.move_to_end(task.run, last=False)
+
+    def popleft(self) -> Task:
+        """Remove and return the first task; the next one is another run's, if there is any."""
+        run, tasks = next(iter(self._waiting.items()))
+        task = tasks.popleft()
+        if tasks:
+            self._waiting.move_to_end(run)
+        else:
+            del self._waiting[run]
+        return task
+
+    def remove(self, run: Run) -> Iterable[Task]:
+        """Remove and return the tasks of a run."""
+        return self._waiting.pop(run, ())
 
 
 class Scheduler:
@@ -40,7 +66,7 @@ class Scheduler:
 
     It is not thread-safe: an engine with many threads guards it with a lock. Exchanges that wait hold
     no slot. Those that wait for the same gate form a queue: when the gate may have opened, only the
-    first of them, the probe, tries it, and they pass in the order in which they came.
+    first of them, the probe, tries it. The runs take turns there as they do elsewhere.
     """
 
     def __init__(self, concurrency: int, clock: Callable[[], float]) -> None:
@@ -51,6 +77,7 @@ class Scheduler:
         self._timers: list[tuple[float, int, Task | str | ReferenceType[Run]]] = []
         self._order = itertools.count()
         self._queues: dict[str, _GateQueue] = {}  # by gate
+        self._held: dict[Task, str] = {}  # the gate of its host, by task queued at the one for all hosts
         self._parked = 0
         self._pullable: deque[Run] = deque()
         self._runs: WeakSet[Run] = WeakSet()
@@ -96,12 +123,15 @@ class Scheduler:
         return [run for run in self._runs if not run.is_done()]
 
     def passed_gate(self, task: Task) -> None:
-        """Note that a task passed its gate: the next in the queue may try."""
-        gate, task.gate = task.gate, None
-        queue = self._queues.get(gate) if gate is not None else None
-        if gate is not None and queue is not None and queue.probe is task:
-            queue.probe = None
-            self._send_probe(gate)
+        """Note that a task passed its gates: the next in each queue may try."""
+        gates = task.gate, self._held.pop(task, None)
+        task.gate = None
+        for gate in gates:
+            if gate is None or (queue := self._queues.get(gate)) is None:
+                continue
+            if queue.probe is task:
+                queue.probe = None
+                self._send_probe(gate)
 
     def slot_freed(self, host: str) -> None:
         """Note that one of a host's slots came free."""
@@ -115,7 +145,7 @@ class Scheduler:
         self.in_flight -= 1
         self._parked += 1
         if wait.gate != task.gate:
-            self.passed_gate(task)
+            self._change_gate(task, wait.gate)
         seconds = None if wait.seconds is None else min(wait.seconds, _LONGEST_WAIT)
         if task.run.policy.reason_to_stop() is not None:
             self._make_ready(task)  # its run was ended while the task was on its way here
@@ -124,14 +154,27 @@ class Scheduler:
         else:
             self._enqueue(task, wait.gate, None if seconds is None else now + seconds)
 
+    def _change_gate(self, task: Task, gate: str | None) -> None:
+        """Note that a task is going to wait elsewhere than before.
+
+        The probe of a host that the gate for all hosts turns away remains the probe until it is sent, or the
+        whole queue would follow it there, only to be turned away by the host once it is sent.
+        """
+        if gate == ALL_HOSTS and task.gate is not None:
+            self._held[task] = task.gate
+            return
+        if gate is not None and self._held.get(task) == gate:
+            del self._held[task]  # the host has turned it away again: it keeps its place there
+        self.passed_gate(task)
+
     def _enqueue(self, task: Task, gate: str, probe_at: float | None) -> None:
         """Queue a task at a gate: a probe that was turned away goes back to the front, others to the end."""
         task.gate = gate
         queue = self._queues.setdefault(gate, _GateQueue())
-        if queue.probe is not task and (queue.probe is not None or queue.waiting):
-            queue.waiting.append(task)
+        if queue.probe is not task and (queue.probe is not None or queue):
+            queue.append(task)
             return
-        queue.waiting.appendleft(task)
+        queue.put_back(task)
         queue.probe, queue.probe_at = None, probe_at
         if probe_at is not None:
             self._set_timer(probe_at, gate)
@@ -160,9 +203,8 @@ class Scheduler:
                 self._timers.append(entry)
         heapq.heapify(self._timers)
         for gate, queue in list(self._queues.items()):
-            parked += [task for task in queue.waiting if task.run is run]
-            queue.waiting = deque(task for task in queue.waiting if task.run is not run)
-            if not queue.waiting and queue.probe is None:
+            parked += queue.remove(run)
+            if not queue and queue.probe is None:
                 del self._queues[gate]
         for task in parked:
             self._make_ready(task)
@@ -199,8 +241,8 @@ class Scheduler:
         if queue.probe is not None:
             return
         queue.probe_at = None
-        if queue.waiting:
-            queue.probe = queue.waiting.popleft()
+        if queue:
+            queue.probe = queue.popleft()
             self._make_ready(queue.probe)
         else:
             del self._queues[gate]

@@ -203,6 +203,65 @@ def test_a_queue_at_a_gate_does_not_stampede() -> None:
     assert play.asks <= 2 * count, "a stampede would ask some count ** 2 / 2 times"
 
 
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"rate_limit": 90, "concurrency_per_host": 2},
+        {"rate_limit": {"a.test": 50, "*": 60}},
+        {"rate_limit": {"a.test": 55, "*": 60}, "burst": 1, "concurrency_per_host": 3},
+    ],
+)
+def test_a_queue_does_not_stampede_from_gate_to_gate(gates: dict[str, Any]) -> None:
+    play = Simulation(concurrency=20, server=lambda *_: (0.02, Answer(200)), **gates)
+    count = 400
+    run = play.new_run(requests_to(*["a.test"] * count, "b.test", "b.test"))
+    play.play()
+    assert run.is_done()
+    assert play.asks <= 4 * count, "a stampede would ask some count ** 2 times"
+
+
+def test_a_host_that_may_pass_shares_the_rate_for_all_with_the_others() -> None:
+    play = Simulation(concurrency=8, rate_limit={"a.test": 20, "*": 40}, burst=1)
+    count = 200
+    play.new_run(requests_to(*["a.test"] * count, *["b.test"] * count))
+    play.play(until=5.0)
+    assert len(play.stamps("a.test")) == pytest.approx(5 * 20, abs=3)
+    assert len(play.stamps("b.test")) == pytest.approx(5 * 20, abs=3)
+
+
+def test_who_is_turned_away_from_the_rate_for_all_keeps_its_place_at_its_host() -> None:
+    play = Simulation(concurrency=8, rate_limit={"a.test": 7, "*": 10}, burst=1, concurrency_per_host=2)
+    play.new_run(requests_to(*["a.test"] * 60))
+    play.play()
+    assert play.order == list(range(60))
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"concurrency_per_host": 1},
+        {"rate_limit": {"a.test": 10}, "burst": 1},
+        {"rate_limit": 10, "burst": 1},
+        {"rate_limit": 10, "burst": 1, "concurrency_per_host": 1},
+    ],
+)
+def test_a_small_batch_does_not_wait_for_a_big_one(gates: dict[str, Any]) -> None:
+    play = Simulation(concurrency=8, **gates)
+    big = play.new_run(requests_to(*["a.test"] * 1_000))
+    play.play(until=1.0)
+    small = play.new_run(requests_to(*["a.test"] * 3))
+    play.play(until=2.0)
+    assert small.is_done()
+    assert not big.is_done()
+
+
+def test_of_each_batch_those_that_came_first_pass_first() -> None:
+    play = Simulation(concurrency=8, rate_limit={"a.test": 2}, burst=1)
+    runs = [play.new_run(requests_to(*["a.test"] * 20)) for _ in range(3)]
+    play.play()
+    assert play.order == [index for index in range(20) for _ in runs]
+
+
 def test_responses_do_not_wake_exchanges_that_wait_for_a_rate() -> None:
     play = Simulation(
         concurrency=50, rate_limit={"a.test": 10}, burst=20, server=lambda *_: (3.0, Answer(200))
