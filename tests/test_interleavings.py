@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dis
 import gc
+import gzip
 import itertools
 import multiprocessing
 import sys
@@ -22,6 +23,7 @@ import urllib3
 
 from parallel_requests import (
     ConfigurationError,
+    DeadlineExceededError,
     ParallelRequests,
     ParallelSession,
     Request,
@@ -38,7 +40,7 @@ from parallel_requests.policy import Policy
 from parallel_requests.stats import RunStats
 from tests import parse_functions as functions
 from tests.failures import partial_failure
-from tests.server.faults import full_port, read_request, response, send, wait
+from tests.server.faults import close, full_port, read_request, response, send, wait
 from tests.unit.driving import Answer
 
 if TYPE_CHECKING:
@@ -129,6 +131,16 @@ def test_a_hook_of_a_skipped_file_waits_for_its_session(backend: str, server: Se
     assert [file.status for file in files[:3]] == ["skipped", "downloaded", "downloaded"]
 
 
+def test_a_hook_closes_the_session_once_the_deadline_has_passed(backend: str, server: Server) -> None:
+    urls = [server.url(f"/hang?{number}") for number in range(3)]
+    with ParallelSession(backend=backend, concurrency=3) as session:
+        error = partial_failure(
+            lambda: session.request(urls, deadline=0.3, on_attempt=lambda *_: session.close())
+        )
+    assert all(url in str(item.error) for url, item in zip(urls, error.failed, strict=True))
+    assert all(isinstance(item.error, DeadlineExceededError) for item in error.failed)
+
+
 def test_hooks_are_called_one_at_a_time_and_once_for_each(backend: str, server: Server) -> None:
     urls = [server.url("/status/404" if number % 2 else f"/id/{number}") for number in range(200)]
     seen: list[int] = []
@@ -199,7 +211,7 @@ def test_a_stop_spares_a_connection_that_another_batch_has_taken_over(
         assert has_answer.wait(PATIENCE)
         second = pool.submit(lambda: session.request(server.url("/"), method="POST", json=1))
         assert is_posted.wait(PATIENCE)
-        run = next(run for run in session._runtime._engine._scheduler._runs if run._holds_back)  # type: ignore[attr-defined]
+        run = next(run for run in session._runtime._engine._scheduler.unfinished() if run._holds_back)  # type: ignore[attr-defined]
         session._runtime._engine.stop(run, RunStoppedError("stopped"))
         is_stopped.set()
         assert second.result(PATIENCE) == 2
@@ -272,6 +284,47 @@ def test_a_connection_that_is_lost_while_it_is_looked_at_is_not_saturated() -> N
     connection: Any = Shared("localhost")
     connection._protocol = Protocol()
     assert not connection.is_saturated
+
+
+# -- a session that is closed by another thread
+
+
+@pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
+def test_closing_ends_the_decoding_of_a_body(
+    backend: str, fault_server: Callable[..., FaultServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 100 << 20
+    bomb = gzip.compress(gzip.compress(bytes(size)))
+    server = fault_server([read_request(), send(response(bomb, "Content-Encoding: gzip, gzip")), close()])
+    has_begun, is_joined = threading.Event(), threading.Event()
+    received = 0
+    join = threading.Thread.join
+
+    def receive(chunk: bytes) -> None:
+        nonlocal received
+        received += len(chunk)
+        has_begun.set()
+        assert is_joined.wait(PATIENCE)
+
+    def joined(thread: threading.Thread) -> None:
+        is_joined.set()
+        join(thread)
+
+    def close_session() -> None:
+        assert has_begun.wait(PATIENCE)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "join", joined)
+            session.close()
+
+    with (
+        ParallelSession(backend=backend, timeout=None, max_retries=0) as session,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        closing = pool.submit(close_session)
+        with pytest.raises(RunStoppedError):
+            session.request(server.url("/"), return_type="stream", stream_callback=receive)
+        closing.result(PATIENCE)
+    assert received < size
 
 
 # -- a consumer that goes away

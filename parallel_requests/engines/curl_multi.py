@@ -78,7 +78,7 @@ class CurlMultiEngine:
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: send no more of it, and abort what is in flight."""
-        run.policy.stop = reason
+        run.policy.end(reason)
         self._commands.append(lambda: self._break_off(run, reason))
         self.wake()
 
@@ -90,6 +90,8 @@ class CurlMultiEngine:
         with self._lock:
             self._closed = True
             thread = self._thread
+        for run in self._scheduler.unfinished():
+            run.policy.end(RunStoppedError())  # at once, as it also ends the decoding of a body
         self.wake()
         if thread is not None and not self.threads.is_worker():
             thread.join()
@@ -252,7 +254,7 @@ class CurlMultiEngine:
             self._commands.popleft()()
         for run in self._scheduler.unfinished():
             reason = RunStoppedError()
-            run.policy.stop = reason
+            run.policy.end(reason)
             self._break_off(run, reason)
         while self._scheduler.has_work():
             self._fill()

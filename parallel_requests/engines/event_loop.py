@@ -67,7 +67,7 @@ class EventLoopEngine:
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: send no more of it, and abort what is in flight."""
-        run.policy.stop = reason
+        run.policy.end(reason)
         self._call(self._stop, run)
 
     def close(self) -> None:
@@ -78,6 +78,8 @@ class EventLoopEngine:
         with self._lock:
             self._closed = True
             thread = self._thread
+        for run in self._scheduler.unfinished():
+            run.policy.end(RunStoppedError())  # at once, as it also ends the decoding of a body
         self._call(self._end)
         if thread is not None and not self.threads.is_worker():
             thread.join()
@@ -141,7 +143,7 @@ class EventLoopEngine:
 
     def _end(self) -> None:
         for run in self._scheduler.unfinished():
-            run.policy.stop = RunStoppedError()
+            run.policy.end(RunStoppedError())
             self._stop(run)
         self._closing.set()
 

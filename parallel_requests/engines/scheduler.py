@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
-from weakref import ReferenceType, WeakSet, ref
+from weakref import ReferenceType, ref
 
 from parallel_requests.engines.run import Run, Task
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
@@ -80,11 +80,11 @@ class Scheduler:
         self._held: dict[Task, str] = {}  # the gate of its host, by task queued at the one for all hosts
         self._parked = 0
         self._pullable: deque[Run] = deque()
-        self._runs: WeakSet[Run] = WeakSet()
+        self._runs: set[ReferenceType[Run]] = set()
 
     def add(self, run: Run) -> None:
         """Add a run."""
-        self._runs.add(run)
+        self._runs.add(ref(run, self._runs.discard))
         self._pullable.append(run)
         if run.policy.deadline is not None:
             self._set_timer(run.policy.deadline, ref(run))  # weak: the timer must not keep a finished run
@@ -119,8 +119,9 @@ class Scheduler:
         return not (self.in_flight or self._ready or self._parked or self._pullable)
 
     def unfinished(self) -> list[Run]:
-        """Return the runs that are not done."""
-        return [run for run in self._runs if not run.is_done()]
+        """Return the runs that are not done; this alone may be called on any thread."""
+        runs = [reference() for reference in list(self._runs)]
+        return [run for run in runs if run is not None and not run.is_done()]
 
     def passed_gate(self, task: Task) -> None:
         """Note that a task passed its gates: the next in each queue may try."""

@@ -75,7 +75,7 @@ class ThreadsEngine:
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: send no more of it, and abort what is in flight."""
-        run.policy.stop = reason
+        run.policy.end(reason)
         with self._lock:
             self._scheduler.end_run(run)
             self._call_worker()
