@@ -67,13 +67,24 @@ class Scheduler:
     It is not thread-safe: an engine with many threads guards it with a lock. Exchanges that wait hold
     no slot. Those that wait for the same gate form a queue: when the gate may have opened, only the
     first of them, the probe, tries it. The runs take turns there as they do elsewhere.
+
+    Attributes:
+        concurrency: How many slots there are.
+        in_flight: How many of them are taken; tasks whose runs have ended may be on top of that.
     """
 
     def __init__(self, concurrency: int, clock: Callable[[], float]) -> None:
+        """Set up an empty scheduler.
+
+        Args:
+            concurrency: How many slots there are.
+            clock: Seconds, by the clock that the policies' deadlines refer to.
+        """
         self.concurrency = concurrency
         self._clock = clock
         self.in_flight = 0
         self._ready: deque[Task] = deque()
+        self._ending: deque[Task] = deque()  # of runs that have ended: they send nothing, and need no slot
         self._timers: list[tuple[float, int, Task | str | ReferenceType[Run]]] = []
         self._order = itertools.count()
         self._queues: dict[str, _GateQueue] = {}  # by gate
@@ -92,9 +103,12 @@ class Scheduler:
             run.stop_pulling()
 
     def take(self) -> Task | None:
-        """Return a task to advance, with a slot of its own, or None."""
+        """Return a task to advance, with a slot of its own unless its run has ended, or None."""
         if self._timers:
             self._fire_timers(self._clock())
+        if self._ending:
+            self.in_flight += 1
+            return self._ending.popleft()
         if self.in_flight >= self.concurrency:
             return None
         task = self._ready.popleft() if self._ready else self._pull()
@@ -104,6 +118,8 @@ class Scheduler:
 
     def has_work(self) -> bool:
         """Whether `take` would likely return a task."""
+        if self._ending:
+            return True
         if self.in_flight >= self.concurrency:
             return False
         if self._ready:
@@ -114,9 +130,13 @@ class Scheduler:
         """Return when `take` has to be called again, even if nothing else happens."""
         return self._timers[0][0] if self._timers else None
 
+    def has_ending(self) -> bool:
+        """Whether `take` would return a task that needs no slot."""
+        return bool(self._ending)
+
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
-        return not (self.in_flight or self._ready or self._parked or self._pullable)
+        return not (self.in_flight or self._ready or self._ending or self._parked or self._pullable)
 
     def unfinished(self) -> list[Run]:
         """Return the runs that are not done; this alone may be called on any thread."""
@@ -145,12 +165,14 @@ class Scheduler:
         now = self._clock()
         self.in_flight -= 1
         self._parked += 1
+        if task.run.policy.reason_to_stop() is not None:
+            self._parked -= 1
+            self._ending.append(task)  # its run was ended while the task was on its way here
+            return
         if wait.gate != task.gate:
             self._change_gate(task, wait.gate)
         seconds = None if wait.seconds is None else min(wait.seconds, _LONGEST_WAIT)
-        if task.run.policy.reason_to_stop() is not None:
-            self._make_ready(task)  # its run was ended while the task was on its way here
-        elif wait.gate is None:
+        if wait.gate is None:
             self._set_timer(now + (seconds or 0.0), task)
         else:
             self._enqueue(task, wait.gate, None if seconds is None else now + seconds)
@@ -189,7 +211,7 @@ class Scheduler:
             self.passed_gate(task)
 
     def end_run(self, run: Run) -> None:
-        """Resume every parked task of a run at once, so that each finds out that its batch has to end."""
+        """Resume every waiting task of a run at once, so that each finds out that its batch has to end."""
         run.policy.reason_to_stop()  # records an expired deadline, which also fails what was never pulled
         run.stop_pulling()
         if run.policy.on_stop is not None:
@@ -207,8 +229,10 @@ class Scheduler:
             parked += queue.remove(run)
             if not queue and queue.probe is None:
                 del self._queues[gate]
-        for task in parked:
-            self._make_ready(task)
+        self._parked -= len(parked)
+        self._ending += parked
+        self._ending += [task for task in self._ready if task.run is run]
+        self._ready = deque(task for task in self._ready if task.run is not run)
 
     def _pull(self) -> Task | None:
         if ALL_HOSTS in self._queues:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from parallel_requests.engines.base import EngineThreads, translated
 from parallel_requests.engines.scheduler import Scheduler
@@ -44,8 +46,9 @@ class ThreadsEngine:
         """
         self._backend = backend
         self._owns_executor = executor is None
+        # One more than there are slots: it ends what has to end while the others are on the wire.
         self._executor = (
-            ThreadPoolExecutor(concurrency, "parallel-requests") if executor is None else executor
+            ThreadPoolExecutor(concurrency + 1, "parallel-requests") if executor is None else executor
         )
         self._watchdog = Watchdog()
         self._scheduler = Scheduler(concurrency, monotonic)
@@ -66,7 +69,21 @@ class ThreadsEngine:
             if self._closed:
                 raise RunStoppedError
             self._scheduler.add(run)
+        if run.policy.deadline is not None:
+            self._watch_deadline(run, run.policy.deadline)
         self.wake()
+
+    def _watch_deadline(self, run: Run, deadline: float) -> None:
+        """Have a batch end in time even if all workers are on the wire for others, or none can start."""
+        reference = ref(run, lambda _: forget())
+
+        def end() -> None:
+            overdue = reference()
+            if overdue is not None and overdue.policy.reason_to_stop() is not None:
+                with contextlib.suppress(RuntimeError):  # no worker can start: what has not begun has ended
+                    self._end(overdue)
+
+        forget = self._watchdog.call_at(deadline, end)
 
     def wake(self) -> None:
         """Look at the runs again: one has been fed, or has room for more."""
@@ -76,10 +93,13 @@ class ThreadsEngine:
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: send no more of it, and abort what is in flight."""
         run.policy.end(reason)
+        self._end(run)
+        self._watchdog.cut(run)
+
+    def _end(self, run: Run) -> None:
         with self._lock:
             self._scheduler.end_run(run)
             self._call_worker()
-        self._watchdog.cut(run)
 
     def close(self) -> None:
         """End everything and release threads and sockets.
@@ -122,7 +142,8 @@ class ThreadsEngine:
 
     def _can_start_worker(self) -> bool:
         """Whether one may be started: one after another, so that there are no more workers than requests."""
-        return not self._is_worker_starting and self._workers < self._scheduler.concurrency
+        most = self._scheduler.concurrency + self._scheduler.has_ending()
+        return not self._is_worker_starting and self._workers < most
 
     def _needs_worker(self) -> bool:
         """Whether there is something to do, or a timer that no idle worker waits for."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,16 @@ class Watchdog:
         """Let an attempt go: it has ended by itself."""
         flight.uses(None)
         self._flights.discard(flight)
+
+    def call_at(self, deadline: float, function: Callable[[], object]) -> Callable[[], None]:
+        """Call a function at a deadline, in monotonic seconds; return what prevents that.
+
+        Raises:
+            RuntimeError: No thread can be started to do so.
+        """
+        flight = self.watch(None, deadline - monotonic())
+        flight.uses(function)
+        return partial(self._flights.discard, flight)
 
     def cut(self, owner: Any) -> None:
         """End all attempts of an owner now."""

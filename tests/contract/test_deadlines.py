@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from parallel_requests import ParallelSession, PartialFailureError, RequestTimeout, RetryPolicy
 from parallel_requests.exceptions import DeadlineExceededError
+from tests.polling import until
 from tests.server.faults import (
     FaultServer,
     TLSConnection,
@@ -202,6 +204,32 @@ def test_deadline_limits_items_that_wait_for_a_gate(
     assert isinstance(last, DeadlineExceededError)
     assert last.url == server.url("/static")
     assert f"{last.url} was not done after 0 attempts" in str(last)
+
+
+def test_deadline_limits_a_batch_that_finds_all_slots_taken(
+    open_session: OpenSession, server: Server, lateness: Lateness
+) -> None:
+    session = open_session(concurrency=1, timeout=None)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(session.get, server.url("/delay/4"))
+        until(lambda: server.stats().requests == 1)
+        with pytest.raises(DeadlineExceededError):
+            session.get(server.url("/static"), deadline=0.5)
+        assert session.last_run.seconds <= 0.5 + OVERSHOOT + lateness.slack()
+        session.close()
+
+
+def test_deadline_limits_a_batch_that_waits_while_another_one_takes_all_slots(
+    open_session: OpenSession, server: Server, lateness: Lateness
+) -> None:
+    session = open_session(concurrency=1, timeout=None, retry=RetryPolicy(backoff_factor=60))
+    with ThreadPoolExecutor(2) as callers:
+        limited: Future[object] = callers.submit(session.get, server.url("/status/503"), deadline=1.0)
+        until(lambda: server.stats().requests == 1)
+        callers.submit(session.get, server.url("/delay/4"))
+        assert isinstance(limited.exception(), DeadlineExceededError)
+        assert session.last_run.seconds <= 1.0 + OVERSHOOT + lateness.slack()
+        session.close()
 
 
 def test_a_body_cut_by_the_timeout_is_not_taken_as_complete(

@@ -24,7 +24,7 @@ from parallel_requests.models import Request, Response, Result
 from parallel_requests.policy import Policy
 from tests.server.arrivals import worst_excess
 from tests.unit.clock import ManualClock
-from tests.unit.driving import WALL_TIME, Answer
+from tests.unit.driving import WALL_TIME, Answer, get
 
 Server = Callable[[Request, int], tuple[float, Answer]]
 """Tells for a request and the number of its attempt how long it takes, and what comes."""
@@ -76,7 +76,8 @@ class Simulation:
         """Simulate everything that happens up to a time."""
         while True:
             while (task := self.scheduler.take()) is not None:
-                assert self.scheduler.in_flight <= self.scheduler.concurrency
+                has_ended = task.run.policy.stop is not None
+                assert has_ended or self.scheduler.in_flight <= self.scheduler.concurrency
                 self._advance(task, None, "")
             timer = self.scheduler.next_timer()
             moments = [self._arrivals[0][0]] if self._arrivals else []
@@ -282,6 +283,27 @@ def test_while_the_rate_for_all_holds_back_there_is_no_work_to_look_for() -> Non
     assert not play.scheduler.has_work(), "an engine that asks would never sleep"
 
 
+def test_there_is_work_if_any_run_has_something_to_start() -> None:
+    play = Simulation()
+    starved = play.new_run(None)
+    assert not play.scheduler.has_work()
+    play.new_run(requests_to("a.test"))
+    assert play.scheduler.has_work()
+    play.play()
+    assert not play.scheduler.has_work()
+    starved.feed(get("http://b.test/"))
+    assert play.scheduler.has_work()
+
+
+def test_there_is_work_if_parked_exchanges_have_to_end() -> None:
+    play = Simulation(server=lambda *_: (0.1, Answer(503)))
+    run = play.new_run(requests_to("a.test"))
+    play.play(until=0.5)
+    assert not play.scheduler.has_work(), "the retry comes after a second"
+    play.scheduler.end_run(run)
+    assert play.scheduler.has_work()
+
+
 def test_the_rate_for_all_stops_the_pulling() -> None:
     play = Simulation(concurrency=8, rate_limit=5, burst=1)
     pulled: list[int] = []
@@ -361,6 +383,24 @@ def test_a_stopped_run_ends_now_and_sends_nothing_more() -> None:
     assert other.is_done()
 
 
+def test_a_stopped_run_ends_while_another_one_has_all_slots() -> None:
+    play = Simulation(concurrency=1)
+    stopped, busy = play.new_run(requests_to("a.test")), play.new_run(requests_to("b.test"))
+    parked = play.scheduler.take()
+    assert parked is not None
+    play.scheduler.park(parked, Wait(60.0))
+    in_flight = play.scheduler.take()
+    assert in_flight is not None
+    assert in_flight.run is busy
+    assert not play.scheduler.has_work()
+    stopped.policy.end(RunStoppedError("stopped"))
+    play.scheduler.end_run(stopped)
+    assert play.scheduler.has_work()
+    play.play(until=0.0)
+    assert stopped.is_done()
+    assert not busy.is_done()
+
+
 def test_what_waits_behind_a_stopped_run_is_not_forgotten() -> None:
     play = Simulation(concurrency=4, rate_limit={"a.test": 1}, burst=1)
     stopped = play.new_run(requests_to(*["a.test"] * 5))
@@ -384,6 +424,29 @@ def test_an_exchange_about_to_wait_does_not_if_the_run_is_stopped() -> None:
     play.scheduler.park(task, Wait(60.0))
     play.play(until=0.0)
     assert run.is_done()
+
+
+def test_who_is_stopped_between_two_gates_leaves_its_place_at_both() -> None:
+    play = Simulation(concurrency=2)
+    stopped, other = play.new_run(requests_to("a.test")), play.new_run(requests_to("a.test"))
+    first, second = play.scheduler.take(), play.scheduler.take()
+    assert first is not None
+    assert second is not None
+    play.scheduler.park(first, Wait(1.0, "a.test"))
+    play.scheduler.park(second, Wait(1.0, "a.test"))
+    play.clock.now = 1.0
+    assert play.scheduler.take() is first
+    play.scheduler.park(first, Wait(1.0, "*"))
+    play.clock.now = 2.0
+    assert (
+        play.scheduler.take() is first
+    )  # turned away by its host again, it is stopped before it waits there
+    stopped.policy.end(RunStoppedError("stopped"))
+    play.scheduler.end_run(stopped)
+    play.scheduler.park(first, Wait(1.0, "a.test"))
+    play.play()
+    assert stopped.is_done()
+    assert other.is_done()
 
 
 def test_a_deadline_ends_what_is_parked() -> None:
