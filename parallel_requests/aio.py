@@ -48,6 +48,9 @@ _download_verb: Callable[[Callable[..., Any]], AsyncDownloadVerb] = documents_op
 )
 _one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_options(session=True)
 
+_STOP_PATIENCE = 1.0
+"""Seconds a cancelled download waits for its thread, which may be blocked in the caller's input."""
+
 
 class _Listener:
     """Wakes a coroutine when something has changed in a run, from any thread."""
@@ -133,10 +136,11 @@ class _Running:
             self._batch.stop()
             self._batch.keep_finished()
         self._runtime.conclude(self._batch)
+        feeder = self._feeder
         # If the loop was closed meanwhile, its tasks can neither be cancelled nor awaited.
-        if self._feeder is not None and self._feeder.get_loop().is_running():
-            self._feeder.cancel()
-            await asyncio.wait([self._feeder])  # raises if we are cancelled, but not what the feeder raised
+        if feeder is not None and not feeder.done() and feeder.get_loop().is_running():
+            feeder.cancel()
+            await asyncio.wait([feeder])  # raises if we are cancelled, but not what the feeder raised
 
 
 def _http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
@@ -270,16 +274,16 @@ class ParallelRequests:
         work = asyncio.get_running_loop().run_in_executor(
             executor, contextvars.copy_context().run, self._runtime.run, batch
         )
+        # Retrieved, or asyncio would report the error of a batch that was stopped.
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        executor.shutdown(wait=False)
         try:
             return await asyncio.shield(work)
-        except asyncio.CancelledError:
+        except BaseException as error:
             batch.stop()
-            await asyncio.wait([work])
-            if not work.cancelled():
-                work.exception()  # retrieved, so that asyncio does not report it: the batch was stopped
+            if isinstance(error, asyncio.CancelledError):
+                await asyncio.wait([work], timeout=_STOP_PATIENCE)
             raise
-        finally:
-            executor.shutdown(wait=False)
 
     async def retry_failed(self, error: PartialFailureError) -> Any:
         """Do what `ParallelSession.retry_failed` does."""
@@ -301,9 +305,12 @@ class ParallelRequests:
         """Do what `ParallelSession.close` does, on a thread: it may have to wait for sockets."""
         executor = ThreadPoolExecutor(1, "parallel-requests-close")
         try:
-            await asyncio.get_running_loop().run_in_executor(executor, self._session.close)
-        finally:
-            executor.shutdown(wait=False)  # if the await is cancelled, the loop must not block on it
+            closing = asyncio.get_running_loop().run_in_executor(executor, self._session.close)
+        except RuntimeError:  # no thread is left: better to block the loop than to stay open
+            self._session.close()
+            return
+        executor.shutdown(wait=False)  # it ends once the session is closed
+        await asyncio.shield(closing)  # a cancellation ends the wait, but must not prevent the closing
 
     async def __aenter__(self) -> Self:
         return self

@@ -28,6 +28,7 @@ from parallel_requests import (
     ParallelSession,
     Request,
     RunStoppedError,
+    aio,
     batch,
 )
 from parallel_requests.backends.base import BlockingBackend
@@ -649,6 +650,134 @@ def test_ctrl_c_while_the_parse_pool_is_called(server: Server, monkeypatch: pyte
         with pytest.raises(KeyboardInterrupt):
             session.request([server.url("/id/1")])
         assert session.request([server.url("/id/2")]) == [{"id": 2}]
+
+
+# -- cancellations
+
+
+@contextlib.contextmanager
+def thread_held_back(prefix: str) -> Iterator[threading.Event]:
+    """Let the next thread with this prefix in its name begin only once the event is set; then wait for it."""
+    may_begin, threads = threading.Event(), list[threading.Thread]()
+    start = threading.Thread.start
+
+    def held_back(thread: threading.Thread) -> None:
+        if thread.name.startswith(prefix):
+            run = thread.run
+
+            def begin_late() -> None:
+                may_begin.wait(PATIENCE)
+                run()
+
+            thread.run = begin_late  # type: ignore[method-assign]
+            threads.append(thread)
+        start(thread)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading.Thread, "start", held_back)
+        yield may_begin
+    may_begin.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [thread.is_alive() for thread in threads] == [False]
+
+
+def test_a_cancelled_close_still_closes(backend: str) -> None:
+    client = ParallelRequests(backend=backend)
+
+    async def close() -> None:
+        task = asyncio.ensure_future(client.close())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with thread_held_back("parallel-requests-close"):
+        asyncio.run(close())
+    with pytest.raises(RunStoppedError):
+        asyncio.run(client.request("http://127.0.0.1:1/"))
+
+
+@pytest.mark.parametrize("backend", ["curl"], indirect=True)
+def test_a_batch_with_an_async_input_is_not_lost_to_a_cancellation_at_its_end(
+    backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for = asyncio.wait
+
+    def cancelled(awaitables: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return wait_for(awaitables)
+
+    async def inputs() -> AsyncIterator[str]:
+        yield server.url("/id/1")
+
+    async def main() -> None:
+        async with ParallelRequests(backend=backend) as client:
+            with monkeypatch.context() as patched:
+                patched.setattr(asyncio, "wait", cancelled)
+                assert await client.request(inputs()) == [{"id": 1}]
+
+    asyncio.run(main())
+
+
+def test_a_download_cancelled_again_and_again_reports_nothing(backend: str, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with ParallelRequests(backend=backend) as client:
+            with thread_held_back("parallel-requests-download"):
+                task = asyncio.ensure_future(client.download(["http://127.0.0.1:1/"], tmp_path))
+                while not task.done():
+                    await asyncio.sleep(0)
+                    task.cancel()
+        assert task.cancelled()
+        await asyncio.sleep(0)  # the loop learns of the thread's end
+
+    asyncio.run(main())
+    gc.collect()
+    assert not told
+
+
+def test_a_cancelled_download_does_not_wait_for_its_input(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(aio, "_STOP_PATIENCE", 0.0)
+
+    def inputs() -> Iterator[str]:
+        is_asked.set()
+        may_end.wait(PATIENCE)
+        has_ended.set()
+        yield from ()
+
+    async def main() -> None:
+        async with ParallelRequests(backend=backend) as client:
+            task = asyncio.ensure_future(client.download(inputs(), tmp_path))
+            await asyncio.to_thread(is_asked.wait, PATIENCE)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not has_ended.is_set()
+            may_end.set()
+
+    asyncio.run(main())
+
+
+def test_a_loop_is_closed_while_files_are_downloaded(backend: str, tmp_path: Path) -> None:
+    client = ParallelRequests(backend=backend)
+    loop = asyncio.new_event_loop()
+    endless = (f"http://127.0.0.1:1/{number}" for number in itertools.count())
+    with thread_held_back("parallel-requests-download"):
+        download = client.download(endless, tmp_path)
+        task = loop.create_task(download)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        download.close()  # as the garbage collector does
+        del task
+    asyncio.run(client.close())
 
 
 # -- event loops that end
