@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from parallel_requests.calls import Call
+from parallel_requests.exceptions import ResourceExhausted, starting
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import (
     NOT_FOR_DOWNLOADS,
@@ -271,9 +272,14 @@ class ParallelRequests:
         )
         batch = self._runtime.plan_download(urls, call, to, sha256=sha256, existing=existing)
         executor = ThreadPoolExecutor(1, "parallel-requests-download")
-        work = asyncio.get_running_loop().run_in_executor(
-            executor, contextvars.copy_context().run, self._runtime.run, batch
-        )
+        try:
+            with starting("The thread of a download"):
+                work = asyncio.get_running_loop().run_in_executor(
+                    executor, contextvars.copy_context().run, self._runtime.run, batch
+                )
+        except ResourceExhausted:
+            self._runtime.conclude(batch)  # which closes its progress bar
+            raise
         # Retrieved, or asyncio would report the error of a batch that was stopped.
         work.add_done_callback(lambda done: done.cancelled() or done.exception())
         executor.shutdown(wait=False)

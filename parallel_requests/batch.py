@@ -8,7 +8,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.exceptions import RunStoppedError
+from parallel_requests.exceptions import RunStoppedError, starting
 from parallel_requests.exchange import stop_error
 from parallel_requests.models import Request, Result
 from parallel_requests.stats import RunStats
@@ -79,10 +79,15 @@ class Batch:
         self._began = 0.0
 
     def start(self) -> None:
-        """Hand the run to the engine."""
+        """Hand the run to the engine.
+
+        Raises:
+            ResourceExhausted: The engine cannot be started.
+        """
         self._began = perf_counter()
         try:
-            self._engine.submit(self.run)
+            with starting("The engine"):
+                self._engine.submit(self.run)
         except Exception:
             self.run.stop_pulling()  # so that it counts as done
             raise

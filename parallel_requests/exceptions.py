@@ -16,7 +16,7 @@
     │ ├ TruncatedBody                      the body ended too soon
     │ ├ BodyTooLarge                       more than ``max_response_size``
     │ ├ RedirectError                      a loop, too many hops, or a forbidden target
-    │ └ ResourceExhausted                  this process has no sockets or memory left
+    │ └ ResourceExhausted                  this process has no threads, sockets or memory left
     ├ HTTPStatusError                      the server answered with a status >= 400
     ├ DecodeError                          the body cannot be decoded as ``return_type``
     ├ ParseError                           ``parse_func`` raised
@@ -31,7 +31,7 @@ All of them can be pickled, and none shows credentials.
 
 from __future__ import annotations
 
-import builtins
+import contextlib
 import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -153,7 +153,7 @@ class ProxyError(BackendError):
         self.proxy_url = redact(proxy_url)
 
 
-class RequestTimeout(BackendError, builtins.TimeoutError):
+class RequestTimeout(BackendError, TimeoutError):
     """One attempt took longer than ``timeout``, from connecting to the last byte."""
 
 
@@ -188,7 +188,7 @@ class RedirectError(BackendError):
 
 
 class ResourceExhausted(BackendError):
-    """This process ran out of file descriptors, ports or memory."""
+    """This process ran out of threads, file descriptors, ports or memory."""
 
 
 class HTTPStatusError(ParallelRequestsError):
@@ -386,3 +386,16 @@ class PartialFailureError(ParallelRequestsError, ExceptionGroup[Exception]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PartialFailureError, (self.message, tuple(self.exceptions), self.results)
+
+
+@contextlib.contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Translate what is raised if there is nothing left to start something with.
+
+    Raises:
+        ResourceExhausted: The system has no thread or socket left, or an executor takes nothing any more.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise ResourceExhausted(f"{what} cannot be started: {error}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests import ParallelSession, ResourceExhausted
+from parallel_requests import ParallelSession, ResourceExhausted, RunStoppedError
+from parallel_requests.aio import ParallelRequests
 from tests import parse_functions as functions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.server.control import Server
 
@@ -37,7 +40,7 @@ def test_without_a_thread_to_send_on_the_call_fails_and_the_next_does_not(
     backend: str, server: Server
 ) -> None:
     with ParallelSession(backend=backend) as session:
-        with no_threads_named("parallel-requests"), pytest.raises(RuntimeError, match="can't start"):
+        with no_threads_named("parallel-requests"), pytest.raises(ResourceExhausted, match="can't start"):
             session.request([server.url("/id/1")])
         assert session.request([server.url("/id/2")]) == [{"id": 2}]
     assert server.ids() == [2]
@@ -60,9 +63,30 @@ def test_without_a_thread_to_parse_on_the_call_fails_and_the_next_does_not(
     backend: str, server: Server
 ) -> None:
     with ParallelSession(backend=backend) as session:
-        with no_threads_named("parallel-requests-parse"), pytest.raises(RuntimeError, match="can't start"):
+        with (
+            no_threads_named("parallel-requests-parse"),
+            pytest.raises(ResourceExhausted, match="can't start"),
+        ):
             session.request([server.url("/id/1")], parse_func=functions.number)
         assert session.request([server.url("/id/2")], parse_func=functions.number) == [2]
+
+
+def test_without_threads_an_asynchronous_download_fails_and_its_client_can_be_closed(
+    backend: str, server: Server, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with ParallelRequests(backend=backend) as client:
+            await client.download(server.url("/bytes/10"), tmp_path / "first")
+            with no_threads_named("parallel-requests"):
+                with pytest.raises(ResourceExhausted, match="can't start"):
+                    await client.download(server.url("/bytes/10"), tmp_path / "second")
+                assert client.last_run.total == 0
+                await client.close()
+                with pytest.raises(RunStoppedError):
+                    await client.request(server.url("/id/1"))
+
+    asyncio.run(main())
+    assert not list((tmp_path / "second").iterdir())
 
 
 class Stingy(ThreadPoolExecutor):

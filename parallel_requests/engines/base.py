@@ -37,6 +37,8 @@ class Engine(Protocol):
         Raises:
             RunStoppedError: The engine is closed, or was started in another process.
             ConfigurationError: The caller is one of the engine's own threads, and so cannot wait for it.
+            RuntimeError: No thread is left, or the caller's executor takes nothing any more.
+            OSError: No socket is left.
         """
 
     def wake(self) -> None:

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.exceptions import ConfigurationError, RunStoppedError
+from parallel_requests.exceptions import ConfigurationError, RunStoppedError, starting
 from parallel_requests.models import ReturnType
 from parallel_requests.parsing.in_place import InPlaceParser, Parse, ThreadParser
 
@@ -29,9 +29,9 @@ class Parsers:
             on_own_thread: Whether parsing needs a thread of its own, as the engine's only one must not block.
         """
         self._on_own_thread = on_own_thread
+        self._ident: int | None = None  # of the thread, once it runs
         self._lock = threading.Lock()  # guards all below
         self._thread: ThreadPoolExecutor | None = None
-        self._ident: int | None = None  # the thread's
         self._pools: dict[int | ProcessPoolExecutor, ParsePool] = {}
         self._is_closed = False
 
@@ -53,7 +53,7 @@ class Parsers:
 
         Raises:
             ConfigurationError: The caller is the parser's thread, which would wait for itself.
-            RuntimeError: The parser's thread cannot be started.
+            ResourceExhausted: The parser's thread cannot be started.
         """
         if not self._on_own_thread:
             return parser
@@ -65,7 +65,8 @@ class Parsers:
             self._check_open()
             if self._thread is None:
                 thread = ThreadPoolExecutor(1, "parallel-requests-parse")
-                thread.submit(self._begin)  # started now, so that a failure is the call's and not an item's
+                with starting("The parser's thread"):
+                    thread.submit(self._begin)  # now, so that a failure is the call's and not an item's
                 self._thread = thread
             return ThreadParser(parser, self._thread, policy)
 

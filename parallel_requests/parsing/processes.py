@@ -26,7 +26,7 @@ from multiprocessing.connection import wait
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.exceptions import ConfigurationError, RunStoppedError
+from parallel_requests.exceptions import ConfigurationError, RunStoppedError, starting
 from parallel_requests.parsing.items import Item, Job
 from parallel_requests.parsing.workers import PATIENCE, Child, Slot, check_can_start, start_context
 
@@ -48,7 +48,7 @@ class ParsePool:
     """Processes that decode and parse for all batches of a session."""
 
     def __init__(self, processes: int | ProcessPoolExecutor) -> None:
-        """Start the pool's thread, which starts the processes.
+        """Set up the pool; its thread, which starts the processes, starts with the first batch.
 
         Args:
             processes: How many to start, or a caller's pool, which is never shut down.
@@ -68,8 +68,7 @@ class ParsePool:
         self._is_wanted = False  # a batch has begun: start the processes for it
         self._is_starved = self._is_wake_sent = self._is_closed = self._is_over = False
         self._wake_reader, self._wake_writer = multiprocessing.Pipe(duplex=False)
-        self._thread = threading.Thread(target=self._work, name="parallel-requests-parse")
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def prepare(self) -> None:
         """Get ready for a batch.
@@ -77,6 +76,7 @@ class ParsePool:
         Raises:
             ConfigurationError: The caller's pool is broken, processes cannot be started from here, or this
                 is the pool's own thread, which would wait for itself.
+            ResourceExhausted: The pool's thread cannot be started.
         """
         if threading.current_thread() is self._thread:
             raise ConfigurationError(
@@ -95,7 +95,13 @@ class ParsePool:
             check_can_start()
         self._problem = None
         self._is_wanted = True
-        self.wake()
+        with self._lock:
+            if self._thread is None and not self._is_closed:
+                thread = threading.Thread(target=self._work, name="parallel-requests-parse")
+                with starting("The thread of parse_processes"):
+                    thread.start()
+                self._thread = thread
+            self._wake()
 
     def add(self, item: Item) -> None:
         """Queue an item; its Result will be delivered, whatever happens."""
@@ -122,13 +128,14 @@ class ParsePool:
         with self._lock:
             self._is_closed = True
             self._wake()
-        if self._thread is threading.current_thread():
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
             return  # called from a hook: the thread goes on to end itself
-        self._thread.join(PATIENCE)
-        if self._thread.is_alive():
+        thread.join(PATIENCE)
+        if thread.is_alive():
             for worker in list(self._workers):
                 worker.kill()
-            self._thread.join()
+            thread.join()
 
     def _wake(self) -> None:
         self._is_starved = False
@@ -140,6 +147,7 @@ class ParsePool:
     # On the pool's thread.
 
     def _work(self) -> None:
+        self._thread = threading.current_thread()  # a Ctrl-C may have interrupted `prepare` before it could
         try:
             while not self._is_closed:
                 self._end_stopped_jobs()

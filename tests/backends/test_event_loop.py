@@ -20,6 +20,7 @@ from parallel_requests.engines.run import Run
 from parallel_requests.exceptions import (
     PartialFailureError,
     RequestTimeout,
+    ResourceExhausted,
     RunStoppedError,
     ValidationError,
 )
@@ -144,7 +145,10 @@ def test_an_exception_of_a_backend_at_its_start_is_raised_by_the_call() -> None:
         def bind(self, loop: asyncio.AbstractEventLoop) -> None:
             raise OSError("no event queue")
 
-    with ParallelSession(backend=Broken()) as session, pytest.raises(OSError, match="no event queue"):
+    with (
+        ParallelSession(backend=Broken()) as session,
+        pytest.raises(ResourceExhausted, match="no event queue"),
+    ):
         session.request(["http://127.0.0.1/"])
 
 
@@ -169,7 +173,7 @@ def test_a_batch_submitted_while_a_failed_start_is_cleaned_up(
 
     monkeypatch.setattr(EngineThreads, "leave", late)
     with ParallelSession(backend=BrokenAtFirst()) as session, ThreadPoolExecutor(1) as pool:
-        with pytest.raises(OSError, match="no event queue"):
+        with pytest.raises(ResourceExhausted, match="no event queue"):
             session.request(server.url("/id/1"))
         second = pool.submit(lambda: session.request(server.url("/id/2")))
         try:
