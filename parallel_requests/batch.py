@@ -76,7 +76,7 @@ class Batch:
         self._outbox = _Outbox(is_ordered=is_ordered)
         self.is_over = False
         self.stats = RunStats()
-        self._began = 0.0
+        self._began = perf_counter()  # set anew by `start`, unless a Ctrl-C comes first
 
     def start(self) -> None:
         """Hand the run to the engine.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests import ParallelSession, ResourceExhausted, RunStoppedError
+from parallel_requests import ParallelRequestsError, ParallelSession, ResourceExhausted, RunStoppedError
 from parallel_requests.aio import ParallelRequests
 from tests import parse_functions as functions
 
@@ -44,6 +47,22 @@ def test_without_a_thread_to_send_on_the_call_fails_and_the_next_does_not(
             session.request([server.url("/id/1")])
         assert session.request([server.url("/id/2")]) == [{"id": 2}]
     assert server.ids() == [2]
+
+
+def test_without_descriptors_the_call_fails_and_the_next_does_not(backend: str, server: Server) -> None:
+    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for left in range(8):
+        with ParallelSession(backend=backend, max_retries=0) as session:
+            lowest_free = os.dup(0)
+            os.close(lowest_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + left, most))
+            try:
+                with contextlib.suppress(ParallelRequestsError):
+                    session.request(server.url("/id/1"))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert session.request(server.url("/id/2")) == {"id": 2}
+        gc.collect()  # a socket left open would give a warning
 
 
 @pytest.mark.parametrize("backend", ["urllib3", "requests"], indirect=True)

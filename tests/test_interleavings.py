@@ -9,10 +9,11 @@ import gc
 import gzip
 import itertools
 import multiprocessing
+import pkgutil
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,9 +32,11 @@ from parallel_requests import (
     aio,
     batch,
 )
+from parallel_requests.backends.aiohttp import AiohttpBackend
 from parallel_requests.backends.base import BlockingBackend
 from parallel_requests.backends.connections import Wire, watched
 from parallel_requests.batch import Batch
+from parallel_requests.engines.curl_multi import CurlMultiEngine
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.engines.watchdog import Flight, Watchdog
 from parallel_requests.exchange import Send
@@ -554,6 +557,7 @@ def test_ctrl_c_at_any_moment_loses_no_result_of_a_batch(*, is_list: bool) -> No
             except KeyboardInterrupt as ctrl_c:
                 kept = getattr(ctrl_c, "results", [])  # none if it came before the batch began
                 assert indices(kept) == sorted(indices(result for result in done if result.ok)), moment
+                assert session.last_run.seconds < PATIENCE
             else:
                 return
 
@@ -614,26 +618,87 @@ def test_ctrl_c_between_results_keeps_finished_results() -> None:
         assert [result.index for result in session.last_run.results] == told == [0]
 
 
-@pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
-def test_ctrl_c_while_the_engines_thread_starts(
-    backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [("curl", {}), ("aiohttp", {}), ("urllib3", {"parse_processes": 1})],
+    indirect=["backend"],
+)
+def test_ctrl_c_while_a_thread_of_the_session_starts(
+    backend: str, options: dict[str, Any], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
         if thread.name.startswith("parallel-requests"):
+            started.append(thread)
             monkeypatch.undo()
             raise KeyboardInterrupt
 
+    started: list[threading.Thread] = []
     monkeypatch.setattr(threading.Thread, "start", interrupted)
-    with ParallelSession(backend=backend) as session:
+    with ParallelSession(backend=backend, **options) as session:
         with pytest.raises(KeyboardInterrupt):
             session.request(server.url("/id/1"))
         assert session.request(server.url("/id/2")) == {"id": 2}
-        engines = [thread for thread in threading.enumerate() if thread.name.startswith("parallel-requests")]
-        assert len(engines) == 1
-    assert not engines[0].is_alive()
+        assert [thread.name for thread in threading.enumerate()].count(started[0].name) == 1
+    assert not started[0].is_alive()
+
+
+@pytest.mark.parametrize(
+    ("backend", "opening"),
+    [("curl", "socket.socketpair"), ("aiohttp", "uvloop.new_event_loop")],
+    indirect=["backend"],
+)
+def test_sockets_of_the_engine_are_opened_where_no_ctrl_c_can_come_in_between(
+    backend: str, opening: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_it = pkgutil.resolve_name(opening)
+
+    def checked() -> object:
+        assert threading.current_thread() is not threading.main_thread()
+        return open_it()
+
+    monkeypatch.setattr(opening, checked)
+    with ParallelSession(backend=backend) as session:
+        assert session.request(server.url("/id/1")) == {"id": 1}
+
+
+@pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
+@pytest.mark.parametrize("then", ["request", "close"])
+def test_ctrl_c_while_waiting_for_the_engine_to_open(
+    backend: str, then: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    engine = CurlMultiEngine if backend == "curl" else AiohttpBackend
+    opening = "_open" if backend == "curl" else "bind"
+    open_it, result, join = getattr(engine, opening), Future.result, threading.Thread.join
+
+    def open_late(*args: Any) -> None:
+        assert goes_on.wait(PATIENCE)
+        open_it(*args)
+
+    def interrupted(_: Future[Any]) -> None:
+        monkeypatch.setattr(Future, "result", resumed)
+        raise KeyboardInterrupt
+
+    def resumed(future: Future[Any]) -> Any:
+        goes_on.set()
+        return result(future)
+
+    def joined(thread: threading.Thread) -> None:
+        goes_on.set()
+        join(thread)
+
+    monkeypatch.setattr(threading.Thread, "join", joined)
+    monkeypatch.setattr(engine, opening, open_late)
+    monkeypatch.setattr(Future, "result", interrupted)
+    with ParallelSession(backend=backend) as session:
+        with pytest.raises(KeyboardInterrupt):
+            session.request(server.url("/id/1"))
+        if then == "request":
+            assert session.request(server.url("/id/2")) == {"id": 2}
+            assert server.ids() == [2]
 
 
 def test_ctrl_c_while_the_parse_pool_is_called(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

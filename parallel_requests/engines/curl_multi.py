@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 from collections import deque
+from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,9 +49,10 @@ class CurlMultiEngine:
         self._backend = backend
         self._scheduler = Scheduler(concurrency, monotonic)
         self._commands: deque[Callable[[], None]] = deque()  # from other threads
-        self._lock = threading.Lock()  # guards _thread and _closed
+        self._lock = threading.Lock()  # guards _thread, _opened, _is_open and _closed
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._opened: Future[None] = Future()
+        self._is_open = self._closed = False
         self._is_wake_due = self._is_sleeping = False
         self._next_head_check = 0.0
         self.threads = EngineThreads()
@@ -63,7 +65,7 @@ class CurlMultiEngine:
         with self._lock:
             if self._closed:
                 raise RunStoppedError
-            if self._thread is None:
+            if not self._is_open:
                 self._start()
             self._commands.append(lambda: self._scheduler.add(run))
         self.wake()
@@ -97,25 +99,24 @@ class CurlMultiEngine:
             thread.join()
 
     def _start(self) -> None:
-        """Open what the thread uses; only now, as a process forked before must not share it."""
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        self._multi = cast("Any", pycurl.CurlMulti())
-        self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.max_idle)
-        self._driver = new_driver(self._multi, self._wake_reader, self._scheduler.concurrency)
-        self._backend.idle = IdleConnections() if hasattr(select, "epoll") else None
-        thread = threading.Thread(target=self._work, name="parallel-requests-curl")
-        try:
-            thread.start()
-        except RuntimeError:  # no thread is left
-            self._release_resources()
-            raise
-        self._thread = thread
+        """Start the thread, unless a call that was interrupted has done so, and wait until it is ready."""
+        if self._thread is None or self._opened.done():
+            self._opened = Future()
+            threading.Thread(target=self._work, args=(self._opened,), name="parallel-requests-curl").start()
+        self._opened.result()
 
-    def _work(self) -> None:
+    # On the engine's thread.
+
+    def _work(self, opened: Future[None]) -> None:
+        self._thread = threading.current_thread()  # here, as a Ctrl-C may interrupt `_start`
+        try:
+            self._open()
+        except BaseException as error:  # noqa: BLE001 - raised again when a batch is submitted
+            opened.set_exception(OSError(str(error)) if isinstance(error, pycurl.error) else error)
+            return
+        self._is_open = True
+        opened.set_result(None)
         self.threads.enter()
-        self._thread = threading.current_thread()  # a Ctrl-C may have interrupted `_start` before it could
         try:
             while True:
                 self._is_wake_due = False
@@ -137,6 +138,18 @@ class CurlMultiEngine:
         finally:
             self._shut_down()
             self.threads.leave()
+
+    def _open(self) -> None:
+        """Open what the thread uses; not sooner, as a process forked before must not share it."""
+        with contextlib.ExitStack() as on_failure:
+            self._wake_reader, self._wake_writer = map(on_failure.enter_context, socket.socketpair())
+            self._wake_reader.setblocking(False)
+            self._wake_writer.setblocking(False)
+            self._multi = cast("Any", pycurl.CurlMulti())
+            self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.max_idle)
+            self._driver = new_driver(self._multi, self._wake_reader, self._scheduler.concurrency)
+            self._backend.idle = IdleConnections() if hasattr(select, "epoll") else None
+            on_failure.pop_all()
 
     def _fill(self) -> None:
         """Start exchanges in the free slots, but not so many in a row that sockets have to wait."""

@@ -46,7 +46,8 @@ class EventLoopEngine:
         self._is_dispatch_due = False
         self._closing = asyncio.Event()
         self._lock = threading.Lock()  # guards all below
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # once it has been bound to the backend
+        self._bound: Future[asyncio.AbstractEventLoop] = Future()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -91,23 +92,22 @@ class EventLoopEngine:
                 self._loop.call_soon_threadsafe(function, *args)
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        bound: Future[None] = Future()
-        loop = _new_event_loop()
-        thread = threading.Thread(target=self._serve, args=(loop, bound), name="parallel-requests-loop")
-        try:
-            thread.start()
-        except RuntimeError:  # no thread is left
-            loop.close()
-            raise
-        bound.result()
-        return loop
+        """Start the thread, unless a call that was interrupted has done so, and wait for its loop."""
+        if self._thread is None or self._bound.done():
+            self._bound = Future()
+            threading.Thread(target=self._serve, args=(self._bound,), name="parallel-requests-loop").start()
+        return self._bound.result()
 
     # On the loop's thread.
 
-    def _serve(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
+    def _serve(self, bound: Future[asyncio.AbstractEventLoop]) -> None:
+        self._thread = threading.current_thread()  # here, as a Ctrl-C may interrupt `_start`
+        try:
+            loop = _new_event_loop()
+        except BaseException as error:  # noqa: BLE001 - raised again when a batch is submitted
+            bound.set_exception(error)
+            return
         self.threads.enter()
-        # Set here: a Ctrl-C may interrupt the thread that started this one before it could.
-        self._loop, self._thread = loop, threading.current_thread()
         try:
             loop.run_until_complete(self._live(loop, bound))
         finally:
@@ -117,14 +117,16 @@ class EventLoopEngine:
                     self._loop = None
             loop.close()
 
-    async def _live(self, loop: asyncio.AbstractEventLoop, bound: Future[None]) -> None:
+    async def _live(self, loop: asyncio.AbstractEventLoop, bound: Future[asyncio.AbstractEventLoop]) -> None:
         try:
             self._backend.bind(loop)
         except BaseException as error:  # noqa: BLE001 - raised again when a batch is submitted
-            self._loop = None  # unlocked, as whoever started this thread holds the lock
             bound.set_exception(error)
             return
-        bound.set_result(None)
+        self._loop = loop  # unlocked, as whoever started this thread holds the lock
+        bound.set_result(loop)
+        if self._closed:
+            self._end()
         await self._closing.wait()
         while self._workers:
             await asyncio.wait([worker.task for worker in self._workers])
