@@ -207,16 +207,19 @@ class Batch:
 
     def _abandon(self) -> list[Result[Any]]:
         """Stop the run and return its finished Results that were not handed over, in input order."""
-        if self._engine.threads.is_in_child_process():
-            return []
         self.stop()
-        # It is if the garbage collector, on an engine's thread, closes an abandoned iterator.
-        if not self._engine.threads.is_worker():
+        # It is a worker if the garbage collector, on an engine's thread, closes an abandoned iterator.
+        if not (self._engine.threads.is_worker() or self._engine.threads.is_in_child_process()):
             self.run.notifier.wait(self.run.is_done, _STOP_PATIENCE)
         return self.keep_finished()
 
     def keep_finished(self) -> list[Result[Any]]:
-        """Account for the finished Results that were not handed over, and return them in input order."""
+        """Account for the finished Results that were not handed over, and return them in input order.
+
+        In a forked child there are none: they are the parent's, and a lock may have been held.
+        """
+        if self._engine.threads.is_in_child_process():
+            return []
         results = self.run.results()
         late = [result for result in results if not isinstance(result.error, RunStoppedError)]
         self._outbox.put(late)

@@ -231,7 +231,12 @@ class Runtime:
             raise
 
     def conclude(self, batch: Batch) -> None:
-        """Keep the statistics of a batch that has ended, and close its progress bar."""
+        """Keep the statistics of a batch that has ended, and close its progress bar.
+
+        In a forked child it does nothing: the batch goes on in the parent, where a lock may have been held.
+        """
+        if self._engine.threads.is_in_child_process():
+            return
         self.last_run = batch.stats
         batch.on_end()
         batch.stats.concurrency_levels = self._pacer.limits()

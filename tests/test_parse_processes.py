@@ -559,6 +559,30 @@ def test_ctrl_c_does_not_disturb_a_child_that_starts(server: Server, tmp_path: P
     assert process.communicate(timeout=_LONG_ENOUGH) == ("{'id': 1}\n", "")
 
 
+FORKED = """\
+import os, sys, warnings
+from parallel_requests import ParallelSession
+warnings.simplefilter("ignore", DeprecationWarning)
+
+def fetch():
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        print(session.request(sys.argv[1:]), flush=True)
+
+if __name__ == "__main__":
+    fetch()
+    child = os.fork()
+    fetch()
+    sys.exit(child and os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_child_has_processes_of_its_own(server: Server, tmp_path: Path) -> None:
+    """Although the standard library's fork server belongs to the parent."""
+    process = run_script(tmp_path, FORKED, server.url("/id/1"))
+    assert process.communicate(timeout=_LONG_ENOUGH) == ("[{'id': 1}]\n" * 3, "")
+    assert process.returncode == 0
+
+
 UNGUARDED = """\
 import sys
 from parallel_requests import ParallelSession, PartialFailureError

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError, starting
 from parallel_requests.parsing.items import Item, Job
-from parallel_requests.parsing.workers import PATIENCE, Child, Slot, check_can_start, start_context
+from parallel_requests.parsing.workers import PATIENCE, Child, Slot, check_can_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -56,7 +56,7 @@ class ParsePool:
         self._executor = None if isinstance(processes, int) else processes
         self._start: Callable[[], Worker]
         if isinstance(processes, int):
-            self._start, self._count = partial(Child, start_context()), processes
+            self._start, self._count = Child, processes
         else:
             count = getattr(processes, "_max_workers", None) or os.cpu_count() or 1
             self._start, self._count = partial(Slot, processes), count

@@ -79,7 +79,8 @@ class Worker(Protocol):
 class Child:
     """A process of our own at the other end of a pipe."""
 
-    def __init__(self, context: BaseContext) -> None:
+    def __init__(self) -> None:
+        context = _start_context()
         self.items: deque[Item] = deque()
         self.is_idle = False  # until it reports that it is ready
         self.is_replaceable = False  # likewise: if it cannot start, the next one cannot either
@@ -272,7 +273,13 @@ def check_can_start() -> None:
         )
 
 
-def start_context() -> BaseContext:
+def _start_context() -> BaseContext:
     """Return how processes are started: never by fork, which copies locks that threads hold."""
-    has_server = "forkserver" in multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("forkserver" if has_server else "spawn")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        from multiprocessing import forkserver
+
+        # It raises if the server was started by another process, from which this one was forked.
+        with suppress(ChildProcessError):
+            forkserver.ensure_running()
+            return multiprocessing.get_context("forkserver")
+    return multiprocessing.get_context("spawn")

@@ -223,3 +223,66 @@ session.close()
 
 def test_a_forked_child_does_not_interrupt_its_parents_batch(backend: str, server: Server) -> None:
     run_script(FORK_UNDER_WAY, backend, server.url(""))
+
+
+FORK_WHILE_PROGRESS_IS_SHOWN = """
+import os, signal, sys, threading, warnings
+from tqdm import tqdm
+from parallel_requests import ParallelSession
+warnings.simplefilter("ignore", DeprecationWarning)
+backend, url = sys.argv[1:]
+is_shown, may_go_on = threading.Event(), threading.Event()
+
+def show(bar, count):
+    bar.n += count
+    if bar.n == 2:
+        is_shown.set()
+        may_go_on.wait()
+
+tqdm.update = show
+with ParallelSession(backend=backend, concurrency=1) as session:
+    results = session.iter_results([url] * 2, progress=True)
+    assert next(results).ok
+    is_shown.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        del results
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    may_go_on.set()
+    assert status == 0, status
+    assert [result.value for result in results] == [{"id": 1}]
+"""
+
+
+def test_a_forked_child_drops_a_batch_whose_progress_is_being_shown(backend: str, server: Server) -> None:
+    run_script(FORK_WHILE_PROGRESS_IS_SHOWN, backend, server.url("/id/1"))
+
+
+FORK_IN_THE_INPUT = """
+import os, signal, sys, warnings
+from parallel_requests import ParallelSession
+warnings.simplefilter("ignore", DeprecationWarning)
+backend, url = sys.argv[1:]
+
+def inputs():
+    yield from [url] * 100
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        raise KeyboardInterrupt
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+    yield url
+
+with ParallelSession(backend=backend) as session:
+    try:
+        assert session.request(inputs()) == [{"id": 1}] * 101
+    except KeyboardInterrupt as ctrl_c:  # the child's
+        os._exit(len(ctrl_c.results))
+"""
+
+
+def test_a_forked_child_that_is_interrupted_has_no_results(backend: str, server: Server) -> None:
+    run_script(FORK_IN_THE_INPUT, backend, server.url("/id/1"))
