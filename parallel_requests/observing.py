@@ -99,7 +99,8 @@ class Progress:
         """
         self._bar = _new_bar(total, unit) if progress is True else None
         self._callback = None if progress is True else in_context(progress)
-        self._lock = threading.Lock()  # one call at a time
+        # One call at a time. Reentrant, as the garbage collector may close the batch's iterator meanwhile.
+        self._lock = threading.RLock()
         self._completed = 0
         self._total = total or 0
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import urllib3
+from tqdm import tqdm
 
 from parallel_requests import (
     ConfigurationError,
@@ -40,6 +41,7 @@ from parallel_requests.engines.curl_multi import CurlMultiEngine
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.engines.watchdog import Flight, Watchdog
 from parallel_requests.exchange import Send
+from parallel_requests.parsing.processes import ParsePool
 from parallel_requests.policy import Policy
 from parallel_requests.stats import RunStats
 from tests import parse_functions as functions
@@ -354,6 +356,64 @@ def test_an_iterator_collected_on_the_engines_thread_does_not_block_it(
             assert found[0] > 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("aiohttp", {}),
+        ("curl", {"concurrency_per_host": 2}),
+        ("aiohttp", {"concurrency_per_host": 2}),
+        ("urllib3", {"concurrency_per_host": 2}),
+        ("curl", {"progress": True}),
+        ("urllib3", {"parse_processes": 1}),
+    ],
+    indirect=["backend"],
+)
+def test_an_iterator_collected_while_a_lock_is_held_does_not_wait_for_it(
+    backend: str, options: dict[str, Any], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterators: list[Iterator[Result[Any]]] = []
+
+    def then(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that drops the iterator, as the garbage collector does, and calls another."""
+
+        def called(*args: Any) -> Any:
+            if is_due.is_set():
+                iterators.clear()
+            return function(*args)
+
+        return called
+
+    class Loop:
+        """An event loop whose scheduling of a call takes memory, and so may run the garbage collector."""
+
+        def __init__(self, loop: Any) -> None:
+            self.call_soon_threadsafe = then(loop.call_soon_threadsafe)
+
+    def show(bar: Any, count: int) -> None:
+        bar.n += count
+        if bar.n == 2:  # the second call of the iterator; the first one has been taken
+            assert is_due.wait(PATIENCE)
+            iterators.clear()
+
+    is_due = threading.Event()
+    with ParallelSession(backend=backend, concurrency=4, timeout=None, **options) as session:
+        runtime: Any = session._runtime
+        monkeypatch.setattr(tqdm, "update", show)
+        second = server.url("/id/1" if "progress" in options else "/hang")
+        iterators.append(session.iter_results([server.url("/id/1"), second]))
+        next(iterators[0])
+        if "concurrency_per_host" in options:
+            monkeypatch.setattr(runtime._pacer, "clock", then(time.monotonic))
+        elif "parse_processes" in options:
+            monkeypatch.setattr(ParsePool, "_wake", then(ParsePool._wake))
+        elif not options:
+            monkeypatch.setattr(runtime._engine, "_loop", Loop(runtime._engine._loop))
+        is_due.set()
+        assert session.request([server.url("/id/2")] * 5) == [{"id": 2}] * 5
+        assert not iterators
+        monkeypatch.undo()
 
 
 def test_a_download_cancelled_before_its_batch_begins(

@@ -45,7 +45,8 @@ class EventLoopEngine:
         self._timeout_timer = _SharedTimer(self._cut_overdue)
         self._is_dispatch_due = False
         self._closing = asyncio.Event()
-        self._lock = threading.Lock()  # guards all below
+        # Guards all below. Reentrant, as the garbage collector may close an iterator while it is held.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None  # once it has been bound to the backend
         self._bound: Future[asyncio.AbstractEventLoop] = Future()
         self._thread: threading.Thread | None = None

@@ -181,7 +181,9 @@ class Pacer:
         self._remembered = self._room = remembered
         self._hosts: dict[str, _Host] = {}
         self.budgets: OrderedDict[str, RetryBudget] = OrderedDict()
-        self._lock = threading.Lock()  # guards _hosts, every _Host in it, _room, and budgets
+        # Guards _hosts, every _Host in it, _room, and changes of budgets and _always_open. Reentrant, as the
+        # garbage collector may close an iterator while it is held, whose statistics then ask for the limits.
+        self._lock = threading.RLock()
         self._always_open = not (rates or rate_limit_per_host or self._counts_in_flight or self._bucket)
 
     def _new_bucket(self, rate: float) -> TokenBucket:

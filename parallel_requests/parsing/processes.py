@@ -62,10 +62,11 @@ class ParsePool:
             self._start, self._count = partial(Slot, processes), count
         self._workers: list[Worker] = []
         self._problem: str | None = None  # why no more workers are started
-        self._lock = threading.Lock()  # guards all below
+        self._is_wanted = False  # a batch has begun: start the processes for it
+        # Guards all below. Reentrant, as the garbage collector may close an iterator while it is held.
+        self._lock = threading.RLock()
         self._waiting: deque[Item] = deque()
         self._jobs: set[Job] = set()
-        self._is_wanted = False  # a batch has begun: start the processes for it
         self._is_starved = self._is_wake_sent = self._is_closed = self._is_over = False
         self._wake_reader, self._wake_writer = multiprocessing.Pipe(duplex=False)
         self._thread: threading.Thread | None = None
