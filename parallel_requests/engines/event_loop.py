@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.engines.base import EngineThreads, translated
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from parallel_requests.engines.run import Run, Task
 
 _NEVER = float("inf")
+_LONGEST_TURN = 0.004
+"""Seconds for which the loop's thread may keep a caller's event loop from running."""
+_SHORTEST_SLEEP = 1e-6
+"""Seconds; the system makes some 50 microseconds of it."""
 
 
 class EventLoopEngine:
@@ -44,6 +48,8 @@ class EventLoopEngine:
         self._scheduler_timer = _SharedTimer(self._dispatch)
         self._timeout_timer = _SharedTimer(self._cut_overdue)
         self._is_dispatch_due = False
+        self._serves_event_loop = False  # a caller runs on an event loop, which must not be late
+        self._turn_began = monotonic()
         self._closing = asyncio.Event()
         # Guards all below. Reentrant, as the garbage collector may close an iterator while it is held.
         self._lock = threading.RLock()
@@ -55,6 +61,7 @@ class EventLoopEngine:
     def submit(self, run: Run) -> None:
         """Start a batch."""
         self.threads.check_caller()
+        self._serves_event_loop |= _is_on_event_loop()
         with self._lock:
             if self._closed:
                 raise RunStoppedError
@@ -206,9 +213,23 @@ class EventLoopEngine:
             self._scheduler.park(task, effect)
             self._set_timer()
         else:
+            # Its worker goes on at once. If others could read first, a call would cost less, but the calls in
+            # flight would be freed and made anew together, and the garbage collector run far more often.
             self._scheduler.finish(task)
             task.run.complete(effect)
+            if self._serves_event_loop:
+                self._let_others_run()
         return bool(authority)
+
+    def _let_others_run(self) -> None:
+        """Hand the interpreter lock over to a thread that waits for it, if this one's turn has been long.
+
+        Sending and reading release it, too, but not for as long as that thread takes to wake up; and each
+        time its switch interval, after which it would be given the lock, begins anew.
+        """
+        if monotonic() - self._turn_began > _LONGEST_TURN:
+            sleep(_SHORTEST_SLEEP)
+            self._turn_began = monotonic()
 
     async def _send(self, worker: _Worker, send: Send, run: Run) -> Reply:
         worker.sends_for = run
@@ -266,6 +287,14 @@ class _SharedTimer:
         self._handle = None
         self._fires_at = _NEVER
         self._callback()
+
+
+def _is_on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -13,7 +13,9 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
+from parallel_requests.aio import ParallelRequests
 from parallel_requests.backends.aiohttp import AiohttpBackend
+from parallel_requests.engines import event_loop
 from parallel_requests.engines.base import EngineThreads
 from parallel_requests.engines.event_loop import EventLoopEngine
 from parallel_requests.engines.run import Run
@@ -352,3 +354,33 @@ def test_many_bad_urls_do_not_delay_another_run(session: ParallelSession, server
     assert not all(bad_was_done)
     assert len(results) == 20_000
     assert all(isinstance(result.error, ValidationError) for result in results)
+
+
+def test_an_event_loop_that_calls_is_given_its_turns(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed_over: list[str] = []
+    monkeypatch.setattr(event_loop, "_LONGEST_TURN", 0.0)
+    monkeypatch.setattr(event_loop, "sleep", lambda _: handed_over.append(threading.current_thread().name))
+    urls = [server.url("/static")] * 10
+    with ParallelSession(backend="aiohttp") as session:
+        session.request(urls)
+    assert not handed_over, "nobody's loop was waiting"
+
+    async def request() -> None:
+        async with ParallelRequests(backend="aiohttp") as client:
+            await client.request(urls)
+
+    asyncio.run(request())
+    assert handed_over == [LOOP_THREAD] * 10
+
+
+def test_a_turn_is_not_ended_before_its_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed_over: list[float] = []
+    monkeypatch.setattr(event_loop, "_LONGEST_TURN", 60.0)
+    monkeypatch.setattr(event_loop, "sleep", handed_over.append)
+
+    async def request() -> None:
+        async with ParallelRequests(backend="aiohttp") as client:
+            await client.request([server.url("/static")] * 10)
+
+    asyncio.run(request())
+    assert not handed_over
