@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from email.message import Message
     from http.client import HTTPResponse
     from http.cookiejar import Cookie, CookieJar
 
@@ -81,7 +81,8 @@ class CookieStore:
             jar = self._jars.pop(site, None)
             if jar is None:
                 jar = CookieJar(CookiePolicy())
-            jar.extract_cookies(cast("HTTPResponse", _CookieResponse(message)), carrier)
+            # ``info`` is all that a jar calls of a response.
+            jar.extract_cookies(cast("HTTPResponse", SimpleNamespace(info=lambda: message)), carrier)
             _drop_surplus(jar)
             if len(jar) > 0:
                 self._jars[site] = jar
@@ -104,9 +105,8 @@ class CookieStore:
 
 
 def _site_of(url: str) -> str:
-    """Return the part of a host name that hosts sharing cookies share: the last two labels, or ``local``."""
-    labels = (urlsplit(url).hostname or "").rsplit(".", 2)[-2:]
-    return "local" if len(labels) == 1 or labels[-1] == "local" else ".".join(labels)
+    """Return the part of a host name that hosts sharing cookies share: the last two labels."""
+    return ".".join((urlsplit(url).hostname or "").rsplit(".", 2)[-2:])
 
 
 def _drop_surplus(jar: CookieJar) -> None:
@@ -117,13 +117,3 @@ def _drop_surplus(jar: CookieJar) -> None:
     for cookies in by_domain.values():
         for cookie in cookies[:-_MOST_OF_A_DOMAIN]:
             jar.clear(cookie.domain, cookie.path, cookie.name)
-
-
-class _CookieResponse:
-    """The part of a response that ``CookieJar`` uses."""
-
-    def __init__(self, message: Message) -> None:
-        self._message = message
-
-    def info(self) -> Message:
-        return self._message

@@ -34,9 +34,7 @@ class Environment:
         source = dict(os.environ if variables is None else variables) if trust else {}
         self.ca_bundle = next((source[name] for name in _CA_VARIABLES if source.get(name)), None)
         self._proxies: dict[str, str] = {}
-        for name in sorted(
-            source, key=str.islower
-        ):  # sorted so that the lower-case name wins if both are set
+        for name in sorted(source, key=str.islower):  # so that the lower-case name wins if both are set
             scheme = name.lower().removesuffix("_proxy")
             if scheme == name.lower() or (name == "HTTP_PROXY" and "REQUEST_METHOD" in source):
                 continue  # under CGI, HTTP_PROXY may come from a Proxy header of the client

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, final
 
 from parallel_requests.exceptions import (
     BackendError,
@@ -41,6 +41,7 @@ Exchange: TypeAlias = Generator["Wait | Send", Any, Result[Any]]
 """Yields effects; is sent a Reply after a Send, and None after a Wait."""
 
 
+@final
 @dataclass(slots=True, eq=False)
 class Send:
     """One attempt has to be made.
@@ -51,8 +52,8 @@ class Send:
         policy: The settings of the batch: size limits, and where a streamed body goes.
         began_at: When it began, by the pacer's clock.
         delivered: Bytes of the body that have reached the caller.
-        replays: How often the library resent it on its own, if it cannot be kept from doing so.
         is_cross_origin: Whether a redirect has led to another origin, so that no credentials may be added.
+        replays: How often the library resent it on its own, if it cannot be kept from doing so.
         flight: Where the backend registers the socket in use, so that a blocking engine can abort the
             attempt.
     """

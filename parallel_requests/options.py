@@ -225,7 +225,7 @@ class Settings:
         0,
         checks.PARSE_PROCESSES,
         "Number of processes that decode and run parse_func, or a ProcessPoolExecutor; 0 uses none. "
-        "Context variables do not travel there.",
+        "Context variables are not passed on to them.",
     )
     random_user_agent: bool = _option(False, BOOLEAN, "Send a random entry of user_agents with each request.")
     user_agents: Sequence[str] = _option(
@@ -290,7 +290,7 @@ class Settings:
             return self
         if refused or not options.keys() <= CALL_OPTION_NAMES:
             check_call_options(options, caller, VERB_ARGUMENTS[caller], refused=refused)
-        merged = {name: _laid_over(getattr(self, name), options[name]) for name in _MERGED if name in options}
+        merged = {name: _merge(getattr(self, name), options[name]) for name in _MERGED if name in options}
         if self.retry is not None and "max_retries" in options and "retry" not in options:
             merged["retry"] = dataclasses.replace(self.retry, max_retries=options["max_retries"])
         return dataclasses.replace(self, **{**options, **merged})
@@ -309,12 +309,12 @@ class Settings:
 _MERGED = ("headers", "cookies")
 
 
-def _laid_over(base: object, given: Any) -> Any:
+def _merge(base: object, given: Any) -> Any:
     """Merge the entries of one call into those of the session, as ``requests`` does; None drops them all."""
     if not isinstance(base, Mapping):
         return given
     if isinstance(given, list | tuple):
-        return [_laid_over(base, {} if entry is None else entry) for entry in given]
+        return [_merge(base, {} if entry is None else entry) for entry in given]
     return {**base, **given} if isinstance(given, Mapping) else given
 
 
@@ -474,12 +474,3 @@ def documents_options(*, session: bool, without: Collection[str] = ()) -> Callab
         return function
 
     return decorate
-
-
-def options_table() -> str:
-    """Return the Markdown table of all options for the documentation."""
-    rows = ["| option | default | meaning |", "| --- | --- | --- |"]
-    rows += [
-        f"| `{name}` | `{field.default!r}` | {field.metadata['doc']} |" for name, field in _FIELDS.items()
-    ]
-    return "\n".join(rows)

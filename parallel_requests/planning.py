@@ -102,7 +102,7 @@ class Planner:
         self._session_cookies = dict(cookies or {})
         self._lacking_for_socks = lacking_for_socks
         self._netrc = Netrc() if settings.auth == "netrc" else None
-        self.proxies: Rotation | None = None
+        self.proxies = self._new_rotation()
         self._user_agents = (
             Rotation(settings.user_agents or BROWSER_USER_AGENTS, at_random=True)
             if settings.random_user_agent
@@ -122,12 +122,14 @@ class Planner:
         self._keys: Iterator[Any] = itertools.repeat(None)
         self._names: _Names | None = None
         self._template = self._build_template()
-        self.proxies = self._new_rotation()  # only now, so that the template does not use up a turn
 
     def _build_template(self) -> Request | None:
         """Build the Request that plain items copy; None if it is wrong, as each item then reports."""
+        row = self._row_of_all()
+        if row["proxy"] is None:
+            row["proxy"] = False  # or a rotation would lose a turn to it
         try:
-            return self._build("http://template", self._row_of_all(), "")
+            return self._build("http://template", row, "")
         except ValidationError as error:
             if error.field_name not in ("proxy", "timeout"):
                 return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
-_OF_THE_BODY = frozenset({"content-length", "content-type", "content-encoding", "transfer-encoding"})
+_OF_THE_BODY = frozenset({"content-type", "content-encoding"})
 
 
 @dataclass(frozen=True, slots=True)

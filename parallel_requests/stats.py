@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence  # noqa: TC003 - typing.get_type_hints() needs them
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from parallel_requests.models import Result
+from parallel_requests.models import Result  # noqa: TC001 - likewise
 
 _BUCKETS_PER_E = 100
 """Latencies are counted in buckets one percent wide, so that memory is bounded for any run."""
@@ -71,7 +69,11 @@ class RunStats:
         self._latencies.update([floor(log(seconds + 1e-9) * _BUCKETS_PER_E) for seconds in latencies])
 
     def percentile(self, percent: float) -> float:
-        """Return the seconds within which a percentage of the responses came, accurate to 1 %."""
+        """Return the seconds within which a percentage of the responses arrived, accurate to 1 %.
+
+        Args:
+            percent: The percentage, above 0 and up to 100.
+        """
         rank = math.ceil(self._latencies.total() * percent / 100)
         for bucket in sorted(self._latencies):
             rank -= self._latencies[bucket]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import pydoc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 from unittest.mock import AsyncMock, create_autospec
 
 import pytest
@@ -376,6 +377,11 @@ def test_a_wrong_option_of_iter_results_fails_at_the_call() -> None:
     with pytest.raises(ConfigurationError) as caught:
         iter_results([], concurrency=0)
     assert caught.value.config_key == "concurrency"
+
+
+def test_the_types_of_public_dataclasses_resolve() -> None:
+    for public in filter(dataclasses.is_dataclass, (getattr(package, name) for name in package.__all__)):
+        assert get_type_hints(public).keys() >= {field.name for field in dataclasses.fields(public)}
 
 
 # -- warnings

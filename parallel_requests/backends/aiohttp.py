@@ -56,7 +56,6 @@ class AiohttpBackend(AsyncBackend):
 
     name: ClassVar[str] = "aiohttp"
     capabilities: ClassVar[Capabilities] = Capabilities(streaming=True, async_native=True)
-    extra: ClassVar[str] = "aiohttp"
 
     def __init__(self) -> None:
         self._contexts: dict[bool | str, ssl.SSLContext] = {}

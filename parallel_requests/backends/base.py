@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import re
 from base64 import b64encode
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from parallel_requests.exceptions import (
@@ -84,13 +84,11 @@ class Backend:
         name: Its name in ``backend=``.
         engine: The engine that drives it: ``"threads"``, ``"event_loop"`` or ``"curl_multi"``.
         capabilities: What it can do.
-        extra: The extra of this package that installs its library, if there is one.
     """
 
     name: ClassVar[str] = ""
     engine: ClassVar[str] = "threads"
     capabilities: ClassVar[Capabilities] = Capabilities()
-    extra: ClassVar[str] = ""
 
     def open(self, settings: TransportSettings) -> None:
         """Get ready to send; called once, before the first attempt."""
@@ -319,16 +317,3 @@ def _from_entry_point(name: str) -> type[Backend]:
         return loaded
     known = sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
     raise ConfigurationError(f"There is no backend {name!r}; known are auto, {', '.join(known)}.", "backend")
-
-
-def comparison_table() -> str:
-    """Return the Markdown table of the installed backends' capabilities, as the documentation has it."""
-    names = [field.name for field in fields(Capabilities)]
-    titles = [name.replace("_", " ").replace("http", "HTTP/").replace("HTTP/ ", "HTTP/") for name in names]
-    rows = [f"| backend | engine | {' | '.join(titles)} |", "| --- " * (len(names) + 2) + "|"]
-    for name in _REGISTRY:
-        if is_installed(name):
-            backend = backend_class(name)
-            marks = ["yes" if getattr(backend.capabilities, own) else "no" for own in names]
-            rows.append(f"| {name} | {backend.engine} | {' | '.join(marks)} |")
-    return "\n".join(rows)

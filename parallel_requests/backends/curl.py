@@ -36,7 +36,6 @@ class CurlBackend(Backend):
 
     name: ClassVar[str] = "curl"
     engine: ClassVar[str] = "curl_multi"
-    extra: ClassVar[str] = "curl"
     capabilities: ClassVar[Capabilities] = Capabilities(
         http2=_HTTP2, http3=_HTTP3, streaming=True, multiplexing=_HTTP2, async_native=True
     )

@@ -52,7 +52,6 @@ class NiquestsBackend(PooledBackend):
 
     name: ClassVar[str] = "niquests"
     capabilities: ClassVar[Capabilities] = Capabilities(http2=True, streaming=True, multiplexing=True)
-    extra: ClassVar[str] = "niquests"
     errors: ClassVar[Any] = urllib3.exceptions
     wrapper = niquests.exceptions.RequestException
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from parallel_requests.models import Request, Response
 
 
-_TOLD = "authorization"
+_AUTH = "authorization"
 """The key of the Proxy-Authorization among ``proxies``, a dict that requests passes on unchanged."""
 
 
@@ -38,7 +38,7 @@ class _PooledAdapter(HTTPAdapter):
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
         named = proxies or {}
-        return self.pools.pool_for(request.url, verify, named.get("all"), named.get(_TOLD))
+        return self.pools.pool_for(request.url, verify, named.get("all"), named.get(_AUTH))
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Do nothing: the pool has a TLS context."""
@@ -66,7 +66,6 @@ class RequestsBackend(PooledBackend):
 
     name: ClassVar[str] = "requests"
     capabilities: ClassVar[Capabilities] = Capabilities(streaming=True)
-    extra: ClassVar[str] = "requests"
     errors: ClassVar[Any] = urllib3.exceptions
     wrapper = requests.RequestException
 
@@ -91,7 +90,7 @@ class RequestsBackend(PooledBackend):
             "timeout": timeouts_of(send),
             "verify": request.verify,
             "cert": None if self._session is None else self._session.cert,
-            "proxies": {"all": request.proxy, _TOLD: request.proxy_authorization} if request.proxy else None,
+            "proxies": {"all": request.proxy, _AUTH: request.proxy_authorization} if request.proxy else None,
         }
         response = self._adapter_for(request).send(prepared, **options)
         self._wire.answered()

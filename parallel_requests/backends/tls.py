@@ -31,7 +31,7 @@ def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None)
         reason = f"the CAs of {verify} cannot be read ({error})"
     else:
         if uses is not None:
-            context.sslsocket_class = _told_class(uses)
+            context.sslsocket_class = _watched_class(uses)
         return context
     raise TLSError(f"No certificate can be checked: {reason}.")
 
@@ -69,17 +69,17 @@ def _trusting_the_system() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=cafile, capath=capath)
 
 
-def _told_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
+def _watched_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
     """Return a socket class that reports itself before its handshake, and an end without close_notify.
 
     The handshake happens while the socket is being created, when nothing else has a reference to it. And
     a connection cut by somebody else must not look as if its peer had ended it (RFC 9112, 9.8).
     """
 
-    class ToldSSLSocket(WatchedSocket, ssl.SSLSocket):
+    class WatchedSSLSocket(WatchedSocket, ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             uses(self)
             self.suppress_ragged_eofs = False
             super().do_handshake(block)
 
-    return ToldSSLSocket
+    return WatchedSSLSocket

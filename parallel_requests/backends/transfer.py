@@ -199,9 +199,8 @@ class Transfer:
         self._choose_proxy(request)
         self._choose_method(request)
         if self._is_https:
-            easy.setopt(
-                pycurl.PIPEWAIT, 1
-            )  # wait for a connection that may be shared, rather than open another
+            # Wait for a connection that may be shared, rather than open another.
+            easy.setopt(pycurl.PIPEWAIT, 1)
         if self._is_https or request.proxy:
             easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
         if send.policy.deliver is None and send.policy.max_response_size is None:
@@ -383,9 +382,8 @@ class Transfer:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    return (
-        0 if seconds is None else max(1, math.ceil(seconds * 1000))
-    )  # rounded up, so that it is never early
+    # Rounded up, so that it is never early.
+    return 0 if seconds is None else max(1, math.ceil(seconds * 1000))
 
 
 def _header_lines(request: Request) -> list[bytes]:

@@ -170,7 +170,7 @@ class CurlMultiEngine:
             self._scheduler.park(task, effect)
         else:
             self._scheduler.finish(task)
-            task.run.complete(effect)  # type: ignore[arg-type]
+            task.run.complete(effect)
 
     def _begin(self, task: Task, send: Send) -> None:
         transfer = self._spare.pop() if self._spare else self._new_transfer()

@@ -200,16 +200,16 @@ class EventLoopEngine:
             effect = task.advance(reply)
             if authority:
                 self._scheduler.slot_freed(authority)
-                if isinstance(effect, Send):  # this worker goes on, so what it unblocks is another's
-                    self._dispatch()
-            if not isinstance(effect, Send):
+            if type(effect) is not Send:
                 break
+            if authority:
+                self._dispatch()  # this worker goes on, so what it unblocks is another's
             if task.gate is not None:
                 self._scheduler.passed_gate(task)
                 self._dispatch()
             authority = effect.request.authority
             reply = await self._send(worker, effect, task.run)
-        if isinstance(effect, Wait):
+        if type(effect) is Wait:
             self._scheduler.park(task, effect)
             self._set_timer()
         else:

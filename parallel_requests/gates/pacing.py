@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 from parallel_requests.exceptions import RequestTimeout
 from parallel_requests.gates.backoff import RetryBudget
@@ -30,6 +30,7 @@ _RESET = re.compile(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})(?![\d.])")
 _OVERLOAD = frozenset({429, 503})
 
 
+@final
 @dataclass(slots=True, eq=False)
 class Wait:
     """An exchange has to be parked.
@@ -111,7 +112,7 @@ class _Host:
     """The state of one host."""
 
     bucket: TokenBucket | None
-    limit: float
+    limit: float  # at least 1
     paused_until: float = 0.0
     in_flight: int = 0
     reduced_at: float = -1.0
@@ -130,6 +131,12 @@ class Pacer:
 
     Hosts are distinguished by authority: host and non-default port. As new hosts come, those that are
     not busy are forgotten, except for the adapted limits and the budgets that changed last.
+
+    Attributes:
+        clock: Monotonic seconds.
+        wall_clock: Unix seconds.
+        budgets: The retry budgets of the hosts that have failed before, the latest last; read-only.
+            Another thread may remove a host at any time.
     """
 
     def __init__(
@@ -161,10 +168,6 @@ class Pacer:
                 unless more are busy. Up to half of these are kept just for their adapted limit.
             clock: Monotonic seconds.
             wall_clock: Unix seconds, for the dates that servers send.
-
-        Attributes:
-            budgets: The retry budgets of the hosts that have failed before, the latest last; read-only.
-                Another thread may remove a host at any time.
         """
         rates = dict(rate_limit) if isinstance(rate_limit, Mapping) else {ALL_HOSTS: rate_limit}
         overall = rates.pop(ALL_HOSTS, None)
@@ -226,7 +229,7 @@ class Pacer:
             pause = host.paused_until - self.clock()
             if pause > 0:
                 return Wait(pause, authority)
-            if self._counts_in_flight and host.in_flight >= max(1, int(host.limit)):
+            if self._counts_in_flight and host.in_flight >= int(host.limit):
                 return Wait(None, authority)
             if host.bucket is not None and (delay := host.bucket.peek()) > 0:
                 return Wait(delay, authority)
@@ -242,7 +245,7 @@ class Pacer:
         """Whether one more attempt to a host may be in flight."""
         with self._lock:
             host = self._host(authority)
-            return host.in_flight < max(1, int(host.limit))
+            return host.in_flight < int(host.limit)
 
     def leave(self, authority: str, reply: Response | Exception, elapsed: float) -> None:
         """Return the attempt's slot, and adapt the limit to its outcome."""
@@ -300,4 +303,4 @@ class Pacer:
         if not self._counts_in_flight:
             return {}
         with self._lock:
-            return {authority: max(1, int(host.limit)) for authority, host in self._hosts.items()}
+            return {authority: int(host.limit) for authority, host in self._hosts.items()}

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from parallel_requests.decoding import decoder
+from parallel_requests.decoding import DECODERS
 from parallel_requests.exceptions import DecodeError, ParallelRequestsError, ParseError, RunStoppedError
 from parallel_requests.exchange import stop_error
 from parallel_requests.models import Response, Result, ReturnType
@@ -35,9 +35,9 @@ class InPlaceParser:
             return_type: What to decode responses to.
             parse_func: The caller's function; it runs in a copy of the current context.
         """
-        self._decode = decoder(return_type)
+        self._decode = DECODERS[return_type]
         self._parse_func = parse_func
-        self._context = contextvars.copy_context() if parse_func is not None else None
+        self._context = contextvars.copy_context()
 
     def __call__(self, result: Result[Any], deliver: Deliver) -> None:
         """Decode a Result's response and deliver the Result."""
@@ -45,7 +45,7 @@ class InPlaceParser:
         assert response is not None  # noqa: S101 - failures are not parsed
         try:
             value = self._decode(response)
-            if self._parse_func is not None and self._context is not None:
+            if self._parse_func is not None:
                 value = self._context.copy().run(self._parse_func, value)
             result.value = value
         except DecodeError as error:

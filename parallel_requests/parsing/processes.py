@@ -12,7 +12,7 @@ while all are busy do items form larger chunks, so that the cost of the pipe doe
 items count as open in their run, so its window bounds them.
 
 A process that dies affects at most one chunk: its items are retried one by one, and the one that kills
-another process fails. Context variables do not travel to processes.
+another process fails. Context variables are not passed on to processes.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from parallel_requests.decoding import decoder
+from parallel_requests.decoding import DECODERS
 from parallel_requests.exceptions import ConfigurationError, DecodeError, ParallelRequestsError, ParseError
 from parallel_requests.models import Headers, Request, Response, ReturnType
 from parallel_requests.parsing.in_place import parse_failure
@@ -156,7 +156,7 @@ def _load(function: bytes) -> Callable[[Any], Any]:
 
 def _parse_one(work: Work, function: Callable[[Any], Any] | None, response: Response) -> bytes:
     try:
-        value = decoder(work.return_type)(response)
+        value = DECODERS[work.return_type](response)
         if function is not None:
             value = function(value)
     except DecodeError as error:

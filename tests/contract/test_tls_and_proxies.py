@@ -235,8 +235,9 @@ def test_row_25_the_next_proxy_is_tried(
     running = proxy()
     with refusing_port() as port:
         session = open_session(proxies=[f"http://127.0.0.1:{port}", running.url])
+        assert session.request(server.url("/id/1")) == {"id": 1}
         assert session.request([server.url("/id/1")] * 2) == [{"id": 1}] * 2
-    assert len(running.requests) == 2
+    assert len(running.requests) == 3
 
 
 def test_row_22_proxies_of_the_environment_are_used_by_default(
