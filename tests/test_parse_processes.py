@@ -28,8 +28,10 @@ from parallel_requests import (
     RunStoppedError,
     runtime,
 )
-from parallel_requests.models import ReturnType
-from parallel_requests.parsing.items import Job
+from parallel_requests.gates.pacing import Pacer
+from parallel_requests.models import Headers, Request, Response, Result, ReturnType
+from parallel_requests.parsing.items import Item, Job
+from parallel_requests.parsing.processes import ParsePool
 from parallel_requests.parsing.work import Work
 from parallel_requests.policy import Policy
 from tests import parse_functions as functions
@@ -37,6 +39,7 @@ from tests.failures import partial_failure
 from tests.leaks import children
 from tests.polling import until
 from tests.server.faults import close, read_request, response, send
+from tests.unit.clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -379,6 +382,47 @@ def test_chunks_grow_with_what_is_known_of_the_items() -> None:
     for _ in range(30):
         job.learn(0.001, 100)
     assert job.items_per_chunk() == 256
+
+
+def test_a_chunk_holds_items_of_one_batch_and_no_suspect_and_not_too_much() -> None:
+    jobs = [Job(Work(ReturnType.JSON, None, by_value=False), Policy()) for _ in range(2)]
+    for job in jobs:
+        job.learn(0.001, 100)  # so quick that a chunk may hold all
+
+    def item(job: Job, size: int = 1, *, is_suspect: bool = False) -> Item:
+        request = Request("http://a.test/")
+        response = Response(200, Headers(), bytes(size), request)
+        item = Item(job, Result(request, response=response), lambda _: None)
+        item.is_suspect = is_suspect
+        return item
+
+    items = [
+        *[item(jobs[0]) for _ in range(3)],
+        *[item(jobs[1]) for _ in range(2)],
+        item(jobs[1], is_suspect=True),
+        item(jobs[1]),
+        item(jobs[1], 1 << 19),
+        item(jobs[1], 1 << 19),
+    ]
+    pool = ParsePool(1)
+    for each in items:
+        pool.add(each)
+    chunks = [pool._next_chunk() for _ in range(5)]
+    assert chunks == [items[:3], items[3:5], items[5:6], items[6:8], items[8:]]
+    pool._shut_down()
+
+
+def test_the_pool_sleeps_until_the_nearest_deadline() -> None:
+    clock = ManualClock(100.0)
+    work = Work(ReturnType.JSON, None, by_value=False)
+    pool = ParsePool(1)
+    pool._jobs = {
+        Job(work, Policy(pacer=Pacer(clock=clock), deadline=deadline)) for deadline in (150.0, 120.0, None)
+    }
+    assert pool._seconds_to_sleep() == 20.0
+    clock.advance(30.0)
+    assert pool._seconds_to_sleep() == 0.0
+    pool._shut_down()
 
 
 # -- the end

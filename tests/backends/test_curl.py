@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import select
 import shutil
@@ -16,8 +17,10 @@ pytest.importorskip("pycurl")
 import pycurl
 
 from parallel_requests import exceptions
+from parallel_requests.backends.curl import CurlBackend
 from parallel_requests.backends.idle_connections import IdleConnections
-from parallel_requests.engines.curl_drivers import _EpollDriver
+from parallel_requests.engines.curl_drivers import _EpollDriver, _SelectDriver
+from parallel_requests.engines.curl_multi import CurlMultiEngine
 from parallel_requests.session import ParallelSession
 from tests.polling import until
 from tests.server.control import Server, together
@@ -46,6 +49,15 @@ def test_too_many_http2_headers_are_a_protocol_error(
         [result] = session.iter_results([server.url()])
     assert isinstance(result.error, exceptions.ProtocolError)
     assert result.attempts == len(server.requests) == 1
+
+
+@pytest.mark.timeout(30)
+def test_a_crawl_of_many_hosts_keeps_a_hundred_connections() -> None:
+    addresses = tuple(f"127.0.1.{number}" for number in range(1, 121))
+    with Server(addresses=addresses) as server, ParallelSession(backend="curl", concurrency=1) as session:
+        session.request([f"{url}/static" for url in server.urls])
+        assert server.stats().connections == 120
+        until(lambda: server.stats().open_connections == 100)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -149,6 +161,48 @@ def test_an_http_proxy_that_names_no_port_is_at_port_80() -> None:
         pytest.raises(exceptions.ProxyError, match=r"127\.80\.80\.80:80\b"),
     ):
         session.get("http://target.example/", proxy="http://127.80.80.80")
+
+
+@pytest.mark.timeout(30)
+def test_waking_an_engine_that_does_not_get_round_to_it_never_blocks() -> None:
+    engine = CurlMultiEngine(CurlBackend(), 1)
+    engine._open()
+    engine._is_sleeping = True
+    try:
+        for _ in range(10_000):  # more than a socket buffers
+            engine.wake()
+    finally:
+        engine._release_resources()
+
+
+@pytest.mark.parametrize("driver_class", [_SelectDriver, _EpollDriver])
+def test_a_driver_is_woken_once(driver_class: type[_SelectDriver | _EpollDriver]) -> None:
+    wake_reader, wake_writer = socket.socketpair()
+    wake_reader.setblocking(False)
+    driver = driver_class(pycurl.CurlMulti(), wake_reader)
+    wake_writer.send(b"\0\0")
+    driver.wait(0.0, 0)
+    with pytest.raises(BlockingIOError):
+        wake_reader.recv(1)
+    driver.close()
+    for end in (wake_reader, wake_writer):
+        end.close()
+
+
+def test_epoll_watches_a_new_socket_with_the_number_of_a_closed_one() -> None:
+    wake_reader, wake_writer = socket.socketpair()
+    closed, other_end = socket.socketpair()
+    new, server = socket.socketpair()
+    driver = _EpollDriver(pycurl.CurlMulti(), wake_reader)
+    driver._watch(pycurl.POLL_IN, closed.fileno())
+    driver._watch(pycurl.POLL_REMOVE, closed.fileno())
+    os.dup2(new.fileno(), closed.fileno())  # closes the old one
+    driver._watch(pycurl.POLL_IN, closed.fileno())
+    server.send(b"news")
+    assert driver._epoll.poll(1) == [(closed.fileno(), select.EPOLLIN)]
+    driver.close()
+    for end in (closed, other_end, new, server, wake_reader, wake_writer):
+        end.close()
 
 
 def test_epoll_forgets_sockets_that_a_child_process_holds_open() -> None:

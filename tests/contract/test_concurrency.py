@@ -35,6 +35,14 @@ def test_one_host_sees_the_full_concurrency(
     assert stats.requests == 2 * concurrency
 
 
+def test_calls_that_waited_for_the_rate_limit_are_in_flight_together(
+    open_session: Callable[..., ParallelSession], server: Server
+) -> None:
+    session = open_session(concurrency=8, rate_limit=100, rate_limit_burst=1)
+    session.request([server.url(together(8))] * 8)
+    assert server.stats().max_in_flight == 8
+
+
 def test_one_host_with_tls_sees_the_full_concurrency(
     open_session: Callable[..., ParallelSession], tls_server: Server
 ) -> None:
@@ -121,8 +129,11 @@ def test_an_executor_needs_a_blocking_backend(
         assert session.request(server.url("/id/1")) == {"id": 1}
 
 
+@pytest.mark.parametrize("per_host", [None, 1])
 def test_a_slow_parse_func_delays_no_other_call(
-    open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    per_host: int | None,
 ) -> None:
     is_parsing, other_is_done = threading.Event(), threading.Event()
 
@@ -141,6 +152,6 @@ def test_a_slow_parse_func_delays_no_other_call(
         return other_is_done.wait(5.0)
 
     server = fault_server([repeat(answer)])
-    session = open_session(concurrency=2)
+    session = open_session(concurrency=2, concurrency_per_host=per_host)
     urls = [server.url("/slow"), server.url("/other")]
     assert session.request(urls, parse_func=parse, on_attempt=tell) == [True, True]

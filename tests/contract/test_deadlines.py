@@ -78,6 +78,16 @@ def test_timeout_limits_a_whole_attempt(
     assert session.last_run.seconds <= 0.3 + OVERSHOOT + lateness.slack()
 
 
+@pytest.mark.parametrize("concurrency", [20, 300])  # curl waits with select or epoll
+def test_timeout_limits_an_attempt_while_nothing_else_happens(
+    open_session: OpenSession, never_done: dict[str, str], lateness: Lateness, concurrency: int
+) -> None:
+    session = open_session(retry=NEVER_AGAIN, timeout=0.3, concurrency=concurrency)
+    [result] = session.iter_results([never_done["no answer"]])
+    assert type(result.error) is RequestTimeout
+    assert 0.25 <= result.elapsed <= 0.3 + OVERSHOOT + lateness.slack()
+
+
 def test_row_14_the_connect_part_covers_the_handshake(
     open_session: OpenSession, never_done: dict[str, str], lateness: Lateness
 ) -> None:

@@ -181,6 +181,13 @@ def test_failures_lose_nothing(session: ParallelSession, server: Server) -> None
     assert session.request(urls, return_none_on_failure=True) == [{"id": 1}, None, None, {"id": 2}]
 
 
+def test_hundreds_of_items_that_cannot_be_sent_hold_up_nothing(
+    session: ParallelSession, server: Server
+) -> None:
+    urls = ["ftp://files.test/"] * 600 + [server.url("/id/1")]
+    assert session.request(urls, return_none_on_failure=True) == [None] * 600 + [{"id": 1}]
+
+
 def test_a_flaky_response_is_retried(session: ParallelSession, server: Server) -> None:
     assert session.request(server.url("/flaky/once")) == {"key": "once", "count": 2}
     with pytest.raises(exceptions.RetryExhaustedError) as spent:

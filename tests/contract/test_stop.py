@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from parallel_requests import exceptions
+from parallel_requests.gates.backoff import RetryPolicy
+from tests.polling import until
 from tests.server.faults import read_request, stall
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 _STOPPED_WITHIN = 1.0
 """Seconds, the machine's own lateness apart."""
+_PATIENCE = 20.0
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -55,6 +59,19 @@ def test_closing_from_another_thread_stops_within_a_second(
     assert len(outcome) == 20
     assert all(isinstance(result.error, exceptions.RunStoppedError) for result in outcome)
     assert len(server.requests) == 5
+
+
+def test_closing_ends_a_call_that_waits_for_its_retry(
+    open_session: Callable[..., ParallelSession], server: Server
+) -> None:
+    session = open_session(concurrency=1, retry=RetryPolicy(backoff_factor=600.0))
+    with ThreadPoolExecutor(1) as caller:
+        urls = [server.url("/status/503"), server.url("/hang")]
+        outcome = caller.submit(list, session.iter_results(urls, timeout=None))
+        until(lambda: "/hang" in server.stats().by_path)  # so the first one has given its slot back
+        session.close()
+        errors = [result.error for result in outcome.result(_PATIENCE)]
+    assert [type(error) for error in errors] == [exceptions.RunStoppedError] * 2
 
 
 def test_leaving_the_loop_stops_the_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -110,6 +111,8 @@ def test_delays_stay_within_the_jitter(factor: float, cap: float, jitter: float,
     delay = policy.delay(retry)
     assert nominal * (1 - jitter) - 1e-9 <= delay <= nominal * (1 + jitter) + 1e-9
     assert delay >= 0.0
+    assert policy.delay(retry, lambda low, _: low) == nominal * (1 - jitter)
+    assert policy.delay(retry, lambda _, high: high) == nominal * (1 + jitter)
 
 
 # -- what is tried again
@@ -207,6 +210,9 @@ def test_in_an_outage_retries_are_a_fifth_of_the_calls_plus_the_reserve(
         made += sum(budget.withdraw() for _ in range(retries_each))
     assert made <= RetryBudget.DEPOSIT_PER_CALL * calls + RetryBudget.RESERVE
     assert calls + made <= 1.2 * calls + RetryBudget.RESERVE
+    # No fewer either: only what the first call earns is lost, as the reserve is still full.
+    earned = RetryBudget.DEPOSIT_PER_CALL * (calls - 1) + RetryBudget.RESERVE
+    assert made >= min(calls * retries_each, math.floor(earned - 1e-6))
 
 
 @given(st.lists(st.sampled_from(["call", "success", *["retry"] * 6]), max_size=300))
@@ -228,7 +234,10 @@ def test_a_host_that_recovers_earns_its_retries_back() -> None:
     assert [budget.withdraw() for _ in range(50)] == [True] * int(RetryBudget.RESERVE) + [False] * 10
     assert budget.balance == 0.0
     budget.deposit_success()
-    assert budget.withdraw()
+    assert [budget.withdraw() for _ in range(2)] == [True, False]
+    for _ in range(6):  # five, and one for rounding
+        budget.deposit_call()
+    assert [budget.withdraw() for _ in range(2)] == [True, False]
 
 
 # -- the decorator
@@ -310,6 +319,7 @@ def test_predicates_see_the_exception_and_dont_retry_on_takes_precedence() -> No
     with pytest.raises(OSError, match="again"):
         backoff(is_busy, policy=RetryPolicy(max_retries=1), sleep=clock.sleep)(flaky)()
     assert flaky.calls == 2
+    assert "attempt 2 of at most 2" in flaky.error.__notes__[0]
     with pytest.raises(OSError, match="again"):
         backoff(OSError, policy=RetryPolicy(dont_retry_on=OSError), sleep=clock.sleep)(flaky)()
     assert flaky.calls == 3

@@ -47,6 +47,12 @@ def test_what_a_server_set_goes_back_to_it() -> None:
     assert cookies.header_for("http://other.test/", None) is None
 
 
+def test_the_callers_own_are_sent_if_no_other_fits() -> None:
+    cookies = store("a=1; Path=/dir")
+    for url in ("http://other.test/", "http://api.test/else"):
+        assert cookies.header_for(url, "own=1") == "own=1"
+
+
 @pytest.mark.parametrize("pair", ["a=\xff", "\xe9=1"])
 def test_cookies_that_are_not_utf8_are_not_kept(pair: str) -> None:
     assert store(pair).is_empty
@@ -88,6 +94,9 @@ def test_cookies_go_back_within_their_scope_and_age(set_cookie: str, url: str, i
         ("evil.test.", "test.", "bank.test."),
         ("evil.co.uk", "co.uk", "bank.co.uk"),
         ("evil.co.uk", ".CO.UK", "bank.co.uk"),
+        ("evil.com.au", "com.au", "bank.com.au"),
+        ("evil.gov.uk", "gov.uk", "tax.gov.uk"),
+        ("evil.org.nz", "org.nz", "aid.org.nz"),
         ("127.0.0.1", "0.0.1", "10.0.0.1"),
         ("127.0.0.1", ".0.1", "10.0.0.1"),
         ("app", "local", "other"),
@@ -99,11 +108,19 @@ def test_no_host_sets_cookies_for_those_of_others(host: str, domain: str, other:
     assert cookies.header_for(f"http://{other}/", None) is None
 
 
-def test_hosts_of_one_owner_share_cookies() -> None:
-    assert store("a=1; Domain=x.co.uk", url="http://www.x.co.uk").header_for("http://x.co.uk/", None) == "a=1"
-    assert store("a=1; Domain=jobs.ch", url="http://www.jobs.ch").header_for("http://jobs.ch/", None) == "a=1"
-    address = "http://127.0.0.1/"
-    assert store("a=1; Domain=127.0.0.1", url=address).header_for(address, None) == "a=1"
+@pytest.mark.parametrize(
+    ("host", "domain"),
+    [
+        ("www.x.co.uk", "x.co.uk"),
+        ("www.jobs.ch", "jobs.ch"),
+        ("www.co.test", "co.test"),
+        ("www.7.x.test", "7.x.test"),
+        ("127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_hosts_of_one_owner_share_cookies(host: str, domain: str) -> None:
+    cookies = store(f"a=1; Domain={domain}", url=f"http://{host}/")
+    assert cookies.header_for(f"http://{domain}/", None) == "a=1"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +144,15 @@ def test_what_browsers_do_not_keep_is_not_sent_back(value: str) -> None:
     assert store(f"a={value}; Path=/", "b=2; Path=/").header_for(URL, None) == "b=2"
 
 
+def test_the_largest_cookie_that_browsers_keep_is_sent_back() -> None:
+    pair = "a=" + "1" * 4_095
+    assert store(f"{pair}; Path=/").header_for(URL, None) == pair
+
+
+def test_a_name_without_a_value_is_a_cookie() -> None:
+    assert store("flag; Path=/").header_for(URL, None) == "flag"
+
+
 def test_a_domains_oldest_cookies_are_dropped() -> None:
     cookies = store("other=1; Path=/; Domain=api.test", url="http://sub.api.test/")
     for number in range(1_000):
@@ -135,8 +161,8 @@ def test_a_domains_oldest_cookies_are_dropped() -> None:
     assert set(header.split("; ")) == {"other=1", *(f"c{number}=1" for number in range(820, 1_000))}
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
-def test_hosts_without_a_dot_and_addresses(host: str) -> None:
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "gov.uk"])
+def test_any_host_gets_its_own_cookies_back(host: str) -> None:
     cookies = store("a=1; Path=/", url=f"http://{host}:8080/")
     assert cookies.header_for(f"http://{host}:8080/", None) == "a=1"
 
@@ -152,6 +178,8 @@ def test_a_cleared_store_is_empty() -> None:
     cookies.clear()
     assert cookies.is_empty
     assert cookies.header_for(URL, None) is None
+    cookies.absorb(URL, Headers({"Set-Cookie": "b=2; Path=/"}))
+    assert cookies.header_for(URL, None) == "b=2"
 
 
 @given(

@@ -210,10 +210,12 @@ def test_a_redirect_is_not_a_retry() -> None:
 
 
 def test_a_type_names_statuses_as_errors() -> None:
-    wide = RetryPolicy(max_retries=2, backoff_jitter=0.0, retry_on=HTTPStatusError)
+    wide = RetryPolicy(max_retries=3, backoff_jitter=0.0, retry_on=HTTPStatusError)
     result = Stage(retry=wide).run(get(), [Answer(404), Answer(403), Answer(200)])
     assert result.ok
-    assert result.retries == 2
+    assert result.retries == 2, "a 200 is no error"
+    other = RetryPolicy(retry_on=ConnectError)
+    assert Stage(retry=other).run(get(), [Answer(404)]).retries == 0
     narrow = RetryPolicy(dont_retry_on=HTTPStatusError)
     result = Stage(retry=narrow).run(get(), [Answer(503)])
     assert type(result.error) is HTTPStatusError
@@ -308,6 +310,7 @@ def test_row_20_credentials_stay_within_their_origin() -> None:
     stage.run(get(headers=headers), [to("/same"), to("http://api.test:8080/"), Answer(200)])
     assert stage.sent[1].request.headers == headers
     assert stage.sent[2].request.headers == {"Accept": "*/*"}
+    assert [send.is_cross_origin for send in stage.sent] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -381,9 +384,10 @@ def test_retry_after_holds_back_the_whole_host() -> None:
     assert len(stage.waits) == 1
 
 
-def test_a_spent_quota_holds_back_the_host_after_a_success() -> None:
+@pytest.mark.parametrize("reset", ["5", f"{WALL_TIME + 5:.0f}"], ids=["seconds", "date"])
+def test_a_spent_quota_holds_back_the_host_after_a_success(reset: str) -> None:
     stage = Stage()
-    assert stage.run(get(), [Answer(200, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "5"})]).ok
+    assert stage.run(get(), [Answer(200, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset})]).ok
     assert stage.run(get(), [Answer(200)]).ok
     assert stage.waited == [pytest.approx(5.0)]
 
@@ -447,6 +451,11 @@ def test_a_wait_of_exactly_the_cap_is_allowed() -> None:
     assert sum(wait or 0.0 for wait in stage.waited) == pytest.approx(120.0)
 
 
+def test_a_wait_that_ends_before_the_deadline_is_allowed() -> None:
+    stage = Stage(deadline=1_010.0)
+    assert stage.run(get(), [Answer(503, {"Retry-After": "9"}), Answer(200)]).ok
+
+
 def test_row_9_a_wait_beyond_the_deadline_fails_at_once() -> None:
     stage = Stage(deadline=1_010.0)
     result = stage.run(get(), [Answer(429, {"Retry-After": "60"})])
@@ -462,7 +471,15 @@ def test_a_deadline_limits_each_attempt_and_ends_the_item() -> None:
     result = stage.run(get(timeout=30.0), [RequestTimeout("slow")], takes=1.0)
     assert isinstance(result.error, DeadlineExceededError)
     assert [send.timeout for send in stage.sent] == [pytest.approx(2.0)]
-    assert result.attempts == 1
+    assert (result.attempts, result.error.url) == (1, get().url)
+    assert result.elapsed == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("timeout", "lasts"), [(0.5, 0.5), (30.0, 2.0), (None, 2.0)])
+def test_an_attempt_ends_at_its_timeout_or_at_the_deadline(timeout: float | None, lasts: float) -> None:
+    stage = Stage(deadline=1_002.0)
+    stage.run(get(timeout=timeout), [Answer(200)])
+    assert [send.timeout for send in stage.sent] == [pytest.approx(lasts)]
 
 
 def test_after_the_deadline_nothing_is_sent() -> None:
@@ -561,6 +578,7 @@ def test_the_error_says_if_the_budget_is_spent() -> None:
         budget.withdraw()
     spent = stage.run(get(), [Answer(503)])
     assert (spent.attempts, stage.policy.retry.max_retries) == (3, 3)
+    assert len(stage.waits) == 3, "the last one, in vain, before the retry that was refused"
     assert "retry budget" in str(spent.error)
     full = Stage().run(get(), [Answer(503)])
     assert full.attempts == 4

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,9 @@ from parallel_requests.models import Headers
 from parallel_requests.urls import check_url
 from tests.unit.clock import ManualClock
 from tests.unit.driving import WALL_TIME, Answer, get
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HOST, OTHER = "a.test", "b.test:8080"
 
@@ -41,6 +45,22 @@ def wall_clock() -> float:
 )
 def test_both_forms_of_retry_after(value: str, seconds: float) -> None:
     assert parse_delay(value, wall_clock) == pytest.approx(seconds)
+
+
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time is not GMT."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "<+0545>-05:45")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_greenwich")
+@pytest.mark.parametrize("date", ["Tue Nov 14 22:14:20 2023", "Tue, 14 Nov 2023 22:14:20 GMT"])
+def test_a_date_is_in_gmt_wherever_the_client_is(date: str) -> None:
+    assert parse_delay(date, wall_clock) == pytest.approx(60.0)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +113,11 @@ def test_whatever_a_server_sends_is_a_delay_or_nothing(value: str) -> None:
         ({"RateLimit": '"default";r=50;t=30'}, None),
         ({"RateLimit": '"burst";r=5;t=1, "daily";r=0;t=60'}, 60.0),
         ({"RateLimit": '"a";r=0;t=5, "b";r=0;t=9'}, 9.0),
+        ({"RateLimit": '"a";r=0;t=9, "b";r=0;t=5'}, 9.0),
+        ({"RateLimit": '"a";r=0;t=0'}, 0.0),
         ({"RateLimit": '"default";t=30;r=0'}, 30.0),
         ({"RateLimit": '"default";r=0'}, None),
+        ({"RateLimit": '"default";t=30'}, None),
         # Its earlier forms.
         ({"RateLimit": "limit=10, remaining=0, reset=7"}, 7.0),
         ({"RateLimit": "limit=10, remaining=3, reset=7"}, None),
@@ -105,6 +128,7 @@ def test_whatever_a_server_sends_is_a_delay_or_nothing(value: str) -> None:
         ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(WALL_TIME) + 60)}, 60.0),
         ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(WALL_TIME) - 60)}, None),
         ({"X-RateLimit-Remaining": "9", "X-RateLimit-Reset": "12"}, None),
+        ({"X-RateLimit-Remaining": "0 ", "X-RateLimit-Reset": "12 "}, 12.0),
         ({"X-Rate-Limit-Remaining": "0", "X-Rate-Limit-Reset": "3"}, 3.0),
         ({"X-RateLimit-Remaining": "0.0", "X-RateLimit-Reset": "12"}, 12.0),
         ({"X-RateLimit-Remaining": "0.5", "X-RateLimit-Reset": "12"}, None),
@@ -302,6 +326,20 @@ def test_an_adaptive_host_finds_its_level(overload: object) -> None:
     assert pacer.limits() == {HOST: 20}, "never more than the concurrency"
 
 
+def test_an_adaptive_host_grows_by_one_a_round() -> None:
+    pacer, clock = new_pacer(adaptive=True, concurrency=20)
+    for _ in range(2):
+        let_pass(pacer, HOST)
+        clock.advance(0.1)
+        pacer.leave(HOST, outcome(503), 0.05)  # type: ignore[arg-type]
+    assert pacer.limits() == {HOST: 9}
+    for level in range(10, 16):
+        for _ in range(level):
+            let_pass(pacer, HOST)
+            pacer.leave(HOST, outcome(200), 0.05)  # type: ignore[arg-type]
+        assert pacer.limits() == {HOST: level}
+
+
 def test_other_failures_say_nothing_about_load() -> None:
     pacer, clock = new_pacer(adaptive=True, concurrency=8)
     for reply in (ConnectError("refused"), outcome(404), outcome(200)):
@@ -451,6 +489,14 @@ def test_hosts_that_are_busy_are_remembered_however_many_they_are() -> None:
     for number in range(1_000, 3_000):
         assert pacer.has_free_slot(f"{number}.test")
     assert len(pacer._hosts) <= 10
+
+
+def test_hosts_with_a_rate_are_forgotten_once_they_are_at_rest() -> None:
+    pacer, clock = new_pacer(remembered=10, rate_limit={"a.test": 10.0})
+    for port in range(8_000, 8_100):
+        let_pass(pacer, f"a.test:{port}")
+        clock.advance(2.0)
+        assert len(pacer._hosts) <= 20
 
 
 def test_the_levels_that_were_cut_last_are_remembered() -> None:

@@ -290,6 +290,18 @@ def test_planning_a_planned_request_again_changes_nothing() -> None:
         assert getattr(again, name) == getattr(once, name), name
 
 
+def test_a_planned_request_keeps_its_proxy_and_whom_it_trusts() -> None:
+    once = plan_one(
+        proxy="http://proxy.test:1", verify_ssl=False, headers={"Proxy-Authorization": f"Basic {SECRET}"}
+    )
+    again = plan_one(once)
+    assert (again.proxy, again.verify, again.proxy_authorization) == (
+        "http://proxy.test:1",
+        False,
+        f"Basic {SECRET}",
+    )
+
+
 def test_a_request_that_could_not_be_sent_is_not_sent_the_second_time() -> None:
     [bad] = plan([{"url": URL, "headers": {"X": "a\r\nb"}}])
     [again] = plan([bad])
@@ -381,6 +393,8 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("params", "\ud800"),
     ("params", {"a": "\ud800"}),
     ("params", (5, 6)),
+    ("params", (("a", "1"), ("b",))),
+    ("data", (("a", "1"), ("b", "2", "3"))),
 ]
 
 
@@ -392,6 +406,23 @@ def test_row_27_a_bad_header_method_or_body_is_a_validation_error_on_its_item(na
     bad, good = plan([{"url": URL, name: value}, URL])
     assert bad.problem is not None
     assert good.problem is None
+
+
+@pytest.mark.parametrize("name", ["params", "data", "headers", "cookies", "timeout", "proxy", "method"])
+def test_an_option_of_the_wrong_type_is_a_validation_error_on_its_item(name: str) -> None:
+    bad, good = plan([{"url": URL, name: SOMETHING_ELSE}, URL])
+    assert isinstance(bad.problem, ValidationError)
+    assert bad.problem.field_name == name
+    assert good.problem is None
+
+
+def test_json_that_is_nested_too_deeply_is_a_validation_error_on_its_item() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    [bad] = plan([{"url": URL, "json": deep}])
+    assert isinstance(bad.problem, ValidationError)
+    assert bad.problem.field_name == "json"
 
 
 def test_each_item_has_an_error_of_its_own() -> None:
@@ -524,6 +555,8 @@ def test_header_names_are_compared_case_insensitively() -> None:
     assert header(request, "User-Agent") == "mine"
     assert header(request, "cookie") == "a=1; b=2"
     assert request.headers["Cookie"] == "a=1; b=2"
+    loud = plan_one(headers={b"USER-AGENT": b"mine"})
+    assert [name for name in loud.headers if name.lower() == "user-agent"] == ["USER-AGENT"]
 
 
 @pytest.mark.parametrize(

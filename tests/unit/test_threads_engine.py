@@ -179,6 +179,16 @@ def test_a_callers_executor_is_not_shut_down() -> None:
         assert executor.submit(lambda: 42).result(PATIENCE) == 42
 
 
+def test_a_thread_that_worked_for_the_engine_may_wait_for_it_afterwards() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 5, executor)
+        for submit in (engine.submit, lambda run: executor.submit(engine.submit, run).result(PATIENCE)):
+            run = new_run(20)
+            submit(run)
+            assert run.notifier.wait(run.is_done, PATIENCE)
+        engine.close()
+
+
 def test_a_run_ends_if_the_callers_executor_cancels_its_workers() -> None:
     executor, busy = ThreadPoolExecutor(1), threading.Event()
     executor.submit(busy.wait)
@@ -190,6 +200,8 @@ def test_a_run_ends_if_the_callers_executor_cancels_its_workers() -> None:
     assert run.notifier.wait(run.is_done, PATIENCE)
     assert isinstance(run.policy.stop, RunStoppedError)
     assert len(list(run.unstarted())) == 3
+    with pytest.raises(RuntimeError):  # rather than wait for a worker that never comes
+        engine.submit(new_run(1))
     engine.close()
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
 from parallel_requests.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_an_item_brought_meanwhile_is_left_to_the_thread_that_is_handling() -> None:
@@ -58,6 +62,42 @@ def test_everything_is_handled_once_and_alone() -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(turns.bring, range(2_000)))
     assert sorted(handled) == list(range(2_000))
+
+
+class Interrupted:
+    """A lock; when it is first released, something else happens before its holder goes on."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._happens: Callable[[], object] | None = happens
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        happens, self._happens = self._happens, None
+        if happens is not None:
+            happens()
+
+
+def test_what_is_brought_just_before_handling_begins_is_left_to_it() -> None:
+    handled: list[tuple[int, int]] = []
+    has_decided = threading.Event()
+
+    def handle(item: int) -> None:
+        handled.append((item, threading.get_ident()))
+        has_decided.set()
+
+    def bring_another() -> None:
+        threads.submit(turns.bring, 2).add_done_callback(lambda _: has_decided.set())
+        assert has_decided.wait(10)
+
+    turns = Turns(handle)
+    turns._lock = Interrupted(bring_another)  # type: ignore[assignment]
+    with ThreadPoolExecutor(1) as threads:
+        turns.bring(1)
+    assert handled == [(1, threading.get_ident()), (2, threading.get_ident())]
 
 
 def test_what_raises_does_not_stop_the_next() -> None:

@@ -29,6 +29,8 @@ from parallel_requests.urls import check_proxy, check_url, is_private, split_use
         ("http://API.test/A", "http://api.test/A", "api.test"),
         ("http://api.test/a#part", "http://api.test/a", "api.test"),
         ("http://api.test/ünï?q=é", "http://api.test/%C3%BCn%C3%AF?q=%C3%A9", "api.test"),
+        ("http://api.test/%c3%BC?q=%e9%2f", "http://api.test/%C3%BC?q=%E9%2F", "api.test"),
+        ("http://api.test/50%?q=%zz", "http://api.test/50%25?q=%25zz", "api.test"),
         ("http://bücher.test/", "http://xn--bcher-kva.test/", "xn--bcher-kva.test"),
         ("http://api.test./", "http://api.test./", "api.test."),
         ("http://under_score.test/", "http://under_score.test/", "under_score.test"),
