@@ -4,19 +4,22 @@
     uvicorn examples.fastapi_app:app
 
     curl -H 'X-Correlation-ID: me-1' http://127.0.0.1:8000/awaited/7
+    curl -N http://127.0.0.1:8000/events/7
 
 UPSTREAM_URL is the URL of a page, with ``{page}`` in place of its number.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi.responses import StreamingResponse
 
 from parallel_requests import ParallelRequests, ParallelSession
 
@@ -92,6 +95,31 @@ def blocking(
 ) -> list[str]:
     """Fan out from a thread of FastAPI's pool, as synchronous code does."""
     return session.get(pages_of(user), headers={CORRELATION_ID: caller}, parse_func=page_number)
+
+
+@app.get("/events/{user}")
+async def events(
+    user: int,
+    caller: Annotated[str, Depends(correlation_id)],
+    client: Annotated[ParallelRequests, Depends(async_client)],
+) -> StreamingResponse:
+    """Pass each page on as soon as it is there, as a server-sent event.
+
+    If the caller leaves, this generator is closed, and its calls are stopped.
+    """
+
+    async def lines() -> AsyncIterator[str]:
+        results = client.iter_results(
+            pages_of(user), headers={CORRELATION_ID: caller}, parse_func=page_number
+        )
+        async with aclosing(results):
+            async for result in results:
+                event = {"page": result.value, "error": str(result.error) if result.error else None}
+                yield f"id: {result.index}\ndata: {json.dumps(event)}\n\n"
+
+    return StreamingResponse(
+        lines(), media_type="text/event-stream", headers={CORRELATION_ID: caller, "Cache-Control": "no-store"}
+    )
 
 
 def page_number(page: dict[str, Any]) -> str:

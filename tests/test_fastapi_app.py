@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import re
 import subprocess
@@ -18,6 +20,7 @@ from uuid import UUID
 import pytest
 
 from parallel_requests import ParallelSession, TokenBucket
+from tests.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,13 +33,19 @@ USERS = 50
 PAGES = 5
 UPSTREAM_SECONDS = 0.2
 HEALTH_SECONDS = 0.05
-ROUNDS = 10
+ROUNDS = 20
 
 
 @pytest.fixture(scope="module")
 def service(server: Server) -> Iterator[str]:
-    """The example, served by uvicorn in a process of its own; its base URL."""
-    upstream = f"{server.url('/delay/')}{UPSTREAM_SECONDS}?page={{page}}"
+    """The base URL of the example."""
+    with serving(f"{server.url('/delay/')}{UPSTREAM_SECONDS}?page={{page}}") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(upstream: str) -> Iterator[str]:
+    """Serve the example by uvicorn, in a process of its own; yields its base URL."""
     command = [sys.executable, "-m", "uvicorn", "examples.fastapi_app:app", "--port", "0", "--no-access-log"]
     environment = {**os.environ, "UPSTREAM_URL": upstream}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -64,11 +73,15 @@ def call_as_users(endpoint: str) -> tuple[list[Response], float]:
         return answers, session.last_run.seconds
 
 
+def connect(service: str) -> http.client.HTTPConnection:
+    host, port = service.removeprefix("http://").split(":")
+    return http.client.HTTPConnection(host, int(port), timeout=10)
+
+
 def ask_health(service: str, *, until: Callable[[], bool]) -> list[float]:
     """Request /health 100 times a second on one connection; the seconds each response took."""
     pace = TokenBucket(rate=100, burst=1)
-    host, port = service.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = connect(service)
     seconds = []
     while not until():
         pace.acquire()
@@ -110,6 +123,32 @@ def test_correlation_ids_are_never_mixed_up(endpoint: str, server: Server) -> No
         (int(parse_qs(entry.query)["page"][0]), entry.headers["x-correlation-id"]) for entry in server.log()
     )
     assert seen == {(page, f"user-{user}"): 1 for user in range(USERS) for page in pages_of(user)}
+
+
+def test_pages_are_passed_on_as_they_come(service: str, server: Server) -> None:
+    server.reset()
+    with contextlib.closing(connect(service)) as connection:
+        connection.request("GET", "/events/3", headers={"X-Correlation-ID": "me-1"})
+        response = connection.getresponse()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-correlation-id"] == "me-1"
+        events = response.read().decode().split("\n\n")
+    ids = [event.partition("\n")[0] for event in events if event]
+    told = [json.loads(event.partition("data: ")[2]) for event in events if event]
+    assert sorted(ids) == [f"id: {index}" for index in range(PAGES)]
+    assert sorted(event["page"] for event in told) == sorted(map(str, pages_of(3)))
+    assert {event["error"] for event in told} == {None}
+    assert {entry.headers["x-correlation-id"] for entry in server.log()} == {"me-1"}
+
+
+def test_the_calls_for_someone_who_has_left_are_stopped(server: Server) -> None:
+    with serving(server.url("/hang?page={page}")) as service:
+        server.reset()
+        connection = connect(service)
+        connection.request("GET", "/events/3")
+        until(lambda: server.stats().in_flight == PAGES)
+        connection.close()
+        until(lambda: server.stats().in_flight == 0)
 
 
 def test_a_caller_without_an_id_is_given_one(endpoint: str, server: Server) -> None:

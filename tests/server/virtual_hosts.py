@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from tests.server.routing import Answer, Call, Router, json_answer
+from tests.server.routing import Answer, Call, Router, json_answer, text_answer
 
 github = Router()
 example = Router()
@@ -41,6 +41,39 @@ def unstable(call: Call) -> Answer:
     if call.counters.occurrence("unstable") % 2:
         return json_answer({"error": "unstable"}, 503)
     return json_answer({"ok": True})
+
+
+@example.route("orders")
+def orders(call: Call, customer: str) -> Answer:
+    """Two orders a page; a customer has as many pages as its number says, and each names the next one."""
+    page, pages = int(call.arg("page", "1")), int(customer)
+    following = f"{call.origin}{call.path}?page={page + 1}" if page < pages else None
+    return json_answer({"orders": [{"id": 2 * page - 1}, {"id": 2 * page}], "next": following})
+
+
+@example.route("robots.txt")
+def robots(call: Call) -> Answer:
+    return text_answer("User-agent: *\nDisallow: /wiki/13\n")
+
+
+@example.route("wiki")
+def wiki(call: Call, number: str) -> Answer:
+    """A page that links to four others of 20, itself perhaps included, and to places that are not pages."""
+    linked = {int(number) * factor % 20 for factor in (2, 3, 5)} | {(int(number) + 1) % 20}
+    links = "".join(f'<a href="/wiki/{other}#top">{other}</a>' for other in sorted(linked))
+    return text_answer(f'<title>{number}</title>{links}<a href="mailto:a@b">b</a>', content_type="text/html")
+
+
+@example.route("token", methods="POST")
+def token(call: Call) -> Answer:
+    return json_answer({"access_token": "a-token", "expires_in": 3600})
+
+
+@example.route("accounts")
+def accounts(call: Call, number: str) -> Answer:
+    if call.headers.get("authorization") != "Bearer a-token":
+        return json_answer({"error": "no token"}, 401)
+    return json_answer({"account": int(number)})
 
 
 VIRTUAL_HOSTS = {"api.github.com": github, "api.example.com": example}
