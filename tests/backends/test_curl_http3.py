@@ -36,6 +36,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+# For servers whose UDP port has a given number. The clients' own sockets are on 127.0.0.1, where one may get
+# any port, even the very one that it sends to; each test process has its own address.
+_ADDRESS = f"127.0.0.{2 + os.getpid() % 63}"
+
+
 @pytest.fixture
 def backend() -> str:
     return "curl"
@@ -52,6 +57,17 @@ def open_session(
 @pytest.fixture
 def session(open_session: Callable[..., ParallelSession]) -> ParallelSession:
     return open_session()
+
+
+@pytest.fixture(scope="module")
+def h2_server(certificates: Certificates) -> Iterator[Server]:
+    with Server(
+        "tests.server.h2",
+        addresses=[_ADDRESS],
+        identity=certificates.good,
+        ca_file=certificates.ca_file,
+    ) as running:
+        yield running
 
 
 @pytest.fixture
@@ -258,8 +274,8 @@ def test_a_reset_stream_is_truncated(session: ParallelSession, h3_server: Server
 
 def test_a_host_that_is_not_there(open_session: Callable[..., ParallelSession]) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"https://127.0.0.1:{taken.getsockname()[1]}/"
+        taken.bind((_ADDRESS, 0))
+        url = f"https://{_ADDRESS}:{taken.getsockname()[1]}/"
         results = list(open_session().iter_results([url] * 40))
     assert {type(result.error) for result in results} == {exceptions.ConnectError}
 
@@ -273,8 +289,8 @@ def test_a_bad_certificate_over_quic(
     open_session: Callable[..., ParallelSession], certificates: Certificates, bad: str, has_tcp: bool
 ) -> None:
     identity = getattr(certificates, bad)
-    with Server(identity=identity) as tcp:
-        addresses = tcp.listeners if has_tcp else ("127.0.0.1",)
+    with Server(addresses=[_ADDRESS], identity=identity) as tcp:
+        addresses = tcp.listeners if has_tcp else [_ADDRESS]
         with Server("tests.server.h3", addresses=addresses, identity=identity) as quic:
             _check_refused(open_session(max_retries=3), quic)
             assert (quic.stats().requests, tcp.stats().requests) == (0, 0)
@@ -285,7 +301,7 @@ def test_a_bad_certificate_over_quic(
 def test_a_bad_certificate_over_tcp(
     open_session: Callable[..., ParallelSession], certificates: Certificates, bad: str, is_silent: bool
 ) -> None:
-    with Server(identity=getattr(certificates, bad)) as tcp:
+    with Server(addresses=[_ADDRESS], identity=getattr(certificates, bad)) as tcp:
         deaf = _nothing_at(tcp) if is_silent else None
         _check_refused(open_session(max_retries=3, timeout=(0.5, 2)), tcp)
         assert tcp.stats().requests == 0
