@@ -70,6 +70,13 @@ class FinalResponse(http.client.HTTPResponse):
         ends_with_connection = self.length is None and not self.chunked
         self.will_close = ends_with_connection or self._check_close()
 
+    def flush(self) -> None:
+        """Do nothing: there is nothing to write.
+
+        The standard library flushes the socket's file, which may be closed by the time a response that was
+        never read to its end is garbage-collected; Python 3.13 prints the error that this gives.
+        """
+
     def _read_head(self) -> None:
         line = self.fp.readline(_LONGEST_LINE)
         status_line = _STATUS_LINE.fullmatch(line)

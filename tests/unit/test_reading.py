@@ -121,3 +121,10 @@ def test_what_broke_off_and_what_is_malformed_are_told_apart(data: bytes, error:
     with pytest.raises(error) as caught:
         read(FinalResponse, data).read()
     assert caught.type is error
+
+
+def test_a_response_can_be_closed_after_its_socket() -> None:
+    response = read(FinalResponse, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+    response.fp.close()
+    response.close()
+    assert response.isclosed()
