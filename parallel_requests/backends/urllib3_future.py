@@ -46,8 +46,21 @@ class _Fixes:
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can be used (again): not with bytes left after a response, such as the body of a 204."""
-        return bool(super().is_connected) and not (self.is_idle and _unread(self._protocol))  # type: ignore[misc]
+        """Whether it can be used (again): not with more than a response, such as the body of a 204."""
+        return bool(super().is_connected) and not self._has_surplus()  # type: ignore[misc]
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether it takes no request now; one with a surplus does, as it is closed first.
+
+        Otherwise its pool would wait for it forever: nobody will read what it has received.
+        """
+        return bool(super().is_saturated) and not self._has_surplus()  # type: ignore[misc]
+
+    def _has_surplus(self) -> bool:
+        """Whether it is idle, and has received more than the responses to its requests."""
+        protocol = self._protocol  # another thread may reset it meanwhile
+        return self.is_idle and bool(_unread(protocol) or _is_ahead(protocol))
 
     def _upgrade(self) -> None:
         """Ignore ``Alt-Svc``, by which a response could lead later calls to another port of the host."""
@@ -144,6 +157,13 @@ def _is_malformed(machine: Any) -> bool:
 
 def _is_not_http(machine: Any) -> bool:
     return not b"HTTP/".startswith(_unread(machine)[:5])
+
+
+def _is_ahead(machine: Any) -> bool:
+    """Whether a state machine of HTTP/1.1 has received (part of) a response before any request was sent."""
+    connection = getattr(machine, "_connection", None)
+    ours: Any = getattr(connection, "our_state", None)  # that of HTTP/2 has neither
+    return ours is not getattr(connection, "their_state", None) and ours.__name__ == "IDLE"
 
 
 def _unread(machine: Any) -> bytes:
