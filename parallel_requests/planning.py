@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from typing import Any, Literal, Required, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
@@ -172,6 +172,9 @@ class Planner:
         if not _are_names(keys):
             raise ConfigurationError(f"keys must be an iterable with one name per URL, not {keys!r}.", "keys")
         if keys is not None:
+            if isinstance(urls, list | tuple) and not isinstance(keys, Collection):
+                # Here, as a list is planned on the engine's thread: they may block, or belong to this one.
+                keys = list(itertools.islice(keys, len(urls)))
             self._keys = _Keys(keys)
             self._names = _Names() if keys_differ else None
         return self._planned(urls)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +87,20 @@ def test_keys_that_repeat_or_run_out_fail_their_items_only(session: ParallelSess
     assert "another URL has the key 'a'" in str(repeated)
     assert "keys ended before urls did" in str(missing)
     assert sorted(server.ids()) == [0, 2]
+
+
+def test_keys_are_iterated_over_in_the_thread_of_the_caller(session: ParallelSession, server: Server) -> None:
+    threads = set()
+
+    def names() -> Iterator[int]:
+        for number in itertools.count():  # more than there are URLs
+            threads.add(threading.current_thread())
+            yield number
+
+    urls = [server.url(f"/id/{number}") for number in range(5)]
+    for given in (urls, iter(urls)):
+        assert session.request(given, keys=names()) == {number: {"id": number} for number in range(5)}
+    assert len(threads) == 1, "that of the caller, which advances the lazy input, too"
 
 
 def test_keys_that_items_bring_must_differ_too(session: ParallelSession, server: Server) -> None:
