@@ -16,12 +16,11 @@ import pytest
 from parallel_requests import ParallelRequestsError, ParallelSession, ResourceExhausted, RunStoppedError
 from parallel_requests.aio import ParallelRequests
 from tests import parse_functions as functions
+from tests.server.control import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from tests.server.control import Server
 
 
 @contextlib.contextmanager
@@ -47,6 +46,19 @@ def test_without_a_thread_to_send_on_the_call_fails_and_the_next_does_not(
             session.request([server.url("/id/1")])
         assert session.request([server.url("/id/2")]) == [{"id": 2}]
     assert server.ids() == [2]
+
+
+def test_a_crawl_of_many_hosts_leaves_descriptors_free(backend: str) -> None:
+    addresses = tuple(f"127.0.{net}.{host}" for net in (2, 3) for host in range(1, 181))
+    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Server(addresses=addresses) as server, ParallelSession(backend=backend, concurrency=1) as session:
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 300, most))
+        try:
+            session.request([f"{url}/static" for url in server.urls], max_retries=0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_without_descriptors_the_call_fails_and_the_next_does_not(backend: str, server: Server) -> None:

@@ -19,7 +19,13 @@ from parallel_requests.backends.aiohttp_connections import (
     ImmediateRequest,
     is_fresh_connection,
 )
-from parallel_requests.backends.base import AsyncBackend, Capabilities, chain_of, split_proxy
+from parallel_requests.backends.base import (
+    AsyncBackend,
+    Capabilities,
+    TransportSettings,
+    chain_of,
+    split_proxy,
+)
 from parallel_requests.backends.body import Body
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.exceptions import (
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
 _LONGEST_HEADER = 1 << 18
 _MOST_HEADERS = 1_000
 _LARGE_BODY = 1 << 18
+_KEPT_IDLE = 256
+"""Idle connections that are kept, or twice ``concurrency`` if that is more."""
 _VERSIONS = {aiohttp.HttpVersion10: "HTTP/1.0", aiohttp.HttpVersion11: "HTTP/1.1"}
 _FRAMING = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING})
 _PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
@@ -59,6 +67,7 @@ class AiohttpBackend(AsyncBackend):
 
     def __init__(self) -> None:
         self._contexts: dict[bool | str, ssl.SSLContext] = {}
+        self._most_idle = _KEPT_IDLE
         self._connector: Connector | None = None
         self._last_sent = _SentHeaders({})
         self._last_raw: tuple[tuple[bytes, bytes], ...] = ()
@@ -74,9 +83,13 @@ class AiohttpBackend(AsyncBackend):
         """Connections opened so far."""
         return 0 if self._connector is None else self._connector.opened
 
+    def open(self, settings: TransportSettings) -> None:
+        """Note how many connections to keep."""
+        self._most_idle = max(_KEPT_IDLE, 2 * settings.concurrency)
+
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Open the ClientSession."""
-        self._connector = Connector()
+        self._connector = Connector(self._most_idle)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             loop=loop,

@@ -107,10 +107,16 @@ def _has_close_notify(ssl_object: ssl.SSLObject) -> bool:
 
 
 class Connector(aiohttp.TCPConnector):
-    """Opens connections without limit, as the engine has one, and counts them."""
+    """Opens connections without limit, as the engine has one, counts them, and keeps only some idle ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_idle: int) -> None:
+        """Set up, on the loop that it is used on.
+
+        Args:
+            most_idle: Idle connections that are kept; aiohttp itself would keep all for 15 seconds.
+        """
         super().__init__(limit=0)
+        self._most_idle = most_idle
         arrivals = memoryview(bytearray(READ_SIZE))
         self._factory = partial(_Protocol, self._loop, arrivals)  # type: ignore[assignment]
         self.opened = 0
@@ -123,6 +129,8 @@ class Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> ResponseHandler:
         is_fresh_connection.set(None)
+        for _ in range(sum(map(len, self._conns.values())) - self._most_idle + 1):
+            self._drop_idle()
         protocol = await super()._create_connection(req, traces, timeout)
         self.opened += 1
         is_fresh_connection.set(True)
@@ -131,6 +139,14 @@ class Connector(aiohttp.TCPConnector):
             self._transports[closed] = transport
             closed.add_done_callback(self._forget)
         return protocol
+
+    def _drop_idle(self) -> None:
+        """Drop an idle connection, of the host that has had some for the longest time."""
+        key, idle = next(iter(self._conns.items()))
+        protocol, _ = idle.popleft()
+        if not idle:
+            del self._conns[key]
+        protocol.abort()
 
     def _forget(self, closed: asyncio.Future[None]) -> None:
         closed.exception()  # retrieved, so that asyncio does not report it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from urllib3.util import SKIP_HEADER
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 _HOSTS = 256
 """Hosts whose connections are kept, at least."""
-_REMEMBERED = 4 * _HOSTS
-"""Direct pools that are remembered."""
 _ADDED = ("User-Agent", "Accept-Encoding")
 
 
@@ -46,7 +45,8 @@ class Pools:
         self._size = settings.concurrency
         self._options = options
         self._managers: dict[tuple[bool | str | None, str | None, str | None], Any] = {}
-        self._direct: dict[tuple[str, bool | str], Any] = {}
+        # Weak: what urllib3 drops, to make room for another host, is closed with the last reference to it.
+        self._direct: WeakValueDictionary[tuple[str, bool | str], Any] = WeakValueDictionary()
         self._lock = threading.Lock()  # guards _managers
         if hasattr(library, "HttpVersion"):
             # urllib3-future would speak HTTP/2 unasked, and start a thread for each host.
@@ -82,10 +82,8 @@ class Pools:
             return self.manager_for(url, verify, proxy, authorization).connection_from_url(url)
         origin = url[: _start_of_target(url)]
         pool = self._direct.get((origin, verify))
-        if pool is None or pool.pool is None:  # closed, to make room for another host
+        if pool is None or pool.pool is None:  # urllib3-future has closed it, to make room for another host
             pool = self.manager_for(url, verify, None, None).connection_from_url(url)
-            if len(self._direct) > _REMEMBERED:
-                self._direct.clear()
             self._direct[origin, verify] = pool
         return pool
 
