@@ -83,6 +83,7 @@ class Planner:
         *,
         accept_encoding: str = "gzip, deflate",
         cookies: Mapping[str, str] | None = None,
+        proxies: Rotation | None = None,
         lacking_for_socks: Callable[[], str | None] | None = None,
     ) -> None:
         """Prepare what is the same for all items.
@@ -92,6 +93,7 @@ class Planner:
             environment: Proxies and CA bundles to fall back on.
             accept_encoding: The content codings that can be decoded.
             cookies: The cookies set on the session.
+            proxies: The rotation to go on with. Default: a new one of the ``proxies`` in the options.
             lacking_for_socks: Says why SOCKS proxies cannot be used, or returns None if they can.
 
         Raises:
@@ -102,7 +104,7 @@ class Planner:
         self._session_cookies = dict(cookies or {})
         self._lacking_for_socks = lacking_for_socks
         self._netrc = Netrc() if settings.auth == "netrc" else None
-        self.proxies = self._new_rotation()
+        self.proxies = self._new_rotation() if proxies is None else proxies
         self._user_agents = (
             Rotation(settings.user_agents or BROWSER_USER_AGENTS, at_random=True)
             if settings.random_user_agent

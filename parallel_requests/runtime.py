@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.calls import Call
     from parallel_requests.downloading import Checksums, Existing, Target
+    from parallel_requests.gates.rotation import Rotation
     from parallel_requests.parsing.in_place import Parse
     from parallel_requests.policy import Policy
 
@@ -70,6 +71,7 @@ class Runtime:
         self._cookies = CookieStore()
         self._own_cookies: dict[str, str] = {}
         self._pacer = new_pacer(settings)
+        self._proxies: Rotation | None = None  # set by the first batch that uses the session's proxies
         self.backend = new_backend(settings)
         self._engine = new_engine(self.backend, settings)
         self._parsers = Parsers(on_own_thread=self.backend.engine != "threads")
@@ -264,13 +266,19 @@ class Runtime:
             self._engine.close()
 
     def _planner(self, settings: Settings, accept_encoding: str = ACCEPT_ENCODING) -> Planner:
-        return Planner(
+        own = self.settings
+        inherits_proxies = settings.proxies is own.proxies and settings.random_proxy is own.random_proxy
+        planner = Planner(
             settings,
             self._environment,
             accept_encoding=accept_encoding,
             cookies=self._own_cookies,
+            proxies=self._proxies if inherits_proxies else None,
             lacking_for_socks=self.backend.lacking_for_socks,
         )
+        if inherits_proxies:
+            self._proxies = planner.proxies  # or each batch would begin with the first proxy
+        return planner
 
     def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
         return new_policy(

@@ -240,6 +240,19 @@ def test_row_25_the_next_proxy_is_tried(
     assert len(running.requests) == 3
 
 
+def test_proxies_take_turns_across_the_batches_of_a_session(
+    open_session: Callable[..., ParallelSession], server: Server, proxy: Callable[..., Proxy]
+) -> None:
+    first, second, other = proxy(), proxy(), proxy()
+    session = open_session(proxies=[first.url, second.url])
+    for number in range(4):
+        assert session.request(server.url(f"/id/{number}")) == {"id": number}
+        assert session.request(server.url("/id/9"), proxies=[other.url]) == {"id": 9}
+    assert [request.target for request in first.requests] == [server.url("/id/0"), server.url("/id/2")]
+    assert [request.target for request in second.requests] == [server.url("/id/1"), server.url("/id/3")]
+    assert len(other.requests) == 4
+
+
 def test_row_22_proxies_of_the_environment_are_used_by_default(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
