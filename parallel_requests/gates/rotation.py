@@ -42,6 +42,3 @@ class Rotation:
         if entry not in self._entries:
             return self.next()
         return self._entries[(self._entries.index(entry) + 1) % len(self._entries)]
-
-    def __len__(self) -> int:
-        return len(self._entries)

@@ -15,7 +15,6 @@ ENTRIES = ["a", "b", "c"]
 def test_entries_come_in_turn() -> None:
     rotation = Rotation(ENTRIES)
     assert [rotation.next() for _ in range(7)] == ["a", "b", "c", "a", "b", "c", "a"]
-    assert len(rotation) == 3
 
 
 def test_at_random_from_the_given_source() -> None:
