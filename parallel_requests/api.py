@@ -102,7 +102,7 @@ def iter_results(
         Exception: The input raised; what was in flight is yielded first.
     """
     reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS["iter_results"])
-    Settings.of(options, "iter_results")  # a wrong option fails here, not when the loop begins
+    Settings(**options)  # a wrong option fails here, not when the loop begins
     of_session, of_call = split_options(options)
 
     def results() -> Generator[Result[Any]]:

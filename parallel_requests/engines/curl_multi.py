@@ -250,14 +250,13 @@ class CurlMultiEngine:
 
     def _sleep(self) -> None:
         """Sleep until there is something to do for a socket, a timer or another thread."""
-        timer = self._scheduler.next_timer()
-        seconds = _LONGEST_SLEEP if timer is None else max(0.0, timer - monotonic())
-        if self._scheduler.in_flight:
-            seconds = min(seconds, _HEAD_CHECK_INTERVAL)
+        seconds = _HEAD_CHECK_INTERVAL if self._scheduler.in_flight else _LONGEST_SLEEP
+        if (timer := self._scheduler.next_timer()) is not None:
+            seconds = min(seconds, max(0.0, timer - monotonic()))
         self._is_sleeping = True
         if self._is_wake_due or self._scheduler.has_work():
             seconds = 0.0
-        self._driver.wait(min(seconds, _LONGEST_SLEEP), self._scheduler.in_flight)
+        self._driver.wait(seconds, self._scheduler.in_flight)
         self._is_sleeping = False
 
     def _shut_down(self) -> None:

@@ -162,13 +162,12 @@ class Scheduler:
 
     def park(self, task: Task, wait: Wait) -> None:
         """Take the task's slot back until its wait is over."""
-        now = self._clock()
         self.in_flight -= 1
-        self._parked += 1
         if task.run.policy.reason_to_stop() is not None:
-            self._parked -= 1
             self._ending.append(task)  # its run was ended while the task was on its way here
             return
+        now = self._clock()
+        self._parked += 1
         if wait.gate != task.gate:
             self._change_gate(task, wait.gate)
         seconds = None if wait.seconds is None else min(wait.seconds, _LONGEST_WAIT)
