@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from parallel_requests.exceptions import RequestTimeout
-from parallel_requests.gates.backoff import RetryBudget
+from parallel_requests.gates.retry_budget import RetryBudget
 from parallel_requests.gates.token_bucket import TokenBucket
 from parallel_requests.models import Headers, Response
 from parallel_requests.urls import check_url

@@ -21,7 +21,7 @@ from parallel_requests import (
     RetryPolicy,
     TruncatedBody,
 )
-from parallel_requests.gates.backoff import RetryBudget
+from parallel_requests.gates.retry_budget import RetryBudget
 from tests.server.faults import close, read_request, response, send
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from parallel_requests.exceptions import (
     ValidationError,
 )
 from parallel_requests.exchange import Send, exchange
-from parallel_requests.gates.backoff import RetryBudget, RetryPolicy
+from parallel_requests.gates.backoff import RetryPolicy
+from parallel_requests.gates.retry_budget import RetryBudget
 from parallel_requests.gates.rotation import Rotation
 from parallel_requests.models import Attempt, Request, Response
 from parallel_requests.redirects import RedirectRules
