@@ -25,7 +25,8 @@ from parallel_requests.exceptions import (
     RetryExhaustedError,
     RunStoppedError,
 )
-from parallel_requests.gates.pacing import Wait, parse_quota, parse_retry_after
+from parallel_requests.gates.pacing import Wait
+from parallel_requests.gates.rate_limit_headers import parse_quota, parse_retry_after
 from parallel_requests.models import Attempt, Request, Response, Result
 from parallel_requests.redaction import redact, text_of
 from parallel_requests.redirects import REDIRECT_STATUSES, is_same_origin, next_hop
