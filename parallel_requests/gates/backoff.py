@@ -158,7 +158,7 @@ class RetryPolicy:
         return isinstance(outcome, _NEVER_RECEIVED) or method in self.allowed_methods
 
 
-def backoff(  # noqa: C901 - the same loop twice, once with await
+def backoff(
     retry_on: Condition | None = None,
     *,
     policy: RetryPolicy | None = None,
@@ -204,34 +204,46 @@ def backoff(  # noqa: C901 - the same loop twice, once with await
             raise TypeError(
                 f"backoff decorates functions, not {function!r}; its decorator needs parentheses: @backoff()."
             )
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def retried_async(*args: Any, **kwargs: Any) -> Any:
-                import asyncio
-
-                attempts = 0
-                while True:
-                    try:
-                        return await function(*args, **kwargs)
-                    except Exception as error:  # noqa: BLE001 - next_wait raises what it does not retry
-                        attempts += 1
-                        wait = next_wait(error, attempts)
-                    await (sleep or asyncio.sleep)(wait)
-
-            return retried_async  # type: ignore[return-value]
-
-        @functools.wraps(function)
-        def retried(*args: Any, **kwargs: Any) -> Any:
-            attempts = 0
-            while True:
-                try:
-                    return function(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - the same
-                    attempts += 1
-                    wait = next_wait(error, attempts)
-                (sleep or time.sleep)(wait)
-
-        return retried  # type: ignore[return-value]
+        retried = _retried_async if inspect.iscoroutinefunction(function) else _retried
+        return retried(function, next_wait, sleep)  # type: ignore[return-value]
 
     return decorate
+
+
+_NextWait: TypeAlias = Callable[[Exception, int], float]
+"""Returns the seconds to wait after so many failed attempts, or raises the exception of the last one."""
+_Sleep: TypeAlias = Callable[[float], Any]
+
+
+def _retried(function: Callable[..., Any], next_wait: _NextWait, sleep: _Sleep | None) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def retried(*args: Any, **kwargs: Any) -> Any:
+        attempts = 0
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - next_wait raises what it does not retry
+                attempts += 1
+                wait = next_wait(error, attempts)
+            (sleep or time.sleep)(wait)
+
+    return retried
+
+
+def _retried_async(
+    function: Callable[..., Any], next_wait: _NextWait, sleep: _Sleep | None
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def retried(*args: Any, **kwargs: Any) -> Any:
+        import asyncio
+
+        attempts = 0
+        while True:
+            try:
+                return await function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - next_wait raises what it does not retry
+                attempts += 1
+                wait = next_wait(error, attempts)
+            await (sleep or asyncio.sleep)(wait)
+
+    return retried
