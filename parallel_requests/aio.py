@@ -27,6 +27,7 @@ from parallel_requests.session import ParallelSession, http_verb, runtime_of
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from parallel_requests.backends.base import Backend
     from parallel_requests.batch import Batch
     from parallel_requests.downloading import Checksums, Existing, Target
     from parallel_requests.exceptions import PartialFailureError
@@ -179,6 +180,11 @@ class ParallelRequests:
         reject_unknown(options, type(self).__name__)
         self._session = ParallelSession(**options)
         self._runtime = runtime_of(self._session)
+
+    @property
+    def backend(self) -> Backend:
+        """The backend in use."""
+        return self._session.backend
 
     @property
     def last_run(self) -> RunStats:
@@ -343,6 +349,12 @@ class ParallelRequests:
         raise TypeError(
             f"A {type(self).__name__} cannot be copied or pickled, as its connections and threads cannot: "
             "open another one with the same options."
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} backend={self.backend.name} "
+            f"concurrency={self._runtime.settings.concurrency}>"
         )
 
     def _plan(self, urls: str | Iterable[Item] | AsyncIterable[Item], call: Call) -> Batch:

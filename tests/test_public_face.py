@@ -157,6 +157,19 @@ def test_a_stand_in_for_the_asynchronous_client_can_be_awaited(verb: str) -> Non
     assert isinstance(getattr(create_autospec(ParallelRequests, instance=True), verb), AsyncMock)
 
 
+def test_the_asynchronous_client_has_all_that_a_session_has() -> None:
+    of_session, of_client = ({name for name in dir(kind) if not name.startswith("_")} for kind in CLIENTS)
+    assert of_client == of_session
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_shows_its_backend(client: Callable[..., Any]) -> None:
+    opened = client(backend="urllib3", concurrency=7)
+    with opened:
+        assert opened.backend.name == "urllib3"
+        assert repr(opened) == f"<{client.__name__} backend=urllib3 concurrency=7>"
+
+
 def test_a_signature_shows_where_a_value_comes_from() -> None:
     assert inspect.signature(parallel_requests).parameters["timeout"].default == 30.0
     assert inspect.signature(ParallelSession).parameters["timeout"].default == 30.0
