@@ -188,7 +188,7 @@ class ParallelRequests:
 
     @property
     def last_run(self) -> RunStats:
-        """The figures of the latest run that ended."""
+        """The statistics of the latest run that ended; after a cancellation, also its Results."""
         return self._session.last_run
 
     @_request_verb

@@ -1,4 +1,4 @@
-"""What the environment says about proxies, CA bundles and credentials; read when a session opens."""
+"""What the environment says about proxies and CA bundles, and the credentials of a netrc file."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Runtime:
     Attributes:
         settings: The options of the session.
         backend: The backend in use.
-        last_run: The figures of the latest run that ended.
+        last_run: The statistics of the latest run that ended.
         is_closed: Whether it has been closed.
     """
 

@@ -141,7 +141,7 @@ class ParallelSession:
 
     @property
     def last_run(self) -> RunStats:
-        """The figures of the latest finished run; after an interrupt, also its Results."""
+        """The statistics of the latest run that ended; after an interrupt, also its Results."""
         return self._runtime.last_run
 
     @_request_verb

@@ -312,7 +312,7 @@ class ProcessParser:
         Args:
             pool: Where the work is done.
             work: What is done.
-            policy: The terms of the batch; once it has to end, so has the parsing.
+            policy: The policy of the batch, whose end also ends the parsing.
         """
         self._pool = pool
         self._job = Job(work, policy)
