@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from parallel_requests._version import __version__
 
 if TYPE_CHECKING:
-    from parallel_requests.aio import FastRequests, ParallelRequests, fastreq_async, parallel_requests_async
+    from parallel_requests.aio import ParallelRequests, parallel_requests_async
+    from parallel_requests.aio import ParallelRequests as FastRequests
+    from parallel_requests.aio import parallel_requests_async as fastreq_async
     from parallel_requests.api import download, iter_results, parallel_requests
     from parallel_requests.api import parallel_requests as fastreq
     from parallel_requests.exceptions import (
@@ -127,8 +129,10 @@ _HOMES = (
 )
 _ALIASES = {
     "fastreq": "parallel_requests",
-    "NormalizedResponse": "Response",
+    "fastreq_async": "parallel_requests_async",
+    "FastRequests": "ParallelRequests",
     "FastRequestsError": "ParallelRequestsError",
+    "NormalizedResponse": "Response",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for granted

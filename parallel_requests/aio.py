@@ -387,7 +387,3 @@ async def parallel_requests_async(
             return_none_on_failure=return_none_on_failure,
             **of_call,
         )
-
-
-FastRequests = ParallelRequests
-fastreq_async = parallel_requests_async
