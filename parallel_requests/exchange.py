@@ -117,7 +117,7 @@ class _ExchangeState:
         replayed: Whether an attempt was replayed because its kept-alive connection was stale.
         is_budget_spent: Whether the retry budget refused the last retry.
         pause: Seconds the last response asks to wait.
-        earlier: The recorded attempts; empty if the first one succeeds and no hook or log needs it.
+        recorded: The attempts on record; a final success is one of them only if a hook or log needs it.
         redirects: The responses that led to the target.
         send: The attempt under way.
         started_at: When the first attempt began, by the pacer's clock.
@@ -126,11 +126,11 @@ class _ExchangeState:
 
     __slots__ = (
         "attempts",
-        "earlier",
         "index",
         "is_budget_spent",
         "pause",
         "policy",
+        "recorded",
         "redirects",
         "replayed",
         "request",
@@ -152,7 +152,7 @@ class _ExchangeState:
         self.attempts = self.retries = self.retries_used = 0
         self.replayed = self.is_budget_spent = False
         self.pause: float | None = None
-        self.earlier: tuple[Attempt, ...] = ()
+        self.recorded: tuple[Attempt, ...] = ()
         self.redirects: tuple[Response, ...] = ()
         self.started_at = self.sent_at = 0.0
 
@@ -250,7 +250,7 @@ class _ExchangeState:
         self._keep(attempt)
 
     def _keep(self, attempt: Attempt) -> None:
-        self.earlier = (*self.earlier, attempt)
+        self.recorded = (*self.recorded, attempt)
         logger.debug("%r", attempt)
         if self.policy.on_attempt is not None:
             try:
@@ -377,13 +377,21 @@ class _ExchangeState:
         policy = self.policy
         if (budget := policy.pacer.budgets.get(self.target.authority)) is not None:
             budget.deposit_success()
-        if policy.is_watched and len(self.earlier) < self.attempts:
+        if policy.is_watched and len(self.recorded) < self.attempts:
             self._record(response)
         if self.redirects:
             response.history = self.redirects
         elapsed = self.sent_at - self.started_at + response.elapsed
         return Result(
-            self.request, None, None, response, self.attempts, elapsed, self.retries, self.earlier, self.index
+            self.request,
+            None,
+            None,
+            response,
+            self.attempts,
+            elapsed,
+            self.retries,
+            self.recorded,
+            self.index,
         )
 
     def _conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
@@ -426,7 +434,7 @@ class _ExchangeState:
             self.attempts,
             elapsed,
             self.retries,
-            self.earlier,
+            self.recorded,
             self.index,
         )
 

@@ -404,7 +404,7 @@ class Result(Generic[T_co]):
     attempts: int = 0
     elapsed: float = 0.0
     retries: int = 0
-    _earlier: tuple[Attempt, ...] = ()
+    _recorded: tuple[Attempt, ...] = ()
     _index: int | None = None
 
     @property
@@ -430,12 +430,12 @@ class Result(Generic[T_co]):
     @property
     def history(self) -> tuple[Attempt, ...]:
         """Every attempt, with its status, error and seconds."""
-        if len(self._earlier) == self.attempts or self.response is None:
-            return self._earlier
+        if len(self._recorded) == self.attempts or self.response is None:
+            return self._recorded
         last = Attempt(
             self.attempts, self.response.status_code, None, self.response.elapsed, self.response.url
         )
-        return (*self._earlier, last)
+        return (*self._recorded, last)
 
     def unwrap(self) -> T_co:
         """Return the value.
