@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,20 @@ def test_blocks_of_a_page_run_one_after_another(page: Path) -> None:
         printed = block.run(names)
         if block.output is not None:
             assert printed == block.output, block.id
+
+
+@pytest.mark.usefixtures("played")
+def test_each_block_of_the_readme_runs_without_the_others() -> None:
+    for block in python_blocks(ROOT / "README.md"):
+        block.run({"__name__": "__main__"})
+
+
+@pytest.mark.usefixtures("played")
+def test_each_recipe_runs_without_the_others() -> None:
+    for _, blocks in groupby(python_blocks(ROOT / "docs/recipes.md"), key=attrgetter("heading")):
+        names: dict[str, Any] = {"__name__": "__main__"}
+        for block in blocks:
+            block.run(names)
 
 
 @for_each([*FOR_USERS, *FOR_CONTRIBUTORS])
