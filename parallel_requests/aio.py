@@ -341,8 +341,8 @@ class ParallelRequests:
         self._session.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_session"):
-            self._session.close()
+        if hasattr(self, "_session"):  # missing if an option was wrong
+            self._session.close()  # without its warning: a client may be used without a block, too
 
     def __reduce__(self) -> NoReturn:
         """Refuse, as a `ParallelSession` does."""
