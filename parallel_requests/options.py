@@ -338,12 +338,15 @@ _CALLED_ELSEWHERE = {
     "body": "data",
     "content": "data",
     "event_hooks": "on_attempt",
+    "exception_handler": "on_result",
     "hooks": "on_attempt",
     "limit": "concurrency",
     "limit_per_host": "concurrency_per_host",
     "limits": "concurrency",
     "max_connections": "concurrency",
     "max_workers": "concurrency",
+    "pool_maxsize": "concurrency",
+    "return_exceptions": "return_none_on_failure",
     "size": "concurrency",
     "ssl": "verify_ssl",
     "status_forcelist": "retry",
@@ -352,7 +355,7 @@ _CALLED_ELSEWHERE = {
     "user_agent": "headers",
     "workers": "concurrency",
 }
-"""What other libraries call an option of ours, if the spelling alone suggests none, or another one."""
+"""What other libraries call a keyword of ours, if the spelling alone suggests none, or another one."""
 _SESSIONS = "ParallelSession(...) or ParallelRequests(...)"
 
 
