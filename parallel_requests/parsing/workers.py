@@ -13,7 +13,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from parallel_requests.exceptions import ConfigurationError
-from parallel_requests.parsing.work import Undisturbed, parse_all, serve
+from parallel_requests.parsing.child import Undisturbed, serve
+from parallel_requests.parsing.work import parse_all
 from parallel_requests.redaction import text_of
 
 if TYPE_CHECKING:
