@@ -295,6 +295,8 @@ class ParallelRequests:
             batch.stop()
             if isinstance(error, asyncio.CancelledError):
                 await asyncio.wait([work], timeout=_STOP_PATIENCE)
+                if work.done():  # otherwise, its thread still uses the batch
+                    batch.keep_finished()
             raise
 
     async def retry_failed(self, error: PartialFailureError) -> Any:

@@ -221,13 +221,13 @@ class Batch:
         if self._engine.threads.is_in_child_process():
             return []
         results = self.run.results()
-        late = [result for result in results if not isinstance(result.error, RunStoppedError)]
+        late = _finished(results)
         self._outbox.put(late)
         self.run.drop(len(results))
         self._account(late)
-        finished = self._outbox.rest()
-        self.stats.results = tuple(finished)
-        return finished
+        kept = _finished(self._outbox.rest())
+        self.stats.results = tuple(kept)
+        return kept
 
     def feed_what_fits(self) -> None:
         """Advance the input as far as there is room, but only briefly while Results are waiting."""
@@ -266,6 +266,11 @@ class Batch:
         """Add finished Results to the statistics."""
         self.stats.add(results)
         self.stats.seconds = perf_counter() - self._began
+
+
+def _finished(results: list[Result[Any]]) -> list[Result[Any]]:
+    """Return the Results of items that were not prevented by a stop."""
+    return [result for result in results if not isinstance(result.error, RunStoppedError)]
 
 
 def _attach(error: BaseException, results: list[Result[Any]]) -> None:

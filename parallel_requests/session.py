@@ -57,7 +57,7 @@ _HTTP_VERB_DOC = """Send {method} to one URL or many, and return one value or ma
         RunStoppedError: The session is closed.
         ParallelRequestsError: The single URL failed; this is its own error.
         PartialFailureError: Items of a list failed; every Result is in ``.results``.
-        KeyboardInterrupt: With what finished in ``.results``.
+        KeyboardInterrupt: With what finished in ``.results``; for a coroutine it is in ``last_run.results``.
         Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
     """
 

@@ -37,7 +37,7 @@ from parallel_requests import (
 )
 from tests.polling import until
 from tests.server.content import content, content_sha256
-from tests.server.faults import close, read_request, repeat, response, rst, send, trickle, wait
+from tests.server.faults import close, read_request, repeat, response, rst, send, stall, trickle, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1128,6 +1128,25 @@ def test_cancelling_the_await_stops_the_work(
 
     asyncio.run(fetch())
     assert descriptors(tmp_path) == 0
+
+
+def test_a_cancelled_await_keeps_the_finished_files(
+    server: Server, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    stalled = fault_server([read_request(), stall()])
+    urls = [*(server.url(f"/range/{size}") for size in range(1, 6)), stalled.url("/file")]
+
+    async def fetch() -> None:
+        async with ParallelRequests() as client:
+            work = asyncio.ensure_future(client.download(urls, tmp_path))
+            await asyncio.to_thread(until, lambda: len(finished_in(tmp_path)) == 5 and stalled.requests)
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            assert [result.index for result in client.last_run.results] == list(range(5))
+            assert {result.unwrap().size for result in client.last_run.results} == set(range(1, 6))
+
+    asyncio.run(fetch())
 
 
 PROGRAM = """
