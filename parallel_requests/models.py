@@ -5,6 +5,7 @@ Everything here can be pickled, and nothing here holds an object of an HTTP libr
 
 from __future__ import annotations
 
+import codecs
 import copy
 import json as jsonlib
 import re
@@ -200,6 +201,8 @@ class Request(_CopiedWhole):
 
 _UNREAD: Any = ...  # not a JSON value, and a singleton even when copied
 _BODILESS = frozenset({204, 205, 304})
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
+"""Codecs that only Python knows: some raise in spite of ``errors``, or take quadratic time."""
 
 
 class Response(_CopiedWhole):
@@ -270,9 +273,11 @@ class Response(_CopiedWhole):
     def text(self) -> str:
         """The body as text; bytes that do not fit the charset become U+FFFD."""
         try:
-            return self.content.decode(self.encoding, errors="replace")
-        except LookupError:
-            return self.content.decode("utf-8", errors="replace")
+            if codecs.lookup(self.encoding).name not in _NO_CHARSETS:
+                return self.content.decode(self.encoding, errors="replace")
+        except (LookupError, ValueError):  # it is unknown, no charset (base64, say), or has a NUL
+            pass
+        return self.content.decode("utf-8", errors="replace")
 
     def json(self) -> Any:
         """Decode the body as JSON; None if there can be none: with status 204, 205 or 304, and after HEAD.

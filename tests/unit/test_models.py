@@ -181,11 +181,15 @@ def test_is_json_needs_the_content_type_too() -> None:
 @pytest.mark.parametrize(
     ("content_type", "body", "text"),
     [
-        ("text/html; charset=ISO-8859-1", "é".encode("latin-1"), "é"),
-        ('text/html; charset="utf-8"; x=1', "é".encode(), "é"),
+        ("text/html; Charset=ISO-8859-1", "é".encode("latin-1"), "é"),
+        ('text/html; charset="latin-1" ; x=1', "é".encode("latin-1"), "é"),
         ("text/html", b"\xff", "\ufffd"),
-        ("text/html; charset=no-such-charset", "é".encode(), "é"),
         ("text/html; charset=", b"a", "a"),
+        *(
+            (f"text/html; charset={name}", "é-".encode() + b"\xff", "é-\ufffd")
+            for name in ("no-such-charset", "base64", "no\0charset", "idna", "undefined")
+        ),
+        *((f"text/html; charset={name}", b"a-\\n", "a-\\n") for name in ("punycode", "unicode_escape")),
     ],
 )
 def test_text_is_decoded_as_the_content_type_says(content_type: str, body: bytes, text: str) -> None:
