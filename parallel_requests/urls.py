@@ -21,7 +21,8 @@ _PLAIN = re.compile(
     r"(?::(?:[1-5][0-9]{4}|[1-9][0-9]{0,3}+)(?<!:80)(?<!:443))?)"
     r"(?:[/?][!$&-;=?-Z_a-z~]*+(?:%[0-9A-F]{2}[!$&-;=?-Z_a-z~]*+)*+(?<!\?))?"
 )
-_HOST = re.compile(r"\[[0-9a-f:.]+\]|(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")
+_HOST = re.compile(r"(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?")
+_BRACKETED = re.compile(r"\[[^]]*:[^]]*\](?::.*)?")
 _PROXY = re.compile(r"(https?|socks4a?|socks5h?)://[^\s/?#]+/?", re.IGNORECASE)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -127,7 +128,9 @@ def _normalise_authority(url: str, parts: SplitResult) -> str:
     host, port = _normalise_host(url, parts.hostname), parts.port
     if port == 0:
         raise _invalid(url, "nothing listens on port 0")
-    user_info, at, _ = parts.netloc.rpartition("@")
+    user_info, at, place = parts.netloc.rpartition("@")
+    if "[" in place and not _BRACKETED.fullmatch(place):
+        raise ValueError("urlsplit() drops what is beside the brackets")
     host_and_port = host if port is None else f"{host}:{port}"
     return f"{quote(user_info, safe=_KEPT_IN_USER_INFO)}{at}{host_and_port}"
 
