@@ -60,7 +60,7 @@ def next_hop(
         raise _refusal(request, f"more than {rules.limit} redirects", history)
     try:
         url, authority = check_url(urljoin(request.url, _reference(location[0])))
-    except ValueError as error:  # from check_url, or from urljoin, which cannot join every Location
+    except ValueError as error:  # from check_url, or because the Location cannot be read or joined
         is_checked = isinstance(error, ValidationError)
         reason = str(error).removesuffix(".") if is_checked else "its Location is not a URL"
     else:
@@ -70,8 +70,12 @@ def next_hop(
 
 
 def _reference(location: str) -> str:
-    """Return the URL that a Location, read as Latin-1, stands for; bytes that are not UTF-8 are escaped."""
-    sent = location.encode("latin-1", "replace")
+    """Return the URL that a Location, read as Latin-1, stands for; bytes that are not UTF-8 are escaped.
+
+    Raises:
+        ValueError: It has characters beyond Latin-1: which bytes were sent is unknown.
+    """
+    sent = location.encode("latin-1")
     try:
         reference = sent.decode()
     except UnicodeDecodeError:

@@ -136,6 +136,11 @@ def test_a_location_with_a_password_does_not_show_it() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_location_that_is_not_latin_1_is_not_guessed() -> None:
+    with pytest.raises(RedirectError, match="its Location is not a URL"):
+        hop("/caf\u20ac")
+
+
 @given(st.text(max_size=40))
 def test_any_location_is_a_url_or_a_redirect_error(location: str) -> None:
     try:
