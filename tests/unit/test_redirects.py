@@ -15,6 +15,7 @@ HEADERS = {
     "Cookie": "a=1",
     "X-Key": "k",
     "Content-Type": "text/plain",
+    "Content-Encoding": "gzip",
     "Accept": "*/*",
 }
 
@@ -27,8 +28,9 @@ def hop(
     url: str = "http://api.test/dir/a?q=1",
     rules: RedirectRules | None = None,
 ) -> Request | None:
+    headers = {"Host": "virtual.test", **HEADERS}
     request = Request(
-        url, method, HEADERS, b"body" if method in ("POST", "PUT") else None, authority="api.test"
+        url, method, headers, b"body" if method in ("POST", "PUT") else None, authority="api.test"
     )
     redirect = Response(status, Headers({"Location": location}), b"", request)
     return next_hop(request, redirect, (redirect,), rules or RedirectRules())
@@ -81,11 +83,12 @@ def test_what_becomes_of_methods_and_bodies(status: int, method: str, becomes: s
     assert target.method == becomes
     assert target.content == (b"body" if keeps_body else None)
     had_body = method in ("POST", "PUT")
-    assert ("Content-Type" in target.headers) is (keeps_body or not had_body)
+    for name in ("Content-Type", "Content-Encoding"):
+        assert (name in target.headers) is (keeps_body or not had_body)
 
 
 @pytest.mark.parametrize("location", ["/b", "http://api.test:80/b", "HTTP://API.test/b"])
-def test_within_the_origin_headers_stay(location: str) -> None:
+def test_within_the_origin_all_headers_but_host_stay(location: str) -> None:
     assert followed(location).headers == HEADERS
 
 
@@ -95,11 +98,18 @@ def test_the_default_port_of_https_is_no_other_origin() -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["http://other.test/", "https://api.test/", "http://api.test:81/", "http://sub.api.test/"]
+    "location",
+    [
+        "http://other.test/",
+        "https://api.test/",
+        "https://api.test:80/",
+        "http://api.test:81/",
+        "http://sub.api.test/",
+    ],
 )
 def test_row_20_credentials_do_not_leave_the_origin(location: str) -> None:
     target = followed(location, rules=RedirectRules(secret_headers=frozenset({"x-key"})))
-    assert target.headers == {"Content-Type": "text/plain", "Accept": "*/*"}
+    assert target.headers == {"Content-Type": "text/plain", "Content-Encoding": "gzip", "Accept": "*/*"}
 
 
 def test_a_redirect_without_a_location_is_not_followed() -> None:
@@ -117,6 +127,12 @@ def test_a_redirect_to_itself_is_a_loop() -> None:
     with pytest.raises(RedirectError, match="loop") as caught:
         hop("http://api.test/dir/a?q=1")
     assert len(caught.value.history) == 1
+    assert caught.value.url == "http://api.test/dir/a?q=1"
+
+
+def test_a_redirect_to_itself_with_another_method_is_not() -> None:
+    target = followed("http://api.test/dir/a?q=1", status=303, method="POST")
+    assert (target.method, target.url) == ("GET", "http://api.test/dir/a?q=1")
 
 
 def test_a_redirect_to_itself_that_sets_a_cookie_is_not() -> None:
@@ -125,14 +141,29 @@ def test_a_redirect_to_itself_that_sets_a_cookie_is_not() -> None:
     assert next_hop(request, redirect, (redirect,), RedirectRules()) is not None
 
 
+def test_row_21_only_private_addresses_are_refused_if_forbidden() -> None:
+    rules = RedirectRules(allow_private_hosts=False)
+    for location in ("http://93.184.216.34/", "http://other.test/", "/b"):
+        assert hop(location, rules=rules) is not None
+    with pytest.raises(RedirectError, match=r"private address 10\.0\.0\.1"):
+        hop("http://10.0.0.1/", rules=rules)
+
+
 def test_the_reason_for_a_refusal_is_part_of_its_sentence() -> None:
     with pytest.raises(RedirectError, match=r"must start with http:// or https://; it is not followed\.$"):
         hop("ftp://other.test/")
 
 
-def test_a_location_with_a_password_does_not_show_it() -> None:
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://joe:hunter2@other.test/?token=hunter2",
+        "//joe:hunter2@other.test\u2100/".encode().decode("latin-1"),  # which urljoin quotes in its error
+    ],
+)
+def test_a_location_with_a_password_does_not_show_it(location: str) -> None:
     with pytest.raises(RedirectError) as caught:
-        hop("ftp://joe:hunter2@other.test/?token=hunter2")
+        hop(location)
     assert "hunter2" not in str(caught.value)
 
 
@@ -153,24 +184,29 @@ def test_any_location_is_a_url_or_a_redirect_error(location: str) -> None:
 def test_a_redirect_to_another_scheme_takes_the_proxy_the_environment_names_for_it() -> None:
     proxies = {"http": "http://plain.test:1", "https": "http://secure.test:2"}
     rules = RedirectRules(proxy_for=lambda url: proxies[url.partition(":")[0]])
-    request = Request("http://a.test/", authority="a.test", proxy="http://plain.test:1")
+    request = Request(
+        "http://a.test/", authority="a.test", proxy="http://plain.test:1", proxy_authorization="Bearer t"
+    )
     answer = Response(302, Headers([("location", "https://a.test/")]), b"", request)
 
     target = next_hop(request, answer, (answer,), rules)
 
     assert target is not None
     assert target.proxy == "http://secure.test:2"
+    assert target.proxy_authorization is None
 
 
 def test_a_redirect_keeps_a_proxy_the_caller_has_named() -> None:
     rules = RedirectRules(proxy_for=lambda url: None)
-    request = Request("http://a.test/", authority="a.test", proxy="http://own.test:1")
+    request = Request(
+        "http://a.test/", authority="a.test", proxy="http://own.test:1", proxy_authorization="Bearer t"
+    )
     answer = Response(302, Headers([("location", "http://b.test/")]), b"", request)
 
     target = next_hop(request, answer, (answer,), rules)
 
     assert target is not None
-    assert target.proxy == "http://own.test:1"
+    assert (target.proxy, target.proxy_authorization) == ("http://own.test:1", "Bearer t")
 
 
 @pytest.mark.parametrize("proxy", [None, "http://own.test:1"])
