@@ -61,7 +61,7 @@ def test_cookies_that_are_not_utf8_are_not_kept(pair: str) -> None:
 
 
 def test_server_cookies_override_the_callers_own() -> None:
-    assert store("a=1; Path=/").header_for(URL, "own=5; a=0") == "own=5; a=1"
+    assert store("a=1; Path=/").header_for(URL, "a=0; own=5") == "own=5; a=1"
     two = store("a=1; Path=/", "b=2; Path=/")
     assert two.header_for(URL, "b=0;own=5; a=0") == "own=5; a=1; b=2"
 
@@ -97,6 +97,10 @@ def test_cookies_go_back_within_their_scope_and_age(set_cookie: str, url: str, i
         ("evil.com.au", "com.au", "bank.com.au"),
         ("evil.gov.uk", "gov.uk", "tax.gov.uk"),
         ("evil.org.nz", "org.nz", "aid.org.nz"),
+        ("evil.ac.uk", "ac.uk", "good.ac.uk"),
+        ("evil.edu.au", "edu.au", "good.edu.au"),
+        ("evil.net.br", "net.br", "good.net.br"),
+        ("evil.mil.br", "mil.br", "good.mil.br"),
         ("127.0.0.1", "0.0.1", "10.0.0.1"),
         ("127.0.0.1", ".0.1", "10.0.0.1"),
         ("app", "local", "other"),

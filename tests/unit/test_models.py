@@ -76,6 +76,7 @@ def test_headers_are_case_insensitive_with_lower_case_keys_in_order() -> None:
     assert headers.get_all("nothing") == []
     assert headers.get("nothing") is None
     assert "X-B" in headers
+    assert "nothing" not in headers
     assert SOMETHING_ELSE not in headers
     assert len(headers) == 2
     assert dict(headers) == {"content-type": "a", "x-b": "1, 2"}
@@ -154,7 +155,8 @@ def test_row_30_what_is_not_json_is_a_decode_error_with_the_body_kept(body: byte
         (b" [1, 2]\n", [1, 2]),
         (b"\xef\xbb\xbf[1]", [1]),
         ('"é"'.encode("utf-16"), "é"),
-        (b"null", None),
+        ("[1]".encode("utf-16-le"), [1]),
+        (b" null\n", None),
         ('{"ключ": "значение"}'.encode(), {"ключ": "значение"}),
         (b"1.5e3", 1500.0),
     ],
@@ -170,6 +172,13 @@ def test_the_error_for_a_page_in_place_of_json_says_what_it_is() -> None:
         response(b"<html>", "text/html").json()
     with pytest.raises(DecodeError, match=r"is not JSON \(.*\)"):
         response(b"{", "application/json").json()
+    with pytest.raises(DecodeError, match="is not JSON but of no stated type"):
+        Response(200, {}, b"{", Request("http://api.test/")).json()
+
+
+def test_a_response_that_states_no_type() -> None:
+    answer = Response(200, {}, "é".encode(), Request("http://api.test/"))
+    assert (answer.encoding, answer.text, answer.is_json) == ("utf-8", "é", False)
 
 
 def test_is_json_needs_the_content_type_too() -> None:
@@ -184,7 +193,7 @@ def test_is_json_needs_the_content_type_too() -> None:
         ("text/html; Charset=ISO-8859-1", "é".encode("latin-1"), "é"),
         ('text/html; charset="latin-1" ; x=1', "é".encode("latin-1"), "é"),
         ("text/html", b"\xff", "\ufffd"),
-        ("text/html; charset=", b"a", "a"),
+        ("text/html; charset=", "é".encode(), "é"),
         *(
             (f"text/html; charset={name}", "é-".encode() + b"\xff", "é-\ufffd")
             for name in ("no-such-charset", "base64", "no\0charset", "idna", "undefined")
@@ -269,7 +278,7 @@ def test_everything_pickles() -> None:
     again = through_a_pickle(result)
     assert (again.index, again.key, again.attempts, again.ok) == (3, "k", 4, True)
     assert again.request.meta == {"row": 5}
-    assert again.request.content == b"body"
+    assert (again.request.content, again.request.proxy_authorization) == (b"body", None)
     assert [attempt.status_code for attempt in again.history] == [None, 302, 503, 200]
     assert isinstance(again.history[0].error, TruncatedBody)
     assert again.response.json() == [1]
@@ -299,6 +308,7 @@ def secretive_result(*replies: Any) -> Result[Any]:
             "Accept": "*/*",
         },
         proxy=f"http://joe:{SECRET}@proxy.test:3128",
+        proxy_authorization=f"Bearer {SECRET}",
     )
     return Stage().run(request, replies)
 
