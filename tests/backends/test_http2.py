@@ -17,7 +17,7 @@ from tests.lateness import fits
 from tests.polling import until
 from tests.server.control import together
 from tests.server.faults import stall
-from tests.server.h2_faults import FallSilent, Pause, go_away, good_answer, h2_context, speak_h2
+from tests.server.h2_faults import FallSilent, HangUp, Pause, go_away, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,8 +99,20 @@ def test_a_slow_response_delays_no_other(
     assert isinstance(results[0].error, exceptions.RequestTimeout)
     assert [result.value for result in results[1:]] == [b'{"id": %d}' % number for number in range(100)]
     assert max(result.elapsed for result in results[1:]) < 0.9 + lateness.slack()
+    until(lambda: h2_server.stats().in_flight == 0)  # the server is told
     assert session.request(h2_server.url("/id/7")) == {"id": 7}
     assert h2_server.stats().connections == 1, "the others' connection outlives a timeout"
+
+
+def test_calls_that_wait_longer_delay_neither_a_response_nor_a_timeout(
+    session: ParallelSession, h2_server: Server, lateness: Lateness
+) -> None:
+    hanging = h2_server.url("/hang")
+    urls = [*[hanging] * 5, *[hanging] * 5, h2_server.url("/id/1?delay=0.2")]
+    results = list(session.iter_results(urls, timeout=[*[2.0] * 5, *[0.4] * 5, None], ordered=True))
+    assert {type(result.error) for result in results[:10]} == {exceptions.RequestTimeout}
+    assert results[10].value == {"id": 1}
+    assert max(result.elapsed for result in results[5:]) < 1.5 + lateness.slack()
 
 
 def test_bodies_do_not_get_mixed_up(session: ParallelSession, h2_server: Server) -> None:
@@ -189,6 +201,23 @@ def test_an_empty_data_frame_does_not_end_a_body(session: ParallelSession, play:
 
     server = play([speak_h2(answer)])
     assert session.get(server.url("/"), return_type="content") == b"abcd"
+
+
+def test_a_connection_that_is_lost_cuts_all_its_calls(session: ParallelSession, play: Play) -> None:
+    def answer(protocol: H2Connection, stream: int, _path: str) -> None:
+        if stream == 1:
+            protocol.send_headers(stream, [(":status", "200")])
+            protocol.send_data(stream, b"begun")
+        elif stream == 5:
+            raise HangUp
+
+    server = play([speak_h2(answer)], _HEALTHY)
+    results = list(session.iter_results([server.url("/")] * 3, method="POST", data="x", timeout=30))
+    assert {type(result.error) for result in results} == {exceptions.TruncatedBody}, (
+        "it may have been received"
+    )
+    assert session.get([server.url("/")] * 3, return_type="content") == [b"ok"] * 3
+    assert server.connections == 2
 
 
 def test_early_hints_do_not_block_other_streams(session: ParallelSession, play: Play) -> None:

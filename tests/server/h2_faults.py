@@ -35,6 +35,10 @@ class FallSilent(Exception):
     """Raised by an Answer: what it has said is sent, and nothing more."""
 
 
+class HangUp(Exception):
+    """Raised by an Answer: what it has said is sent, and the connection is closed."""
+
+
 class Pause(Exception):
     """Raised by an Answer: what it has said is sent, and the rest once the event is set."""
 
@@ -75,6 +79,9 @@ def speak_h2(answer: Answer, *, has_data: threading.Event | None = None) -> Step
                     except FallSilent:
                         connection.send(protocol.data_to_send())
                         stall()(connection)
+                    except HangUp:
+                        connection.send(protocol.data_to_send())
+                        return
                     except Pause as pause:
                         connection.send(protocol.data_to_send())
                         connection.wait(pause.event)
