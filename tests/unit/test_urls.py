@@ -63,6 +63,10 @@ def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> 
 @pytest.mark.parametrize(
     ("url", "why"),
     [
+        (None, "a str, not None"),
+        (b"http://api.test/", "a str, not a bytes"),
+        ("", "it is empty"),
+        (" \n", "it is empty"),
         ("http://api.test/a\n", "strip\\(\\) it"),
         (" http://api.test/a", "strip\\(\\) it"),
         ("http://api.test/a b", "percent-encode it"),
@@ -75,9 +79,10 @@ def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> 
         ("http://api.test:1٣/", "its port"),
     ],
 )
-def test_what_is_wrong_is_told(url: str, why: str) -> None:
-    with pytest.raises(ValidationError, match=why):
+def test_what_is_wrong_is_told(url: object, why: str) -> None:
+    with pytest.raises(ValidationError, match=why) as caught:
         check_url(url)
+    assert caught.value.field_name == "url"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,7 @@ def test_what_is_wrong_is_told(url: str, why: str) -> None:
         ("http://@api.test/", "http://api.test/", None),
         ("http://:@api.test/", "http://api.test/", None),
         ("http://joe@api.test/a?b", "http://api.test/a?b", ("joe", "")),
+        ("http://:pw@api.test/", "http://api.test/", ("", "pw")),
         ("http://joe:p%40@api.test:81/", "http://api.test:81/", ("joe", "p@")),
         ("http://joe:a:b@api.test/", "http://api.test/", ("joe", "a:b")),
     ],
