@@ -12,7 +12,7 @@ import pytest
 from parallel_requests import exceptions
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.polling import until
-from tests.server.faults import read_request, stall
+from tests.server.faults import read_request, receive, stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +59,24 @@ def test_closing_from_another_thread_stops_within_a_second(
     assert len(outcome) == 20
     assert all(isinstance(result.error, exceptions.RunStoppedError) for result in outcome)
     assert len(server.requests) == 5
+
+
+def test_closing_ends_a_tls_handshake_that_hangs(
+    open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer], lateness: Lateness
+) -> None:
+    has_begun = threading.Event()
+    server = fault_server([receive(), lambda _connection: has_begun.set(), stall()])
+    session = open_session(verify_ssl=False)
+    outcome: list[Any] = []
+    urls = [f"https://127.0.0.1:{server.port}/"] * 3
+    caller = threading.Thread(target=lambda: outcome.extend(session.iter_results(urls, timeout=None)))
+    caller.start()
+    assert has_begun.wait(_PATIENCE)
+    began = time.monotonic()
+    session.close()
+    caller.join()
+    assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.slack()
+    assert [type(result.error) for result in outcome] == [exceptions.RunStoppedError] * 3
 
 
 def test_closing_ends_a_call_that_waits_for_its_retry(
