@@ -142,6 +142,7 @@ def test_a_line_that_is_no_request_fails_alone(server: Server, tmp_path: Path) -
     failed = tmp_path / "failed.jsonl"
     lines = [
         '{"url": "http://h/", "headers": {"Authorization": "hush"}',
+        '{"url": ' + "[" * 100_000,
         '{"uri": "http://h/"}',
         json.dumps({"url": server.url("/status-seq/line?seq=500,200"), "key": 1}),
         server.url("/id/1"),
@@ -149,14 +150,15 @@ def test_a_line_that_is_no_request_fails_alone(server: Server, tmp_path: Path) -
     arguments = ["--retries", "0", "--failed", str(failed), "--ordered"]
     done = run("fetch", "-", *arguments, stdin="\n".join(lines))
     assert done.returncode == SOME_FAILED
-    broken, misspelt, unavailable, fine = records(done.stdout)
+    broken, deep, misspelt, unavailable, fine = records(done.stdout)
     assert "is not JSON" in broken["error"]["message"]
+    assert "is not JSON" in deep["error"]["message"]
     assert "hush" not in done.stdout + done.stderr
     assert "uri" in misspelt["error"]["message"]
     assert (unavailable["key"], unavailable["status"]) == (1, 500)
     assert fine["value"] == {"id": 1}
-    assert failed.read_text().splitlines() == lines[:3]
-    again = run("fetch", "-", "--retries", "0", stdin=failed.read_text().splitlines()[2])
+    assert failed.read_text().splitlines() == lines[:4]
+    again = run("fetch", "-", "--retries", "0", stdin=failed.read_text().splitlines()[3])
     assert [record["key"] for record in records(again.stdout)] == [1]
     assert again.returncode == SUCCESS
 
@@ -209,6 +211,7 @@ def test_each_return_type_fits_into_a_line(server: Server) -> None:
     assert json.loads(base64.b64decode(value("content")))["name"] == "static"
     response = value("response")
     assert json.loads(response["text"])["name"] == "static"
+    assert response["url"] == server.url("/static")
     assert response["headers"]["content-type"] == "application/json"
     assert (response["http_version"], response["reason"]) == ("HTTP/1.1", "OK")
 

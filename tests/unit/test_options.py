@@ -146,6 +146,7 @@ def test_right_values_are_kept_as_given(name: str, value: Any) -> None:
 
 def test_http3_needs_http2_to_fall_back_to() -> None:
     assert Settings.of({"http3": True, "http2": True}, "x").http3
+    assert Settings.of({"http2": False}, "x").http2 is False
     with pytest.raises(ConfigurationError, match="http2") as caught:
         Settings.of({"http3": True, "http2": False}, "x")
     assert caught.value.config_key == "http3"
@@ -174,11 +175,11 @@ def test_executor_takes_threads_and_parse_processes_a_process_pool() -> None:
 )
 def test_a_misspelt_option_is_a_type_error_that_names_the_closest(misspelt: str, closest: str) -> None:
     options: Any = {misspelt: 1}
-    with pytest.raises(TypeError, match=rf"ParallelSession\(\).*{misspelt!r}.*{closest!r}"):
+    with pytest.raises(TypeError, match=rf"ParallelSession\(\).*{misspelt!r}.*{closest!r}\?$"):
         ParallelSession(**options)
-    with pytest.raises(TypeError, match=rf"parallel_requests\(\).*{misspelt!r}.*{closest!r}"):
+    with pytest.raises(TypeError, match=rf"parallel_requests\(\).*{misspelt!r}.*{closest!r}\?$"):
         parallel_requests([], **options)
-    with pytest.raises(TypeError, match=rf"iter_results\(\).*{misspelt!r}.*{closest!r}"):
+    with pytest.raises(TypeError, match=rf"iter_results\(\).*{misspelt!r}.*{closest!r}\?$"):
         iter_results([], **options)
 
 
@@ -251,6 +252,7 @@ def test_headers_and_cookies_of_a_call_are_merged_into_those_of_the_session() ->
     per_url = session.override({"headers": [{"B": "3"}, None]}, "request")
     assert per_url.headers == [{"A": "1", "B": "3"}, {"A": "1", "B": "1"}]
     assert session.override({"headers": None}, "request").headers is None
+    assert Settings().override({"headers": {"B": "2"}}, "request").headers == {"B": "2"}
 
 
 def test_the_policy_that_options_come_to() -> None:
@@ -258,6 +260,7 @@ def test_the_policy_that_options_come_to() -> None:
     own = RetryPolicy(max_retries=9, backoff_factor=0.5)
     combined = Settings(retry=own, retry_on=ValueError, dont_retry_on=KeyError).retry_policy
     assert combined == dataclasses.replace(own, retry_on=ValueError, dont_retry_on=KeyError)
+    assert Settings(retry=combined).retry_policy == combined
 
 
 def test_the_types_resolve() -> None:
@@ -281,3 +284,7 @@ def test_a_calls_max_retries_overrides_the_sessions_policy() -> None:
     session = Settings(retry=RetryPolicy(max_retries=5, backoff_factor=0.1))
     call = session.override({"max_retries": 1}, "request")
     assert call.retry_policy == RetryPolicy(max_retries=1, backoff_factor=0.1)
+    assert session.override({"timeout": 1}, "request").retry_policy == session.retry_policy
+    own = RetryPolicy(max_retries=9)
+    assert session.override({"retry": own, "max_retries": 1}, "request").retry_policy == own
+    assert Settings().override({"max_retries": 1}, "request").retry_policy == RetryPolicy(max_retries=1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from parallel_requests.backends.tls import ssl_context
+from parallel_requests.exceptions import TLSError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +50,16 @@ def test_certifi_is_trusted_if_the_system_has_no_cas(system: Path, has_folder: b
     if has_folder:
         (system / "certs").mkdir()
     assert trusted(ssl_context(True)) > 50
+
+
+def test_without_certifi_openssl_looks_for_cas(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "certifi", None)
+    trusted(ssl_context(True))
+
+
+def test_a_file_that_has_gone_is_a_tls_error(tmp_path: Path) -> None:
+    with pytest.raises(TLSError, match=r"gone\.pem cannot be read"):
+        ssl_context(str(tmp_path / "gone.pem"))
 
 
 def test_certificates_are_not_checked_if_switched_off() -> None:
