@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -267,20 +269,29 @@ def test_a_target_that_the_proxy_does_not_reach(
     assert result.attempts == running.connections == 2, "it cannot have been received"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_a_missing_proxy_is_never_bypassed(
-    session: ParallelSession, server: Server, tls_server: Server
+    session: ParallelSession, server: Server, tls_server: Server, host: str
 ) -> None:
     with refusing_port() as port:
         results = list(
             session.iter_results(
                 [server.url("/get"), tls_server.url("/get")],
-                proxy=f"socks5h://127.0.0.1:{port}",
+                proxy=f"socks5h://{host}:{port}",
                 verify_ssl=str(tls_server.ca_file),
             )
         )
     for result in results:
         assert isinstance(cause_of(result.error), exceptions.ProxyError), result.error
     assert server.stats().requests == tls_server.stats().requests == 0, "never a silent direct connection"
+
+
+def test_a_proxy_that_names_no_port_is_at_port_1080(session: ParallelSession) -> None:
+    address = f"127.80.{os.getpid() // 256 % 256}.{os.getpid() % 256}"  # nobody else's
+    with socket.create_server((address, 1080)) as listener:
+        list(session.iter_results(["http://target.test/"], proxy=f"socks5h://{address}", timeout=0.5))
+        listener.settimeout(1)
+        listener.accept()[0].close()
 
 
 def test_a_proxy_whose_name_cannot_be_resolved(session: ParallelSession) -> None:
