@@ -16,7 +16,7 @@ from parallel_requests.gates.backoff import RetryPolicy
 from tests.lateness import fits
 from tests.polling import until
 from tests.server.control import together
-from tests.server.faults import stall
+from tests.server.faults import read_request, response, send, stall
 from tests.server.h2_faults import FallSilent, HangUp, Pause, go_away, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
@@ -129,6 +129,10 @@ def test_bodies_do_not_get_mixed_up(session: ParallelSession, h2_server: Server)
     assert h2_server.stats().mismatched_ids == 0
 
 
+def test_content_codings_are_decoded(session: ParallelSession, h2_server: Server) -> None:
+    assert session.get(h2_server.url("/gzip"))["gzipped"] is True
+
+
 def test_closing_stops_within_a_second(
     open_session: OpenSession, h2_server: Server, lateness: Lateness
 ) -> None:
@@ -189,6 +193,19 @@ def test_a_reset_stream_is_truncated(open_session: OpenSession, play: Play, code
     assert isinstance(posted.error, exceptions.TruncatedBody)
     assert sum(request.method == "POST" for request in server.requests) == 1
     assert server.connections == 2, "one a session: the others on it do not suffer"
+
+
+def test_a_server_that_wants_http11_after_all(backend: str, session: ParallelSession, play: Play) -> None:
+    def refuse(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.reset_stream(stream, ErrorCodes.HTTP_1_1_REQUIRED)
+
+    server = play([speak_h2(refuse)], [read_request(), send(response(b"ok"))])
+    [result] = session.iter_results([server.url("/")], return_type="content")
+    if backend == "curl":
+        assert result.unwrap() == b"ok"
+    else:
+        assert isinstance(result.error, exceptions.ProtocolError)
+        assert "it wants HTTP/1.1" in str(result.error)
 
 
 def test_an_empty_data_frame_does_not_end_a_body(session: ParallelSession, play: Play) -> None:
