@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _POLL_INTERVAL = 0.05
 """Seconds between two checks, by a thread that waits, of whether its own attempt was cut."""
 
+_LOST = "the shared connection was lost"
+
 
 class _Stream:
     """One stream, and the protocol object of the connection it was opened on.
@@ -116,17 +118,17 @@ class SharedConnection:
         Raises:
             ConnectionResetError: The connection was lost.
             NotServed: The server goes away, and leaves this stream out.
-            ProtocolError: It has ended; reading would wait until the server closes its socket.
+            ProtocolError: It has ended for a reason; reading would wait until the server closes its socket.
         """
         if self.lost(stream):
-            raise ConnectionResetError("the shared connection was lost")
+            raise ConnectionResetError(_LOST)
         if self._is_left_out(stream):
             raise NotServed("the server goes away")
         if not self._has_event(stream) and self._is_terminated():
             reason = self._protocol._events.reason  # noqa: SLF001
             self._protocol = None  # as the library does: there is nobody to say goodbye to
             self.close()  # type: ignore[attr-defined]
-            raise ProtocolError(reason)
+            raise ConnectionResetError(_LOST) if reason is None else ProtocolError(reason)
 
     def capacity(self) -> int:
         """Return how many attempts it can carry at once."""
@@ -289,7 +291,7 @@ class StreamedResponse:
                 connection.timeout = read_timeout
                 self._raw = connection.getresponse(promise=promise, police_officer=self._police)
         except queue.Empty as error:
-            raise ConnectionResetError("the shared connection was lost") from error
+            raise ConnectionResetError(_LOST) from error
         except BaseException as error:
             self._cancel(promise)
             if isinstance(error, MustDowngradeError):
@@ -319,7 +321,7 @@ class StreamedResponse:
                 if data:
                     return data
         except queue.Empty as error:
-            raise ConnectionResetError("the shared connection was lost") from error
+            raise ConnectionResetError(_LOST) from error
         return b""
 
     def close(self) -> None:
