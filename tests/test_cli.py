@@ -24,7 +24,7 @@ from parallel_requests.backends.base import BACKEND_NAMES, Capabilities, backend
 from parallel_requests.cli import main
 from tests.polling import until
 from tests.server.control import together
-from tests.server.faults import read_request, response, send, wait
+from tests.server.faults import read_request, refusing_port, response, send, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,6 +304,24 @@ def test_a_rate_limit_of_one_host_spreads_its_calls(server: Server) -> None:
     assert arrivals[-1] - arrivals[0] > 0.3
 
 
+def test_limits_are_taken_as_numbers(server: Server) -> None:
+    per_host = ["--concurrency-per-host", "2", "--rate-limit-per-host", "50", "--rate-limit-burst", "3"]
+    given = [*per_host, "--max-redirects", "0", "--max-response-size", "2", "--retries", "0", "--ordered"]
+    urls = [server.url("/bytes/2"), server.url("/bytes/3"), server.url("/redirect/1")]
+    fits, too_large, redirected = records(run("fetch", "--return-type", "content", *given, *urls).stdout)
+    assert len(base64.b64decode(fits["value"])) == 2
+    assert too_large["error"]["type"] == "BodyTooLarge"
+    assert redirected["error"]["type"] == "RedirectError"
+
+
+def test_a_proxy_can_be_named(server: Server) -> None:
+    with refusing_port() as port:
+        proxy = f"http://127.0.0.1:{port}"
+        (record,) = records(run("fetch", "--proxy", proxy, "--retries", "0", server.url("/id/1")).stdout)
+    assert record["error"]["type"] == "ProxyError"
+    assert server.stats().requests == 0
+
+
 def test_timeout_and_deadline_end_what_takes_longer(server: Server) -> None:
     (record,) = records(run("fetch", "--timeout", "0.2", "--retries", "0", server.url("/delay/20")).stdout)
     assert "RequestTimeout" in record["error"]["type"]
@@ -354,6 +372,8 @@ def test_a_warning_is_one_line(server: Server) -> None:
         (["fetch", "--rate-limit", "host=fast", "http://h/"], "--rate-limit: must be RATE"),
         (["fetch", "--header", "no-colon", "http://h/"], "--header: must be 'Name: value'"),
         (["fetch", "--json", "{", "http://h/"], "--json: must be JSON"),
+        (["fetch", "--return-type", "stream", "http://h/"], "invalid choice"),
+        (["download", "--existing", "ask", "http://h/"], "invalid choice"),
         (["fetch", "--json", "{}", "--data", "x", "http://h/"], "not allowed with"),
         (["fetch", "--no-such-option", "http://h/"], "unrecognized arguments"),
         (["fitch"], "invalid choice"),
