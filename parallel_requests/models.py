@@ -79,7 +79,7 @@ class Headers(_CopiedWhole, Mapping[str, str]):
 
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] | bytes = ()) -> None:
         """Store names and values, or the raw header block of one response."""
-        self._block = self._lower = b""
+        self._block = b""
         self._fields: dict[str, list[str]] | None = None
         self.is_framing_plain = False
         if isinstance(fields, bytes):

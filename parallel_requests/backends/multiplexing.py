@@ -76,7 +76,6 @@ class SharedConnection:
         Raises:
             TimeoutError: The attempt was cut by the watchdog.
         """
-        stream.has_news = False
         self._waiting[stream] = None
         wire.uses(stream.wake.set)
         try:
@@ -132,8 +131,8 @@ class SharedConnection:
 
     def capacity(self) -> int:
         """Return how many attempts it can carry at once."""
-        is_multiplexed: bool = self.is_multiplexed  # type: ignore[attr-defined]
-        return max(1, self._protocol.max_stream_count) if is_multiplexed else 1
+        streams: int = self._protocol.max_stream_count  # 1 with HTTP/1.1
+        return max(1, streams)
 
     def reset_stream(self, promise: Any) -> None:
         """Cancel a stream whose response has not begun; the connection must be borrowed."""
