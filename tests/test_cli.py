@@ -259,6 +259,17 @@ def test_method_headers_and_body_reach_the_server(server: Server) -> None:
     assert (answer["method"], answer["data"]) == ("PUT", "some text")
 
 
+def test_a_body_is_sent_by_post_unless_a_method_is_given(server: Server) -> None:
+    (answer,) = values(run("fetch", "--json", "[1, 2]", server.url("/anything")).stdout)
+    assert (answer["method"], answer["json"]) == ("POST", [1, 2])
+    lines = [{"url": server.url("/anything"), "data": "x"}, {"url": server.url("/anything"), "json": {}}]
+    text = "\n".join(map(json.dumps, lines))
+    assert [value["method"] for value in values(run("fetch", "-", stdin=text).stdout)] == ["POST"] * 2
+    assert [value["method"] for value in values(run("fetch", "-X", "PUT", "-", stdin=text).stdout)] == [
+        "PUT"
+    ] * 2
+
+
 def test_cookies_given_one_by_one_are_one_header(server: Server) -> None:
     given = ["--header", "Cookie: a=1", "--header", "cookie: b=2"]
     [record] = records(run("fetch", *given, server.url("/cookies")).stdout)
