@@ -185,6 +185,8 @@ class Batch:
         """Yield the new Results whose turn it is, and let the engine use the room that they leave.
 
         Raises:
+            RunStoppedError: This is a child of the process that runs the batch.
+            ConfigurationError: This is one of the engine's own threads, which would wait for itself.
             Exception: The input raised, and this was the last of the Results.
         """
         self._collect_results()
@@ -196,6 +198,7 @@ class Batch:
                 yield result
             finally:  # no Ctrl-C can come between `try` and `yield`, so what is removed was handed over
                 arrived.popleft()
+            self._engine.threads.check_caller()  # it may be another one by now
         self._engine.wake()
         if self.is_over and self.run.input_error is not None:
             raise self.run.input_error

@@ -286,3 +286,29 @@ with ParallelSession(backend=backend) as session:
 
 def test_a_forked_child_that_is_interrupted_has_no_results(backend: str, server: Server) -> None:
     run_script(FORK_IN_THE_INPUT, backend, server.url("/id/1"))
+
+
+FORK_IN_THE_LOOP = """
+import os, signal, sys, warnings
+from parallel_requests import ParallelSession, RunStoppedError
+warnings.simplefilter("ignore", DeprecationWarning)
+backend, url = sys.argv[1:]
+with ParallelSession(backend=backend) as session:
+    results = session.iter_results(url for _ in range(100))
+    assert next(results).ok
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        try:
+            next(results)
+        except RunStoppedError:
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+    assert [result.value for result in results] == [{"id": 1}] * 99
+"""
+
+
+def test_a_forked_child_cannot_go_on_with_a_loop_of_its_parents(backend: str, server: Server) -> None:
+    run_script(FORK_IN_THE_LOOP, backend, server.url("/id/1"))
