@@ -58,9 +58,9 @@ class _Fixes:
         return bool(super().is_saturated) and not self._has_surplus()  # type: ignore[misc]
 
     def _has_surplus(self) -> bool:
-        """Whether it is idle, and has received more than the responses to its requests."""
+        """Whether it is idle, but has received more than the responses to its requests, or has failed."""
         protocol = self._protocol  # another thread may reset it meanwhile
-        return self.is_idle and bool(_unread(protocol) or _is_ahead(protocol))
+        return self.is_idle and bool(_unread(protocol) or _is_spoilt(protocol))
 
     def _upgrade(self) -> None:
         """Ignore ``Alt-Svc``, by which a response could lead later calls to another port of the host."""
@@ -159,11 +159,12 @@ def _is_not_http(machine: Any) -> bool:
     return not b"HTTP/".startswith(_unread(machine)[:5])
 
 
-def _is_ahead(machine: Any) -> bool:
-    """Whether a state machine of HTTP/1.1 has received (part of) a response before any request was sent."""
+def _is_spoilt(machine: Any) -> bool:
+    """Whether a state machine of HTTP/1.1 has failed, or has received a response that nobody requested."""
     connection = getattr(machine, "_connection", None)
-    ours: Any = getattr(connection, "our_state", None)  # that of HTTP/2 has neither
-    return ours is not getattr(connection, "their_state", None) and ours.__name__ == "IDLE"
+    ours = getattr(connection, "our_state", None)  # that of HTTP/2 has neither
+    name = getattr(ours, "__name__", "")
+    return name == "ERROR" or (name == "IDLE" and ours is not getattr(connection, "their_state", None))
 
 
 def _unread(machine: Any) -> bytes:
