@@ -204,16 +204,15 @@ def test_row_5_bytes_after_a_response_are_not_read_as_the_next_one(
     assert session.get(server.url(), return_type="content") == b"fine"
 
 
-def test_row_5_a_connection_with_unread_bytes_is_not_waited_for_if_no_other_can_be_opened(
+def test_row_5_nor_are_they_if_the_response_itself_was_not_read_to_its_end(
     open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
 ) -> None:
-    server = fault_server([read_request(), send(TOO_MUCH["an answer behind a body"]), stall()])
+    healthy = repeat(read_request(), send(response(b"fine")))
+    server = fault_server([read_request(), send(TOO_MUCH["an answer behind a body"]), healthy], [healthy])
     session = open_session(retry=NEVER_AGAIN, concurrency=1)
-    list(session.iter_results([server.url()]))
-    server.close()
-    for _ in range(2):
-        with pytest.raises(exceptions.ConnectError):
-            session.get(server.url())
+    with pytest.raises(exceptions.BodyTooLarge):
+        session.get(server.url(), max_response_size=1)
+    assert session.get(server.url(), return_type="content") == b"fine"
 
 
 def test_row_5_data_on_an_idle_connection_is_not_taken_for_the_next_response(
