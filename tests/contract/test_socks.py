@@ -7,6 +7,7 @@ import pickle
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -288,10 +289,17 @@ def test_a_missing_proxy_is_never_bypassed(
 
 def test_a_proxy_that_names_no_port_is_at_port_1080(session: ParallelSession) -> None:
     address = f"127.80.{os.getpid() // 256 % 256}.{os.getpid() % 256}"  # nobody else's
-    with socket.create_server((address, 1080)) as listener:
-        list(session.iter_results(["http://target.test/"], proxy=f"socks5h://{address}", timeout=0.5))
-        listener.settimeout(1)
-        listener.accept()[0].close()
+    with socket.create_server((address, 1080)) as listener, ThreadPoolExecutor(1) as proxies:
+        listener.settimeout(20)
+
+        def hang_up() -> None:
+            visitor, _ = listener.accept()
+            visitor.close()
+
+        visited = proxies.submit(hang_up)
+        with pytest.raises(exceptions.ProxyError):
+            session.get("http://target.test/", proxy=f"socks5h://{address}", max_retries=0)
+        visited.result()
 
 
 def test_a_proxy_whose_name_cannot_be_resolved(session: ParallelSession) -> None:
