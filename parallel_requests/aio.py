@@ -43,12 +43,18 @@ if TYPE_CHECKING:
     from parallel_requests.stats import RunStats
 
 # Decorators that give each coroutine below a type for every combination of arguments.
-_request_verb: Callable[[Callable[..., Any]], AsyncRequestVerb] = documents_options(session=False)
-_iter_verb: Callable[[Callable[..., Any]], AsyncIterVerb] = documents_options(session=False)
-_download_verb: Callable[[Callable[..., Any]], AsyncDownloadVerb] = documents_options(
-    session=False, without=NOT_FOR_DOWNLOADS
+_request_verb: Callable[[Callable[..., Any]], AsyncRequestVerb] = documents_options(
+    session=False, args_of=ParallelSession.request
 )
-_one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_options(session=True)
+_iter_verb: Callable[[Callable[..., Any]], AsyncIterVerb] = documents_options(
+    session=False, args_of=ParallelSession.iter_results
+)
+_download_verb: Callable[[Callable[..., Any]], AsyncDownloadVerb] = documents_options(
+    session=False, without=NOT_FOR_DOWNLOADS, args_of=ParallelSession.download
+)
+_one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_options(
+    session=True, args_of=ParallelSession.request
+)
 
 _STOP_PATIENCE = 1.0
 """Seconds a cancelled download waits for its thread, which may be blocked in the caller's input."""
@@ -202,7 +208,13 @@ class ParallelRequests:
         return_none_on_failure: bool = False,
         **options: Unpack[RequestOptions],
     ) -> Any:
-        """Do what `ParallelSession.request` does; cancelling it stops the work."""
+        """Do what `ParallelSession.request` does; the input may also be an async generator.
+
+        Raises:
+            asyncio.CancelledError: It was cancelled, and the work stopped; what had finished is in
+                ``last_run.results``.
+            Exception: What `ParallelSession.request` raises.
+        """
         call = Call(
             is_single=isinstance(urls, str),
             keys=keys,
@@ -238,7 +250,11 @@ class ParallelRequests:
         ordered: bool = False,
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[Result[Any]]:
-        """Do what `ParallelSession.iter_results` does; the input may also be an async generator."""
+        """Do what `ParallelSession.iter_results` does; the input may also be an async generator.
+
+        Raises:
+            Exception: What `ParallelSession.iter_results` raises, once the loop begins.
+        """
         call = Call(
             verb="iter_results",
             keys=keys,
@@ -268,7 +284,14 @@ class ParallelRequests:
         return_none_on_failure: bool = False,
         **options: Unpack[RequestOptions],
     ) -> Any:
-        """Do what `ParallelSession.download` does, on a thread; cancelling it stops the work."""
+        """Do what `ParallelSession.download` does, on a thread.
+
+        Raises:
+            asyncio.CancelledError: It was cancelled, and the work stopped; what had finished is in
+                ``last_run.results``, unless the input blocks.
+            ResourceExhausted: The thread cannot be started.
+            Exception: What `ParallelSession.download` raises.
+        """
         call = Call(
             verb="download",
             is_single=isinstance(urls, str),
@@ -300,7 +323,16 @@ class ParallelRequests:
             raise
 
     async def retry_failed(self, error: PartialFailureError) -> Any:
-        """Do what `ParallelSession.retry_failed` does."""
+        """Do what `ParallelSession.retry_failed` does.
+
+        Args:
+            error: What the batch raised.
+
+        Raises:
+            asyncio.CancelledError: It was cancelled, and the work stopped; what had finished is in
+                ``last_run.results``.
+            Exception: What `ParallelSession.retry_failed` raises.
+        """
         batch = self._runtime.plan_retry(error)
         async with _Running(self._runtime, batch) as listener:
             await listener.wait(batch.run.is_done)
@@ -376,7 +408,13 @@ async def parallel_requests_async(
     return_none_on_failure: bool = False,
     **options: Unpack[Options],
 ) -> Any:
-    """Do what `parallel_requests.parallel_requests` does, without blocking the event loop."""
+    """Do what `parallel_requests.parallel_requests` does, without blocking the event loop.
+
+    The input may also be an async generator. Cancelling it stops the work.
+
+    Raises:
+        Exception: What `parallel_requests.parallel_requests` raises.
+    """
     reject_unknown(options, "parallel_requests_async", beside=VERB_ARGUMENTS["request"])
     of_session, of_call = split_options(options)
     async with ParallelRequests(**of_session) as client:

@@ -449,12 +449,15 @@ _INHERITED = _Inherited()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def documents_options(*, session: bool, without: Collection[str] = ()) -> Callable[[F], F]:
+def documents_options(
+    *, session: bool, without: Collection[str] = (), args_of: Callable[..., Any] | None = None
+) -> Callable[[F], F]:
     """List every option in the signature and the docstring of a function that takes ``**options``.
 
     Args:
         session: Whether to include the options of the session, or only those of a call.
         without: Options to leave out.
+        args_of: A function with the same arguments, whose description of them is repeated.
     """
 
     def decorate(function: F) -> F:
@@ -473,7 +476,17 @@ def documents_options(*, session: bool, without: Collection[str] = ()) -> Callab
         ]
         function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
         lines = [f"    {name}: {_FIELDS[name].metadata['doc']}" for name in names]
-        function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+        sections = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        if args_of is not None and function.__doc__ is not None:  # python -OO drops docstrings
+            raises = next(number for number, text in enumerate(sections) if text.startswith("Raises:"))
+            sections.insert(raises, _args_section(args_of))
+        sections.append("\n".join(["Options:", *lines]))
+        function.__doc__ = "\n\n".join(sections)
         return function
 
     return decorate
+
+
+def _args_section(function: Callable[..., Any]) -> str:
+    sections = (function.__doc__ or "").split("\n\n")
+    return next(text for text in sections if text.startswith("Args:"))

@@ -33,11 +33,10 @@ MODULES = sorted(
 )
 
 
-def python(program: str) -> str:
+def python(program: str, *flags: str) -> str:
     """Run a program in an interpreter of its own, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50
-    )
+    command = [sys.executable, *flags, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -52,6 +51,10 @@ def python(program: str) -> str:
 def test_importing_loads_no_http_library_and_nothing_slow(statement: str) -> None:
     brought = set(python(f"{statement}; import sys; print(*sys.modules)").split())
     assert not brought & (HTTP_LIBRARIES | SLOW_PACKAGES)
+
+
+def test_everything_can_be_imported_without_docstrings() -> None:
+    python("from parallel_requests import *", "-OO")
 
 
 def test_importing_costs_little() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from parallel_requests import (
     ConfigurationError,
+    ParallelRequests,
     ParallelSession,
     RetryPolicy,
     iter_results,
@@ -220,6 +221,15 @@ def test_signature_and_help_show_every_option(function: Any) -> None:
         assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
         if function is not ParallelSession:
             assert f"{field.name}: {field.metadata['doc']}" in (function.__doc__ or "")
+
+
+@pytest.mark.parametrize("verb", ["request", "iter_results", "download"])
+def test_the_help_of_a_coroutine_describes_its_arguments(verb: str) -> None:
+    text = inspect.getdoc(getattr(ParallelRequests, verb)) or ""
+    titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == ["Args:", "Raises:", "Options:"]
+    for name in inspect.signature(getattr(ParallelRequests, verb)).parameters:
+        assert name == "self" or f"\n    {name}: " in text
 
 
 def test_defaults_of_the_design() -> None:
