@@ -117,7 +117,10 @@ def check_outcome(case: FaultCase, result: Result[Any], backend: str) -> None:
 
 def check_attempts(case: FaultCase, result: Result[Any], sent: int) -> None:
     """As many as promised, and nothing else was sent."""
-    assert sent in {0, result.attempts}, "0 if the server did not read it"
+    if case.error == "RequestTimeout":
+        assert sent <= result.attempts, "fewer if one timed out before a busy server had read it"
+    else:
+        assert sent in {0, result.attempts}, "0 if the server did not read it"
     if case.retried:
         assert result.attempts == 2
     elif case.row not in _MORE_THAN_ONE_ATTEMPT:
