@@ -1,8 +1,10 @@
-"""Content codings (RFC 9110, 8.4): gzip and deflate; br and zstd if their packages are installed."""
+"""Content codings (RFC 9110, 8.4): gzip and deflate; br and zstd where there is a decoder for them."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import sys
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from parallel_requests.models import Headers
 
 _STEP = 1 << 20
-"""Bytes that gzip, deflate and br yield at a time, at most."""
+"""Bytes that a decoder yields at a time, at most."""
+_ZSTD_WINDOW_LOG = 23
+"""The largest window that browsers take, too: 8 MiB (RFC 9659)."""
 _MOST_CODINGS = 5
 """Nested content codings that are undone at most."""
 
@@ -61,12 +65,21 @@ class _Zlib:
 
 
 class _Brotli:
-    """br (RFC 7932)."""
+    """br (RFC 7932), decoded by the package ``brotli``."""
 
     def __init__(self) -> None:
         import brotli  # type: ignore[import-untyped]
 
         self._engine = brotli.Decompressor()
+
+    @staticmethod
+    def is_available() -> bool:
+        """Whether it is installed, and can limit its output, which versions before 1.2 cannot."""
+        try:
+            import brotli
+        except ImportError:
+            return False
+        return hasattr(brotli.Decompressor, "can_accept_more_data")
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         yield self._engine.process(data, output_buffer_limit=_STEP)
@@ -78,26 +91,33 @@ class _Brotli:
 
 
 class _Zstd:
-    """zstd (RFC 8878)."""
+    """zstd (RFC 8878, frames one after another), decoded by the standard library of 3.14, or its backport."""
 
     def __init__(self) -> None:
-        import zstandard
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
 
-        self._new = zstandard.ZstdDecompressor(max_window_size=1 << 23).decompressobj
+        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+        self._new = functools.partial(zstd.ZstdDecompressor, options=options)
         self._engine = self._new()
 
+    @staticmethod
+    def is_available() -> bool:
+        """Whether it is installed; Python itself may have been built without it."""
+        modules = ["_zstd"] if sys.version_info >= (3, 14) else ["backports", "backports.zstd"]
+        return all(importlib.util.find_spec(module) is not None for module in modules)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
-        # This library cannot limit its output, so its input is limited: 128 bytes become 4 MiB at most.
-        position = 0
-        while position < len(data):
+        while data or not (self._engine.eof or self._engine.needs_input):
             if self._engine.eof:
                 self._engine = self._new()
-            part = data[position : position + 128]
-            yield self._engine.decompress(part)
-            position += len(part) - len(self._engine.unused_data)
+            yield self._engine.decompress(data, _STEP)
+            data = self._engine.unused_data if self._engine.eof else b""
 
     def is_complete(self) -> bool:
-        return bool(self._engine.eof)
+        return self._engine.eof
 
 
 _DECODERS: dict[str, Callable[[], Decoder]] = {
@@ -105,9 +125,9 @@ _DECODERS: dict[str, Callable[[], Decoder]] = {
     "x-gzip": lambda: _Zlib(31),
     "deflate": lambda: _Zlib(zlib.MAX_WBITS),
 }
-if importlib.util.find_spec("brotli") is not None:
+if _Brotli.is_available():
     _DECODERS["br"] = _Brotli
-if importlib.util.find_spec("zstandard") is not None:
+if _Zstd.is_available():
     _DECODERS["zstd"] = _Zstd
 
 ACCEPT_ENCODING = ", ".join(coding for coding in _DECODERS if coding != "x-gzip")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import brotli  # type: ignore[import-untyped]
-import zstandard
 
 from tests.server.content import content
 from tests.server.faults import (
@@ -32,6 +31,7 @@ from tests.server.faults import (
     trickle,
 )
 from tests.server.scenarios import gzip_of_zeros
+from tests.server.zstd import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -164,7 +164,7 @@ def _truncated_codings() -> list[FaultCase]:
         "gzip": gzip.compress(plain, mtime=0),
         "deflate": zlib.compress(plain),
         "br": brotli.compress(plain),
-        "zstd": zstandard.compress(plain),
+        "zstd": zstd.compress(plain),
     }
     return [
         FaultCase(

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import brotli  # type: ignore[import-untyped]
-import zstandard
 
 from tests.server.content import content
 from tests.server.routing import Answer, Call, Router, json_answer, text_answer
+from tests.server.zstd import zstd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -208,7 +208,7 @@ def brotlied(call: Call) -> Answer:
 
 @routes.route("zstd")
 def zstandarded(call: Call) -> Answer:
-    return _encoded(zstandard.compress(_told_with(call, "zstd")), "zstd")
+    return _encoded(zstd.compress(_told_with(call, "zstd")), "zstd")
 
 
 def _redirect(location: str, status: int = 302, extra: tuple[tuple[str, str], ...] = ()) -> Answer:
