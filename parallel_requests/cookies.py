@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
+
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,7 +35,7 @@ class CookieStore:
     def __init__(self) -> None:
         self.is_empty = True
         self._jars: OrderedDict[str, CookieJar] = OrderedDict()  # by site, the one used last at the end
-        self._lock = threading.Lock()  # guards _jars and is_empty
+        self._lock = Lock()  # guards _jars and is_empty
 
     def header_for(self, url: str, own: str | None) -> str | None:
         """Return the Cookie header for a URL.

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
@@ -24,6 +23,7 @@ from parallel_requests.exceptions import (
 )
 from parallel_requests.exchange import stop_error
 from parallel_requests.filenames import name_from_headers, name_from_url, numbered
+from parallel_requests.locks import Lock
 from parallel_requests.logs import warn
 from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile, sha256_of
@@ -97,7 +97,7 @@ class Downloads:
         self.progress: Progress | None = None
         self._parts: dict[int, PartFile] = {}
         self._asked: Counter[str] = Counter()
-        self._lock = threading.Lock()  # guards _taken
+        self._lock = Lock()  # guards _taken
         self._taken: set[str] = set()
 
     @property

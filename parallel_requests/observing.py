@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from parallel_requests.exceptions import ConfigurationError, ParallelRequestsError
+from parallel_requests.locks import Lock
 from parallel_requests.redaction import redact, text_of
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ class Progress:
         """
         self._bar = _new_bar(total, unit) if progress is True else None
         self._callback = None if progress is True else in_context(progress)
-        # One call at a time. Reentrant, as the garbage collector may close the batch's iterator meanwhile.
-        self._lock = threading.RLock()
+        self._lock = Lock()  # one call at a time
         self._completed = 0
         self._total = total or 0
 

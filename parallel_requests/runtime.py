@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from parallel_requests.exceptions import (
     ValidationError,
 )
 from parallel_requests.header_fields import check_cookies
+from parallel_requests.locks import Lock
 from parallel_requests.logs import set_level
 from parallel_requests.models import Request, Result, ReturnType
 from parallel_requests.observing import Observer, Progress
@@ -75,7 +75,7 @@ class Runtime:
         self.backend = new_backend(settings)
         self._engine = new_engine(self.backend, settings)
         self._parsers = Parsers(on_own_thread=self.backend.engine != "threads")
-        self._lock = threading.Lock()  # guards is_closed and _own_cookies
+        self._lock = Lock()  # guards is_closed and _own_cookies
         self.is_closed = False
         shutdown.close_at_exit(self)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ class Turns(Generic[T]):
             handle: Called with each item.
         """
         self._handle = handle
-        self._lock = threading.Lock()  # guards all below
+        self._lock = Lock()  # guards all below
         self._due: deque[T] = deque()
         self._is_handling = False
 

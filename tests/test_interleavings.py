@@ -535,7 +535,9 @@ class Interrupts:
     the modules that Results pass through.
     """
 
-    MODULES = frozenset({"batch.py", "collecting.py", "notifier.py", "run.py", "runtime.py", "session.py"})
+    MODULES = frozenset(
+        {"batch.py", "collecting.py", "locks.py", "notifier.py", "run.py", "runtime.py", "session.py"}
+    )
 
     def __init__(self, count: int) -> None:
         self._left = count

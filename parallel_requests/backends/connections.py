@@ -12,6 +12,7 @@ from parallel_requests.backends.reading import FinalResponse
 from parallel_requests.backends.sockets import PlainSocket, WatchedSocket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
 from parallel_requests.backends.urllib3_future import with_fixes
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._local = threading.local()  # not of a subclass, whose attributes take twice the time
-        self._lock = threading.Lock()  # guards connections_opened
+        self._lock = Lock()  # guards connections_opened
         self.connections_opened = 0
 
     def begin(self, send: Send) -> None:

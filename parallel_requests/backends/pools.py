@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -12,6 +11,7 @@ from parallel_requests.backends.base import split_proxy
 from parallel_requests.backends.connections import watched
 from parallel_requests.backends.socks_proxies import SocksProxy
 from parallel_requests.backends.tls import ssl_context
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Pools:
         self._managers: dict[tuple[bool | str | None, str | None, str | None], Any] = {}
         # Weak: what urllib3 drops, to make room for another host, is closed with the last reference to it.
         self._direct: WeakValueDictionary[tuple[str, bool | str], Any] = WeakValueDictionary()
-        self._lock = threading.Lock()  # guards _managers
+        self._lock = Lock()  # guards _managers
         if hasattr(library, "HttpVersion"):
             # urllib3-future would speak HTTP/2 unasked, and start a thread for each host.
             versions = library.HttpVersion

@@ -21,6 +21,7 @@ from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ class CurlMultiEngine:
         self._backend = backend
         self._scheduler = Scheduler(concurrency, monotonic)
         self._commands: deque[Callable[[], None]] = deque()  # from other threads
-        self._lock = threading.Lock()  # guards _thread, _opened, _is_open and _closed
+        self._lock = Lock()  # guards _thread, _opened, _is_open and _closed
         self._thread: threading.Thread | None = None
         self._opened: Future[None] = Future()
         self._is_open = self._closed = False

@@ -13,6 +13,7 @@ from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,8 +52,7 @@ class EventLoopEngine:
         self._serves_event_loop = False  # a caller runs on an event loop, which must not be late
         self._turn_began = monotonic()
         self._closing = asyncio.Event()
-        # Guards all below. Reentrant, as the garbage collector may close an iterator while it is held.
-        self._lock = threading.RLock()
+        self._lock = Lock()  # guards all below
         self._loop: asyncio.AbstractEventLoop | None = None  # once it has been bound to the backend
         self._bound: Future[asyncio.AbstractEventLoop] = Future()
         self._thread: threading.Thread | None = None

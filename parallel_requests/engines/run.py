@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from parallel_requests.engines.notifier import Notifier
 from parallel_requests.exceptions import ParallelRequestsError
 from parallel_requests.exchange import Exchange, Reply, Send, exchange
+from parallel_requests.locks import Lock
 from parallel_requests.models import Request, Result
 from parallel_requests.redaction import text_of
 from parallel_requests.turns import Turns
@@ -70,9 +70,7 @@ class Run:
         self._holds_back = holds_back
         self._fed: deque[Request] = deque()
         self._results: list[Result[Any]] = []
-        # Guards what more than one thread writes below. Reentrant, as the garbage collector may run while
-        # it is held, and close a coroutine of this batch whose loop is gone.
-        self._lock = threading.RLock()
+        self._lock = Lock()  # guards what more than one thread writes below
         self._turns = None if observe is None else Turns(partial(self._hand_over_after, observe))
         self._pulled = self._finished = self._released = 0
         self._input_ended = source is not None

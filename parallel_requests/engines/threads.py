@@ -20,6 +20,7 @@ from parallel_requests.exceptions import (
 )
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -53,7 +54,7 @@ class ThreadsEngine:
         self._watchdog = Watchdog()
         self._scheduler = Scheduler(concurrency, monotonic)
         self.threads = EngineThreads()
-        self._lock = threading.RLock()  # guards the scheduler and all below
+        self._lock = Lock()  # guards the scheduler and all below
         # Entered by workers only: a Ctrl-C just as a Condition is entered would leave it locked.
         self._changed = threading.Condition(self._lock)
         self._workers = 0

@@ -13,6 +13,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from parallel_requests.locks import Lock
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,7 +39,7 @@ class Flight:
         self.deadline = deadline
         self.is_cut = False
         self._means: socket.socket | Callable[[], object] | None = None
-        self._lock = threading.Lock()  # guards _means and is_cut
+        self._lock = Lock()  # guards _means and is_cut
 
     def uses(self, means: socket.socket | Callable[[], object] | None) -> None:
         """Set how to end the attempt: the socket it is on, or a function to call if it shares one.
@@ -70,7 +72,7 @@ class Watchdog:
     def __init__(self) -> None:
         self._flights: set[Flight] = set()
         # Guards all but _flights, which is only used in single atomic operations: attempts come and go often.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._wakes_at = float("inf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Final, final
 from parallel_requests.exceptions import RequestTimeout
 from parallel_requests.gates.retry_budget import RetryBudget
 from parallel_requests.gates.token_bucket import TokenBucket
+from parallel_requests.locks import Lock
 from parallel_requests.models import Response
 from parallel_requests.urls import check_url
 
@@ -123,9 +123,8 @@ class Pacer:
         self._remembered = self._room = remembered
         self._hosts: dict[str, _Host] = {}
         self.budgets: OrderedDict[str, RetryBudget] = OrderedDict()
-        # Guards _hosts, every _Host in it, _room, and changes of budgets and _always_open. Reentrant, as the
-        # garbage collector may close an iterator while it is held, whose statistics then ask for the limits.
-        self._lock = threading.RLock()
+        # Guards _hosts, every _Host in it, _room, and changes of budgets and _always_open.
+        self._lock = Lock()
         self._always_open = not (rates or rate_limit_per_host or self._counts_in_flight or self._bucket)
 
     def _new_bucket(self, rate: float) -> TokenBucket:

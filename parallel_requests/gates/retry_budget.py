@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from parallel_requests.locks import Lock
 
 
 class RetryBudget:
@@ -19,7 +19,7 @@ class RetryBudget:
     RESERVE = 40.0
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _balance
+        self._lock = Lock()  # guards _balance
         self._balance = self.RESERVE
 
     @property

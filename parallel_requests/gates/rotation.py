@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-import threading
 from typing import TYPE_CHECKING
+
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ class Rotation:
             raise ValueError("a rotation needs at least one entry")
         self._entries = tuple(entries)
         self._random = (source or random.Random()) if at_random else None
-        self._lock = threading.Lock()  # guards _turns and _random
+        self._lock = Lock()  # guards _turns and _random
         self._turns = itertools.count()
 
     def next(self) -> str:

@@ -6,11 +6,11 @@ import contextlib
 import functools
 import heapq
 import inspect
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
+from parallel_requests.locks import Lock
 from parallel_requests.values import AT_LEAST_1, Check, is_rate
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class TokenBucket:
         self._settle = settle
         self._clock = clock
         self._sleep = sleep
-        self._lock = threading.Lock()  # guards all below
+        self._lock = Lock()  # guards all below
         self._tokens = float(burst)
         self._full_for = _AT_REST  # seconds for which it was full before the latest refill
         self._filled_at = clock()  # the latest refill; in the future while the next one is delayed

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError, starting
+from parallel_requests.locks import Lock
 from parallel_requests.models import ReturnType
 from parallel_requests.parsing.in_place import InPlaceParser, Parse, ThreadParser
 
@@ -30,7 +31,7 @@ class Parsers:
         """
         self._on_own_thread = on_own_thread
         self._ident: int | None = None  # of the thread, once it runs
-        self._lock = threading.Lock()  # guards all below
+        self._lock = Lock()  # guards all below
         self._thread: ThreadPoolExecutor | None = None
         self._pools: dict[int | ProcessPoolExecutor, ParsePool] = {}
         self._is_closed = False

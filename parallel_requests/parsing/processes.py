@@ -27,6 +27,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.exceptions import ConfigurationError, RunStoppedError, starting
+from parallel_requests.locks import Lock
 from parallel_requests.parsing.items import Item, Job
 from parallel_requests.parsing.workers import PATIENCE, Child, Slot, check_can_start
 
@@ -63,8 +64,7 @@ class ParsePool:
         self._workers: list[Worker] = []
         self._problem: str | None = None  # why no more workers are started
         self._is_wanted = False  # a batch has begun: start the processes for it
-        # Guards all below. Reentrant, as the garbage collector may close an iterator while it is held.
-        self._lock = threading.RLock()
+        self._lock = Lock()  # guards all below
         self._waiting: deque[Item] = deque()
         self._jobs: set[Job] = set()
         self._is_starved = self._is_wake_sent = self._is_closed = self._is_over = False
