@@ -133,6 +133,14 @@ def never_returns(begun: Path, value: Any) -> NoReturn:
         time.sleep(60)
 
 
+def with_child(_: Any) -> int:
+    """Return the process ID of a child that never ends, and keeps what this process has open."""
+    pid = os.fork()
+    while pid == 0:
+        time.sleep(60)
+    return pid
+
+
 def what_travelled(response: Response) -> dict[str, Any]:
     request = response.request
     return {

@@ -1,13 +1,12 @@
-"""The child's side of a parse process: its main function, which Ctrl-C does not disturb."""
+"""The child's side of a parse process: its main function."""
 
 from __future__ import annotations
 
-import operator
 import pickle
 import signal
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from parallel_requests.models import ReturnType
 from parallel_requests.parsing.work import Work, parse
@@ -23,29 +22,9 @@ _REPLY_BYTES = 1 << 20
 """A worker sends back what it has done after this many seconds, or this many bytes."""
 
 
-class Undisturbed(str):
-    """The name of a parse process, which ignores Ctrl-C from the moment it unpickles it.
-
-    Ctrl-C reaches children, too, but it is the parent who decides what ends. The name is the first thing
-    that a child is sent: before it has imported the main module, which may take long and would end in a
-    traceback. Only the standard library can be imported by then.
-    """
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return operator.getitem, ((_IgnoredCtrlC(), str(self)), 1)
-
-
-class _IgnoredCtrlC:
-    """Becomes a call when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return signal.signal, (signal.SIGINT, signal.SIG_IGN)
-
-
 def serve(connection: Connection) -> None:
     """Serve the parent until it closes the connection: the main function of a parse process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only needed where it could not be blocked: on Windows
     with suppress(EOFError, OSError):
         connection.send_bytes(b"")
         work = Work(ReturnType.JSON, None, by_value=False)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import signal
 import sys
 from collections import deque
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from parallel_requests.exceptions import ConfigurationError
-from parallel_requests.parsing.child import Undisturbed, serve
+from parallel_requests.parsing.child import serve
 from parallel_requests.parsing.work import parse_all
 from parallel_requests.redaction import text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing.context import BaseContext
 
     from parallel_requests.parsing.items import Item, Job
 
@@ -81,7 +83,7 @@ class Child:
     """A process of our own at the other end of a pipe."""
 
     def __init__(self) -> None:
-        context = _start_context()
+        context = multiprocessing.get_context("spawn")  # as a fork would copy locks that threads hold
         self.items: deque[Item] = deque()
         self.is_idle = False  # until it reports that it is ready
         self.is_replaceable = False  # likewise: if it cannot start, the next one cannot either
@@ -89,10 +91,9 @@ class Child:
         self._connection, theirs = context.Pipe()
         with theirs:
             try:
-                self._process = context.Process(  # type: ignore[attr-defined]
-                    target=serve, args=(theirs,), name=Undisturbed("parallel-requests-parse")
-                )
-                self._process.start()
+                self._process = context.Process(target=serve, args=(theirs,), name="parallel-requests-parse")
+                with _blocked_sigint():
+                    self._process.start()
             except BaseException:
                 self._connection.close()
                 raise
@@ -274,13 +275,18 @@ def check_can_start() -> None:
         )
 
 
-def _start_context() -> BaseContext:
-    """Return how processes are started: never by fork, which copies locks that threads hold."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        from multiprocessing import forkserver
+@contextmanager
+def _blocked_sigint() -> Iterator[None]:
+    """Let no Ctrl-C disturb the process that is started meanwhile, which inherits the mask of this thread.
 
-        # It raises if the server was started by another process, from which this one was forked.
-        with suppress(ChildProcessError):
-            forkserver.ensure_running()
-            return multiprocessing.get_context("forkserver")
-    return multiprocessing.get_context("spawn")
+    Ctrl-C reaches children, too, but it is the parent who decides what ends.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # otherwise `start` would do it, and unblock the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
