@@ -117,7 +117,7 @@ class _Zstd:
             data = self._engine.unused_data if self._engine.eof else b""
 
     def is_complete(self) -> bool:
-        return self._engine.eof
+        return bool(self._engine.eof)
 
 
 _DECODERS: dict[str, Callable[[], Decoder]] = {
