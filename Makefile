@@ -5,8 +5,9 @@
 # urllib3 in the whole environment:
 #   .venv           every tool, every backend but niquests, the real urllib3
 #   .venv-niquests  every tool, every backend, urllib3-future
-# and one that holds what a user gets without extras:
-#   .venv-wheel     the built wheel and what it requires
+# and two that hold what a user may have instead:
+#   .venv-wheel     what a user gets without extras: the built wheel and what it requires
+#   .venv-lowest    as .venv, with the oldest versions that setup.cfg allows
 
 # Override with `make test PYTHON=/path/to/python`.
 PYTHON ?= python3
@@ -25,8 +26,10 @@ BENCH_ARGS ?=
 
 BIN := .venv/bin
 BIN_NIQUESTS := .venv-niquests/bin
+BIN_LOWEST := .venv-lowest/bin
 READY := .venv/.ready
 READY_NIQUESTS := .venv-niquests/.ready
+READY_LOWEST := .venv-lowest/.ready
 PACKAGING := setup.cfg setup.py pyproject.toml
 
 MAKEFLAGS += --no-print-directory
@@ -76,6 +79,11 @@ tests-niquests: $(READY_NIQUESTS) ## The contract once more, with niquests and u
 	@echo "==> pytest, with urllib3-future"
 	@$(BIN_NIQUESTS)/python -m pytest -q -n $(WORKERS) -m "($(NIQUESTS_TESTS)) and not soak" $(PYTEST_ARGS)
 
+.PHONY: tests-lowest
+tests-lowest: $(READY_LOWEST) ## The tests, with the oldest libraries that setup.cfg allows
+	@echo "==> pytest, with the oldest libraries"
+	@$(BIN_LOWEST)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+
 .PHONY: wheel
 wheel: ## Build the wheel and use it, without any extra
 	@echo "==> the wheel, without extras"
@@ -106,7 +114,7 @@ soak: $(READY) ## The long runs under load
 
 .PHONY: clean
 clean: ## Remove environments, builds and caches
-	@rm -rf .venv .venv-niquests .venv-wheel benchmarks/.envs build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks \
+	@rm -rf .venv .venv-niquests .venv-wheel .venv-lowest benchmarks/.envs build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find parallel_requests tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -120,6 +128,12 @@ $(READY_NIQUESTS): $(PACKAGING)
 	$(call environment,.venv-niquests,dev$(comma)all)
 	@$(BIN_NIQUESTS)/python -c "import urllib3, sys; sys.exit(int(urllib3.__version__.split('.')[2]) < 900)" \
 		|| $(BIN_NIQUESTS)/python -m pip install -qq --force-reinstall --no-deps urllib3-future
+	@touch $@
+
+$(READY_LOWEST): $(PACKAGING)
+	$(call environment,.venv-lowest,dev$(comma)requests$(comma)aiohttp$(comma)curl)
+	@sed -n '/^install_requires/,/^dev =/{/niquests\|urllib3-future/d;s/^    \([^ ].*\)>=/\1==/p}' setup.cfg \
+		| $(BIN_LOWEST)/python -m pip install -qq -r /dev/stdin
 	@touch $@
 
 comma := ,
