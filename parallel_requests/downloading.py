@@ -27,7 +27,7 @@ from parallel_requests.locks import Lock
 from parallel_requests.logs import warn
 from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile, sha256_of
-from parallel_requests.redaction import redact
+from parallel_requests.redaction import redact, text_of
 from parallel_requests.turns import Turns
 from parallel_requests.urls import check_url, split_user_info
 
@@ -209,6 +209,10 @@ class Downloads:
             result.value = part.finish(result, partial(self._beside, part.wanted) if is_kept else None)
         except DownloadError as error:
             result.error = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must cost no more than this item
+            reason = f"{type(error).__name__}: {text_of(error)}"
+            message = f"The file {part.place} could not be finished: {reason}"
+            result.error = DownloadError(message, str(part.place))
         deliver(result)
 
     def release(self, result: Result[Any]) -> None:
@@ -325,9 +329,17 @@ def _checked_paths(to: object) -> list[Path]:
                 f"to names {place} {count} times; every file needs a path of its own.", "to"
             )
     for path in paths:
-        if not path.name or "\0" in str(path):
-            raise ConfigurationError(f"to has {str(path)!r}, which is not the path of a file.", "to")
+        if not path.name or not _is_encodable(path):
+            raise ConfigurationError(f"to has {str(path)!a}, which is not the path of a file.", "to")
     return paths
+
+
+def _is_encodable(path: Path) -> bool:
+    """Whether a path can be given to the operating system, in the encoding of this locale."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _checked_checksums(

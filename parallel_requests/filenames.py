@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import unicodedata
 from email.message import Message
 from email.utils import collapse_rfc2231_value
@@ -57,14 +58,17 @@ def _as_utf8(text: str) -> str:
 def safe_name(name: str) -> str:
     """Return one path component that has no special meaning to any file system.
 
-    It has no separators and no control characters, is not a Windows device, not hidden, and not too long.
+    It has no separators and no control characters, is not a Windows device, not hidden, and not too long;
+    what file names cannot contain here, as the locale has it, is replaced.
     """
+    encoding = sys.getfilesystemencoding()
     last = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(
         "_" if character in _FORBIDDEN else character
         for character in unicodedata.normalize("NFC", last)
         if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
     )
+    kept = kept.encode(encoding, "replace").replace(b"?", b"_").decode(encoding)
     kept = _shortened(kept.strip(". \t"))
     if kept.partition(".")[0].rstrip().lower() in _DEVICES:
         kept = f"_{kept}"

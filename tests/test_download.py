@@ -35,6 +35,7 @@ from parallel_requests import (
     TruncatedBody,
     download,
 )
+from parallel_requests.part_files import PartFile
 from tests.polling import until
 from tests.server.content import content, content_sha256
 from tests.server.faults import close, read_request, repeat, response, rst, send, stall, trickle, wait
@@ -898,6 +899,59 @@ def test_row_32_names_from_urls_are_made_safe(
     server = fault_server([repeat(read_request(), send(response(b"body")))])
     assert fast.download(server.url(path), tmp_path / "folder").path == tmp_path / "folder" / name
     assert names(tmp_path) == ["folder"]
+
+
+NOT_IN_ASCII = """\
+import sys
+from parallel_requests import ConfigurationError, ParallelSession
+with ParallelSession() as session:
+    for url in sys.argv[1:]:
+        print(session.download(url, "folder").path.name)
+    try:
+        session.download([url], ["na\\xefve"])
+    except ConfigurationError as error:
+        print(error.config_key)
+"""
+
+
+def test_row_32_names_the_file_system_cannot_encode(
+    fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    disposition = named("attachment; filename*=UTF-8''na%C3%AFve%20plan.txt")
+    server = fault_server(
+        [read_request(), send(response(b"body")), close()], [read_request(), send(disposition), close()]
+    )
+    in_ascii = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", NOT_IN_ASCII, server.url("/na%C3%AFve"), server.url("/get")],
+        cwd=tmp_path,
+        env={**os.environ, **in_ascii},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.stdout.split("\n"), done.stderr) == (["na_ve", "na_ve plan.txt", "to", ""], "")
+    assert visible(tmp_path / "folder") == ["na_ve", "na_ve plan.txt"]
+
+
+def test_whatever_ends_a_download_costs_one_item(
+    fast: ParallelSession, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = PartFile.finish
+
+    def fail(part: PartFile, *arguments: Any) -> Download:
+        if part.place.name == "0":
+            raise RuntimeError("unforeseen")
+        return finish(part, *arguments)
+
+    monkeypatch.setattr(PartFile, "finish", fail)
+    with pytest.raises(PartialFailureError) as info:
+        fast.download([server.url("/range/10")] * 3, [tmp_path / str(number) for number in range(3)])
+    [failed] = info.value.failed
+    assert failed.index == 0
+    assert str(failed.error) == f"The file {tmp_path}/0 could not be finished: RuntimeError: unforeseen"
+    assert visible(tmp_path) == ["1", "2"]
 
 
 def test_a_name_from_the_server_never_overwrites_a_file(
