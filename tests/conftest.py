@@ -61,12 +61,14 @@ def nothing_left_behind() -> Iterator[None]:
     assert not leftovers, f"left behind: {', '.join(leftovers)}"
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's proxies and CA bundles out of the tests; a test may set its own."""
-    for name in ENVIRONMENT_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> Iterator[None]:
+    """Keep the machine's proxies and CA bundles out of all tests and servers; a test may set its own."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ENVIRONMENT_VARIABLES:
+            environment.delenv(name, raising=False)
+            environment.delenv(name.lower(), raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)
