@@ -126,4 +126,9 @@ def _kind_of(cause: BaseException, errors: Any) -> type[BackendError] | None:
 
 def _is_end(error: BaseException) -> bool:
     """Whether the peer hung up in TLS, which says nothing about its identity."""
-    return any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in chain_of(error))
+    return any(
+        isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+        # As Python before 3.11.4 has it.
+        or (isinstance(cause, ssl.SSLError) and cause.reason == "UNEXPECTED_EOF_WHILE_READING")
+        for cause in chain_of(error)
+    )

@@ -30,6 +30,8 @@ def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None)
     except (FileNotFoundError, PermissionError) as error:
         reason = f"the CAs of {verify} cannot be read ({error})"
     else:
+        # Set by Python before 3.11.4: a body cut off by somebody else would look complete (RFC 9112, 9.8).
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         if uses is not None:
             context.sslsocket_class = _watched_class(uses)
         return context
