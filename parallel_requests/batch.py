@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from operator import attrgetter
 from time import perf_counter
@@ -50,6 +51,7 @@ class Batch:
         plan_item: Callable[[Any, int], Request],
         to_value: Callable[[list[Result[Any]]], Any],
         on_end: Callable[[], object],
+        is_counted: bool = False,
         is_ordered: bool = False,
         connections_before: int | None = None,
     ) -> None:
@@ -63,6 +65,8 @@ class Batch:
             plan_item: Plans an item, given with its index, for a consumer that feeds the run itself.
             to_value: Makes what the caller asked for of all Results, in input order.
             on_end: Called when it has ended, however it ended.
+            is_counted: Whether it is known how many inputs there are, so that each has a Result even if the
+                run is stopped.
             is_ordered: Whether its Results are handed over in input order.
             connections_before: Connections the backend had opened before, if it counts them.
         """
@@ -72,6 +76,7 @@ class Batch:
         self._engine = engine
         self.run = run
         self._inputs = inputs
+        self._is_counted = is_counted
         self.connections_before = connections_before
         self._outbox = _Outbox(is_ordered=is_ordered)
         self.is_over = False
@@ -144,9 +149,8 @@ class Batch:
         stop = self.run.policy.stop
         if stop is None:
             return []
-        unstarted = list(self.run.unstarted())
-        if (following := self._next_input()) is not None:
-            unstarted.append(following)
+        following = itertools.islice(iter(self._next_input, None), None if self._is_counted else 1)
+        unstarted = [*self.run.unstarted(), *following]
         return [Result(request, error=request.problem or stop_error(stop, request)) for request in unstarted]
 
     def _report_cut_input(self) -> None:

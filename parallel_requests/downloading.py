@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 from parallel_requests.exceptions import (
     ConfigurationError,
     DownloadError,
-    ParallelRequestsError,
     ValidationError,
 )
-from parallel_requests.exchange import stop_error
 from parallel_requests.filenames import name_from_headers, name_from_url, numbered
 from parallel_requests.locks import Lock
 from parallel_requests.logs import warn
@@ -144,20 +142,9 @@ class Downloads:
         if self._unmatched:
             warn(self._unmatched_text())
 
-    def merge(
-        self, results: Iterable[Result[Any]], left_out: Iterable[Request], stop: ParallelRequestsError | None
-    ) -> list[Result[Any]]:
-        """Return all Results, in input order.
-
-        Args:
-            results: The Results of the run.
-            left_out: The Requests that a stopped run never started.
-            stop: Why the run was stopped; None if it was not.
-        """
-        unsent: list[Result[Any]] = []
-        if stop is not None:
-            unsent = [Result(item, error=item.problem or stop_error(stop, item)) for item in left_out]
-        return sorted([*results, *unsent, *self.skipped], key=lambda result: result.index)
+    def merge(self, results: Iterable[Result[Any]]) -> list[Result[Any]]:
+        """Return the Results of the run and those of the files that were skipped, in input order."""
+        return sorted([*results, *self.skipped], key=lambda result: result.index)
 
     def close(self) -> None:
         """End the progress bar."""

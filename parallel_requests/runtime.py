@@ -199,18 +199,20 @@ class Runtime:
             window=2 * self.settings.concurrency,
             observe=downloads.release,
         )
-        # Fed by the consumer, as looking for existing files and verifying them takes time.
-        inputs = downloads.wanted(requests)
-
-        def to_value(results: list[Result[Any]]) -> Any:
-            left_out = inputs if downloads.is_counted else ()
-            return collect(downloads.merge(results, left_out, policy.stop), call)
 
         def on_end() -> None:
             downloads.close()
             batch.stats.add(downloads.skipped)
 
-        batch = self._new_batch(run, planner, inputs=inputs, to_value=to_value, on_end=on_end)
+        batch = self._new_batch(
+            run,
+            planner,
+            # Fed by the consumer, as looking for existing files and verifying them takes time.
+            inputs=downloads.wanted(requests),
+            is_counted=downloads.is_counted,
+            to_value=lambda results: collect(downloads.merge(results), call),
+            on_end=on_end,
+        )
         return batch
 
     def run(self, batch: Batch) -> Any:
@@ -323,6 +325,7 @@ class Runtime:
             run,
             planner,
             inputs=inputs,
+            is_counted=total is not None,
             to_value=to_value,
             on_end=observer.close,
             is_ordered=call.is_ordered,
@@ -334,6 +337,7 @@ class Runtime:
         planner: Planner,
         *,
         inputs: Iterator[Request] | None,
+        is_counted: bool,
         to_value: Callable[[list[Result[Any]]], Any],
         on_end: Callable[[], object],
         is_ordered: bool = False,
@@ -345,6 +349,7 @@ class Runtime:
             plan_item=planner.plan_item,
             to_value=to_value,
             on_end=on_end,
+            is_counted=is_counted,
             is_ordered=is_ordered,
             connections_before=self.backend.connections_opened,
         )

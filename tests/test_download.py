@@ -298,6 +298,7 @@ def test_a_deadline_leaves_a_result_for_every_url(
     with pytest.raises(PartialFailureError) as caught:
         session.download(urls, tmp_path, deadline=0.2)
     assert [result.index for result in caught.value.results] == list(range(100))
+    assert session.last_run.total == 100
 
 
 # -- the same file twice at once

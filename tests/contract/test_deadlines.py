@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +199,18 @@ def test_deadline_limits_a_whole_batch(
     assert {type(result.error) for result in results[5:]} == {DeadlineExceededError}
     assert [result.attempts for result in results[-5:]] == [0] * 5
     assert server.stats().by_path == {"/static": 5, "/hang": 1}
+
+
+@pytest.mark.parametrize("collection", [list, deque])
+def test_deadline_leaves_a_result_for_every_item_of_a_collection(
+    open_session: OpenSession, server: Server, collection: Callable[[list[str]], list[str] | deque[str]]
+) -> None:
+    session = open_session(concurrency=2, timeout=None)
+    urls = collection([server.url("/hang")] * 30)
+    with pytest.raises(PartialFailureError) as caught:
+        session.get(urls, deadline=0.2)
+    assert [result.index for result in caught.value.results] == list(range(30))
+    assert session.last_run.total == 30
 
 
 def test_deadline_limits_items_that_wait_for_a_gate(
