@@ -44,6 +44,6 @@ def set_level(*, verbose: bool, debug: bool) -> None:
 def warn(message: str) -> None:
     """Warn with the location of the caller's line that led here."""
     frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)

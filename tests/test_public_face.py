@@ -427,6 +427,12 @@ def test_a_warning_shows_the_line_that_opened_the_session(opening: str, option: 
     assert warning.filename == __file__
 
 
+def test_a_warning_reaches_code_without_a_module() -> None:
+    code = "import parallel_requests; parallel_requests.parallel_requests([], backend='urllib3', http2=True)"
+    with pytest.warns(UserWarning, match="http2=True has no effect"):
+        exec(code, {})
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
