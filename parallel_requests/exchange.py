@@ -213,17 +213,19 @@ class _ExchangeState:
             self.policy.pacer.charge(self.target.authority)
 
     def _apply_headers(self, response: Response) -> None:
-        """Store the cookies, and hold the host back for as long as it asks."""
+        """Store the cookies, note when to retry, and hold the host back for as long as it asks."""
         headers, pacer, retry = response.headers, self.policy.pacer, self.policy.retry
         if headers.may_have(b"set-cookie"):
             self.policy.cookies.absorb(self.target.url, headers)
         if not retry.respect_retry_after_header:
             return
-        is_failure = response.status_code >= 400
-        delay = parse_retry_after(headers, pacer.wall_clock) if is_failure else None
+        delay = parse_retry_after(headers, pacer.wall_clock)
         quota = parse_quota(headers, pacer.wall_clock) if headers.may_have(b"limit") else None
-        if is_failure:
-            self.pause = delay if delay is not None else (quota or None)
+        self.pause = delay
+        if response.status_code < 400:
+            delay = None  # it is about this call, such as a 202 that is retried, and not about the host
+        elif delay is None:
+            self.pause = quota or None
         if delay is None and quota is None:
             return
         asked = max(delay or 0.0, quota or 0.0)

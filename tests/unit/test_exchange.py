@@ -375,6 +375,15 @@ def test_of_several_retry_afters_the_longest_counts(others: list[str]) -> None:
     assert sum(wait or 0.0 for wait in stage.waited) == pytest.approx(7.0)
 
 
+def test_retry_after_of_a_success_that_is_retried_holds_back_this_retry_only() -> None:
+    stage = Stage(retry=RetryPolicy(retry_on=lambda outcome: getattr(outcome, "status_code", None) == 202))
+    assert stage.run(get(), [Answer(202, {"Retry-After": "7"}), Answer(200)]).ok
+    assert [(wait.seconds, wait.gate) for wait in stage.waits] == [(7.0, None)]
+    result = stage.run(get(), [Answer(202, {"Retry-After": "121"})])
+    assert isinstance(result.error, RateLimitExceededError)
+    assert result.error.retry_after == 121.0
+
+
 def test_retry_after_holds_back_the_whole_host() -> None:
     stage = Stage(retry=RetryPolicy(max_retries=0))
     stage.run(get(), [Answer(429, {"Retry-After": "7"})])
