@@ -383,18 +383,7 @@ class _ExchangeState:
             self._record(response)
         if self.redirects:
             response.history = self.redirects
-        elapsed = self.sent_at - self.started_at + response.elapsed
-        return Result(
-            self.request,
-            None,
-            None,
-            response,
-            self.attempts,
-            elapsed,
-            self.retries,
-            self.recorded,
-            self.index,
-        )
+        return self._result(None, response, self.sent_at - self.started_at + response.elapsed)
 
     def _conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
         """Return the Result of the final reply.
@@ -428,6 +417,11 @@ class _ExchangeState:
                 self.request.url,
             )
         elapsed = self.policy.pacer.clock() - self.started_at if self.attempts else 0.0
+        return self._result(error, response, elapsed)
+
+    def _result(
+        self, error: ParallelRequestsError | None, response: Response | None, elapsed: float
+    ) -> Result[Any]:
         return Result(
             self.request,
             None,
