@@ -129,6 +129,8 @@ class Downloads:
         """Yield the Requests whose files do not exist; the others become Results at once."""
         for request in requests:
             self._unmatched.discard(request.url)
+            if request.problem is None:
+                request.problem = self._missing_entry(request)
             if request.problem is not None:
                 yield request
                 continue
@@ -209,10 +211,23 @@ class Downloads:
             part.give_up()
         self._observe(result)
 
-    def _check_lengths(self, count: int) -> None:
+    def _lengths(self) -> Iterator[tuple[str, int]]:
+        """Yield the name and the length of each list with one entry per URL."""
         for name, column in (("to", self._paths), ("sha256", self._checksums)):
-            if isinstance(column, list) and len(column) != count:
-                raise ConfigurationError(f"{name} has {len(column)} entries for {count} URLs.", name)
+            if isinstance(column, list):
+                yield name, len(column)
+
+    def _check_lengths(self, count: int) -> None:
+        for name, length in self._lengths():
+            if length != count:
+                raise ConfigurationError(f"{name} has {length} entries for {count} URLs.", name)
+
+    def _missing_entry(self, request: Request) -> ValidationError | None:
+        """Return the error of an item that a list has no entry for, as may happen with a lazy input."""
+        for name, length in self._lengths():
+            if request.index >= length:
+                return ValidationError(f"{name} ended before urls did; give one entry per URL.", name)
+        return None
 
     def _new_part(self, request: Request) -> PartFile:
         checksum = self._checksum_of(request)

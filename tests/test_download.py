@@ -36,6 +36,7 @@ from parallel_requests import (
     download,
 )
 from parallel_requests.part_files import PartFile
+from tests.failures import partial_failure
 from tests.polling import until
 from tests.server.content import content, content_sha256
 from tests.server.faults import close, read_request, repeat, response, rst, send, stall, trickle, wait
@@ -141,6 +142,21 @@ def test_given_paths_are_used_as_they_are(fast: ParallelSession, server: Server,
     assert [file.path for file in files] == list(map(Path, paths))
     assert Path(paths[1]).read_bytes() == content(20)
     assert server.stats().requests == 2
+
+
+@pytest.mark.parametrize("short", ["to", "sha256"])
+def test_a_list_that_ends_before_a_lazy_input_fails_the_items_left_over_only(
+    fast: ParallelSession, server: Server, tmp_path: Path, short: str
+) -> None:
+    paths = [tmp_path / name for name in ("one", "two", "three")]
+    columns: dict[str, Any] = {"to": paths, "sha256": [content_sha256(10), None, None]}
+    columns[short] = columns[short][:1]
+    urls = (server.url(f"/range/{size}") for size in (10, 20, 30))
+    failure = partial_failure(lambda: fast.download(urls, **columns))
+    assert [result.ok for result in failure.results] == [True, False, False]
+    assert {getattr(error, "field_name", None) for error in failure.exceptions} == {short}
+    assert names(tmp_path) == ["one"]
+    assert server.stats().requests == 1
 
 
 def test_the_function_and_the_coroutine_do_the_same(server: Server, tmp_path: Path) -> None:
