@@ -125,7 +125,7 @@ class BackendError(ParallelRequestsError):
     def __init__(self, message: str, backend_name: str = "", url: str = "", *, stale: bool = False) -> None:
         super().__init__(message)
         self.backend_name = backend_name
-        self.url = redact(url)
+        self.url: str = redact(url)
         self.stale = stale
 
 
@@ -150,7 +150,7 @@ class ProxyError(BackendError):
 
     def __init__(self, message: str, backend_name: str = "", url: str = "", *, proxy_url: str = "") -> None:
         super().__init__(message, backend_name, url)
-        self.proxy_url = redact(proxy_url)
+        self.proxy_url: str = redact(proxy_url)
 
 
 class RequestTimeout(BackendError, TimeoutError):
@@ -184,7 +184,7 @@ class RedirectError(BackendError):
         self, message: str, backend_name: str = "", url: str = "", *, history: Sequence[Response] = ()
     ) -> None:
         super().__init__(message, backend_name, url)
-        self.history = tuple(history)
+        self.history: tuple[Response, ...] = tuple(history)
 
 
 class ResourceExhausted(BackendError):
@@ -257,7 +257,7 @@ class RetryExhaustedError(ParallelRequestsError):
         super().__init__(message)
         self.attempts = attempts
         self.last_error = last_error
-        self.url = redact(url)
+        self.url: str = redact(url)
         self.__cause__ = last_error
 
 

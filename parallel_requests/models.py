@@ -77,6 +77,9 @@ class Headers(_CopiedWhole, Mapping[str, str]):
 
     __slots__ = ("_block", "_fields", "_lower", "is_framing_plain", "steers")
 
+    steers: bool
+    is_framing_plain: bool
+
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] | bytes = ()) -> None:
         """Store names and values, or the raw header block of one response."""
         self._block = b""
@@ -234,6 +237,17 @@ class Response(_CopiedWhole):
         "status_code",
         "url",
     )
+
+    status_code: int
+    reason: str
+    headers: Headers
+    content: bytes
+    size: int
+    url: str
+    http_version: str
+    elapsed: float
+    history: tuple[Response, ...]
+    request: Request
 
     def __init__(  # noqa: PLR0917 - keywords would double the cost of making one
         self,

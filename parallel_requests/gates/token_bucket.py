@@ -67,7 +67,7 @@ class TokenBucket:
         """
         _RATE.enforce("rate", rate)
         AT_LEAST_1.enforce("burst", burst)
-        self.rate = float(rate)
+        self.rate: float = float(rate)
         self.burst = burst
         self._settle = settle
         self._clock = clock
