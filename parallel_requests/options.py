@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PerUrl: TypeAlias = T | Sequence[T]
-"""One value for all URLs, or one entry per URL; in ``params`` and ``data``, a tuple is one value: pairs."""
+"""One value for all URLs, or one entry per URL; a tuple is one value of ``params``, ``data``, ``timeout``."""
 
 Timeout: TypeAlias = float | tuple[float | None, float | None] | None
 Params: TypeAlias = Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | None
@@ -49,7 +49,7 @@ class RequestOptions(TypedDict, total=False):
     data: PerUrl[Data]
     headers: PerUrl[HeaderFields]
     cookies: PerUrl[Mapping[str, str] | None]
-    timeout: Timeout | list[Timeout]
+    timeout: PerUrl[Timeout]
     proxy: PerUrl[str | Literal[False] | None]
     auth: tuple[str, str] | Literal["netrc"] | None
     verify_ssl: bool | str | os.PathLike[str]
@@ -153,7 +153,7 @@ class Settings:
     adaptive: bool = _session_option(
         False, BOOLEAN, "Adapt the concurrency per host: down on 429, 503 and timeouts, up otherwise."
     )
-    timeout: Timeout | list[Timeout] = _option(
+    timeout: PerUrl[Timeout] = _option(
         30.0, checks.TIMEOUT, "Seconds for one whole attempt, or a (connect, total) pair; None waits forever."
     )
     deadline: float | None = _option(

@@ -223,6 +223,12 @@ def what_is_known_at_run_time_only(
     assert_type(session.get(URLS, keys=keys, return_type="text"), list[str] | dict[int, str])
 
 
+def lists_of_one_kind(session: ParallelSession, seconds: list[float], pairs: list[tuple[int, int]]) -> None:
+    """A list need not be annotated with all that its entries may be."""
+    assert_type(session.get(URLS, timeout=seconds, return_type="text"), list[str])
+    assert_type(parallel_requests(URLS, timeout=pairs, return_type="text"), list[str])
+
+
 def a_url_or_several(session: ParallelSession, urls: str | list[str]) -> None:
     """A str is an iterable of str, too: only ``isinstance`` tells a checker which one it is."""
     if isinstance(urls, str):
@@ -277,7 +283,7 @@ def what_is_refused(session: ParallelSession) -> None:
     session.head(URL, timout=1)  # type: ignore[call-overload]
     ParallelSession(concurency=5)  # type: ignore[call-arg]
     session.get(URL, concurrency=5)  # type: ignore[call-overload]
-    session.get(URL, timeout="5")  # type: ignore[call-overload]
+    session.get(URL, timeout="5")  # type: ignore[arg-type]
     session.get(URL, return_type="txt")  # type: ignore[call-overload]
     session.get(URL, return_type="content", parse_func=parsed_text)  # type: ignore[call-overload]
     session.get([1, 2])  # type: ignore[list-item]
