@@ -125,13 +125,16 @@ class Downloads:
             raise ConfigurationError(self._unmatched_text(), "sha256")
         return planned
 
-    def wanted(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """Yield the Requests whose files do not exist; the others become Results at once."""
+    def wanted(self, requests: Iterable[Request], policy: Policy) -> Iterator[Request]:
+        """Yield the Requests whose files do not exist; the others become Results at once.
+
+        Once the batch has to end, no more files are looked for: verifying those that exist may take long.
+        """
         for request in requests:
             self._unmatched.discard(request.url)
             if request.problem is None:
                 request.problem = self._missing_entry(request)
-            if request.problem is not None:
+            if request.problem is not None or policy.reason_to_stop() is not None:
                 yield request
                 continue
             part = self._new_part(request)

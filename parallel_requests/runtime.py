@@ -208,7 +208,7 @@ class Runtime:
             run,
             planner,
             # Fed by the consumer, as looking for existing files and verifying them takes time.
-            inputs=downloads.wanted(requests),
+            inputs=downloads.wanted(requests, policy),
             is_counted=downloads.is_counted,
             to_value=lambda results: collect(downloads.merge(results), call),
             on_end=on_end,

@@ -1179,6 +1179,21 @@ def test_closing_the_session_leaves_no_descriptor(
     assert not [name for name in names(tmp_path) if not name.startswith(".")]
 
 
+def test_a_stop_ends_the_search_for_existing_files(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("one", "two", "three")]
+    for path in paths:
+        path.write_bytes(content(10))
+    failure = partial_failure(
+        lambda: session.download(
+            [server.url("/range/10")] * 3, paths, on_result=lambda _: session.close(), sha256=True
+        )
+    )
+    assert [type(result.error) for result in failure.results] == [type(None), *[RunStoppedError] * 2]
+    assert server.stats().requests == 0
+
+
 def test_cancelling_the_await_stops_the_work(
     fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
