@@ -155,7 +155,7 @@ def chunk_receiver(callback: StreamCallback) -> Callable[[bytes, Request], objec
     of its own would otherwise be mistaken for a network failure.
     """
     context = contextvars.copy_context()
-    takes_request = _count_positional(callback) >= 2
+    takes_request = _count_required(callback) >= 2
 
     def receive(chunk: bytes, request: Request) -> object:
         arguments = (chunk, request) if takes_request else (chunk,)
@@ -169,7 +169,7 @@ def chunk_receiver(callback: StreamCallback) -> Callable[[bytes, Request], objec
     return receive
 
 
-def _count_positional(callback: Callable[..., object]) -> int:
+def _count_required(callback: Callable[..., object]) -> int:
     try:
         parameters = inspect.signature(callback).parameters.values()
     except (TypeError, ValueError):  # a builtin such as list.append

@@ -216,7 +216,7 @@ class Settings:
     stream_callback: StreamCallback | None = _option(
         None,
         checks.HOOK,
-        "Called with each chunk for return_type 'stream'; and with the Request, if it takes two arguments.",
+        "Called with each chunk for return_type 'stream', and with the Request if it requires two arguments.",
     )
     chunk_size: int = _option(
         65_536, checks.BYTES_AT_LEAST_1, "Maximum size of the chunks given to stream_callback, in bytes."
