@@ -207,7 +207,6 @@ class FaultServer:
     Attributes:
         requests: Every complete request, in order of arrival.
         connections: How many connections were accepted.
-        handshake_failures: How many of them failed to agree on TLS.
         failures: Errors of the scripts themselves; closing raises the first one.
     """
 
@@ -219,7 +218,6 @@ class FaultServer:
         self._threads: list[threading.Thread] = []
         self.requests: list[SeenRequest] = []
         self.connections = 0
-        self.handshake_failures = 0
         self.failures: list[Exception] = []
         self.closing = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -303,7 +301,6 @@ class FaultServer:
             connection.socket = wrapped
             wrapped.do_handshake()
         except OSError as error:
-            self.handshake_failures += 1
             raise ConnectionEnded from error
 
 
