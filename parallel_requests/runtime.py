@@ -357,3 +357,4 @@ class Runtime:
     def _check_open(self) -> None:
         if self.is_closed:
             raise RunStoppedError
+        self._engine.threads.check_process()  # before anything is started for a parse_func

@@ -69,16 +69,24 @@ class EngineThreads:
             RunStoppedError: The session was used before a fork, and this is the child.
             ConfigurationError: This is one of the engine's own threads.
         """
+        self.check_process()
         if self._process is None:
             self._process = os.getpid()
-        elif self.is_in_child_process():
-            raise RunStoppedError(
-                "The session was used by the parent of this process, and cannot be used here: open one "
-                "in each process."
-            )
         if self.is_worker():
             raise ConfigurationError(
                 "A hook or parse_func cannot wait for a call on the session that runs it: use another one."
+            )
+
+    def check_process(self) -> None:
+        """Check that the engine may be used in this process.
+
+        Raises:
+            RunStoppedError: The session was used before a fork, and this is the child.
+        """
+        if self.is_in_child_process():
+            raise RunStoppedError(
+                "The session was used by the parent of this process, and cannot be used here: open one "
+                "in each process."
             )
 
     def enter(self) -> None:

@@ -188,6 +188,34 @@ def test_a_forked_child_never_uses_a_connection_of_its_parents(backend: str, ser
     run_script(FORK, backend, server.url("/id/1"))
 
 
+FORK_TO_PARSE = """
+import os, signal, sys, threading, warnings
+from parallel_requests import ParallelSession, RunStoppedError
+warnings.simplefilter("ignore", DeprecationWarning)
+backend, url = sys.argv[1:]
+session = ParallelSession(backend=backend)
+session.request(url)
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    for options in ({"parse_processes": 1}, {"parse_func": str}):
+        try:
+            session.request(url, **options)
+        except RunStoppedError:
+            continue
+        os._exit(1)
+    os._exit(threading.active_count() - 1)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+session.close()
+"""
+
+
+def test_a_forked_child_starts_no_parser_in_a_session_of_its_parents(backend: str, server: Server) -> None:
+    """The child's own end would wait for it, as only the parent closes the session."""
+    run_script(FORK_TO_PARSE, backend, server.url("/id/1"))
+
+
 FORK_UNDER_WAY = """
 import json, os, signal, sys, urllib.request, warnings
 from parallel_requests import ParallelSession
