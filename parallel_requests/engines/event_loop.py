@@ -161,10 +161,14 @@ class EventLoopEngine:
         """Start a worker for every exchange that may go on, and set the timer for those that may not yet."""
         self._is_dispatch_due = False
         while (task := self._scheduler.take()) is not None:
-            worker = _Worker()
-            self._workers.add(worker)
-            worker.task = asyncio.create_task(self._work(worker, task))
+            self._start_worker(task)
         self._set_timer()
+
+    def _start_worker(self, task: Task) -> None:
+        worker = _Worker()
+        self._workers.add(worker)
+        # A copy, as no context can be entered twice: the worker itself enters that of each exchange.
+        worker.task = asyncio.create_task(self._work(worker, task), context=task.run.context.copy())
 
     def _set_timer(self) -> None:
         if (when := self._scheduler.next_timer()) is not None:
@@ -178,9 +182,13 @@ class EventLoopEngine:
             else:
                 self._timeout_timer.set(worker.deadline)
 
-    async def _work(self, worker: _Worker, task: Task | None) -> None:
+    async def _work(self, worker: _Worker, first: Task) -> None:
+        task: Task | None = first
         try:
             while task is not None:
+                if task.run is not first.run:  # its caller has other context variables
+                    self._start_worker(task)
+                    return
                 was_sent = await self._advance(worker, task)
                 if not was_sent:
                     await asyncio.sleep(0)  # a long run of items that fail unsent must not block the loop

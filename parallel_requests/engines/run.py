@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections import deque
 from functools import partial
@@ -34,6 +35,7 @@ class Run:
 
     Attributes:
         policy: The rules by which it is carried out.
+        context: The context variables of its caller; entered by copies only, as many threads do so.
         notifier: Tells the consumer when something has changed.
         input_error: What the input raised, or None.
     """
@@ -63,6 +65,7 @@ class Run:
             observe: Called with each Result before it is delivered, one at a time; must not raise.
         """
         self.policy = policy
+        self.context = contextvars.copy_context()
         self._parse = parse
         self._wake = wake
         self._source = source
@@ -215,12 +218,13 @@ class Run:
 
 
 class Task:
-    """One exchange under way, and the run it belongs to."""
+    """One exchange under way, the run it belongs to, and the context that it and its attempts see."""
 
-    __slots__ = ("_exchange", "_request", "gate", "run")
+    __slots__ = ("_exchange", "_request", "context", "gate", "run")
 
     def __init__(self, run: Run, request: Request) -> None:
         self.run = run
+        self.context = run.context.copy()
         self._request = request
         self._exchange: Exchange = exchange(request, run.policy)
         self.gate: str | None = None  # the closed gate it is queued at
@@ -231,7 +235,7 @@ class Task:
         A bug in the library fails this one item, not the run.
         """
         try:
-            return self._exchange.send(reply)
+            return self.context.run(self._exchange.send, reply)
         except StopIteration as end:
             result: Result[Any] = end.value
             return result

@@ -206,7 +206,7 @@ class ThreadsEngine:
                     self._scheduler.passed_gate(task)
                     self._call_worker()
             authority = effect.request.authority
-            reply = self._send(effect, task.run)
+            reply = self._send(effect, task)
         with self._changed:
             self._scheduler.slot_freed(authority)
             if isinstance(effect, Wait):
@@ -216,15 +216,15 @@ class ThreadsEngine:
             self._call_worker()
         task.run.complete(effect)
 
-    def _send(self, send: Send, run: Run) -> Reply:
+    def _send(self, send: Send, task: Task) -> Reply:
         try:
-            send.flight = flight = self._watchdog.watch(run, send.timeout)
+            send.flight = flight = self._watchdog.watch(task.run, send.timeout)
         except RuntimeError as error:  # no thread is left to watch it
             return self._backend.failure(ResourceExhausted, send.request, error)
         reply: Reply
         try:
             # Checked only now: whoever stops the run after this finds the flight and cuts it.
-            reply = run.policy.stop or self._backend.send(send)
+            reply = task.run.policy.stop or task.context.run(self._backend.send, send)
         except BaseException as error:  # noqa: BLE001 - a callback's SystemExit must not lose the item
             reply = translated(self._backend, error, send.request)
         finally:
