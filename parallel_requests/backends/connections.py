@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 from parallel_requests.backends.reading import FinalResponse
-from parallel_requests.backends.sockets import PlainSocket, WatchedSocket, socket_beneath
+from parallel_requests.backends.sockets import WatchedSocket, plain_socket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
 from parallel_requests.backends.urllib3_future import with_fixes
 from parallel_requests.locks import Lock
@@ -175,7 +175,7 @@ class _WatchedConnection:
         proxy = self.socks_proxy
         try:
             if proxy is None:
-                sock = self._connect_to(target, PlainSocket)
+                sock = self._connect_to(target, plain_socket)
             else:
                 sock = self._connect_to(proxy.address, proxy.sockets_to(target))
         except TimeoutError as error:
@@ -198,7 +198,8 @@ class _WatchedConnection:
         """
         host, port = address
         failure = OSError("the name has no address")
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # By position, as urllib3 does: programs put functions of their own in its place.
+        found = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
         for family, kind, protocol, _, place in found:
             sock = None
             try:

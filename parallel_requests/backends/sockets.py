@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import os
 import socket
@@ -74,8 +75,17 @@ class WatchedSocket:
             self._blocks = blocks
 
 
-class PlainSocket(WatchedSocket, socket.socket):
-    """A socket without TLS."""
+def plain_socket(family: int, kind: int, protocol: int) -> socket.socket:
+    """Open a watched socket without TLS.
+
+    It is of what ``socket.socket`` is now: a test may have replaced it, to keep calls from going out.
+    """
+    return _watched_class(socket.socket)(family, kind, protocol)
+
+
+@functools.lru_cache(maxsize=1)
+def _watched_class(base: type[socket.socket]) -> type[socket.socket]:
+    return type("PlainSocket", (WatchedSocket, base), {})
 
 
 def socket_beneath(means: Any) -> Any:

@@ -58,7 +58,8 @@ class Flight:
             self._end()
 
     def _end(self) -> None:
-        if isinstance(self._means, socket.socket):
+        # SocketType is what they all derive from, even if a test has replaced the class since it was opened.
+        if isinstance(self._means, socket.SocketType | socket.socket):
             # The base class's method: that of SSLSocket would drop the TLS layer while a thread reads.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._means, socket.SHUT_RDWR)
