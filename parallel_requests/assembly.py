@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
 from parallel_requests.engines.threads import ThreadsEngine
@@ -11,7 +10,7 @@ from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.gates.pacing import Pacer
 from parallel_requests.logs import warn
 from parallel_requests.models import ReturnType
-from parallel_requests.observing import chunk_receiver, in_context
+from parallel_requests.observing import chunk_receiver
 from parallel_requests.policy import Policy
 from parallel_requests.redirects import RedirectRules
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from parallel_requests.backends.curl import CurlBackend
     from parallel_requests.cookies import CookieStore
     from parallel_requests.engines.base import Engine
-    from parallel_requests.gates.backoff import RetryPolicy
     from parallel_requests.gates.rotation import Rotation
     from parallel_requests.options import Settings
 
@@ -100,26 +98,15 @@ def new_policy(
     raises = settings.raise_for_status
     return Policy(
         pacer=pacer,
-        retry=_with_conditions_in_context(settings.retry_policy),
+        retry=settings.retry_policy,
         cookies=cookies,
         redirects=rules if settings.follow_redirects else None,
         raise_for_status=kind is not ReturnType.RESPONSE if raises is None else raises,
         deadline=None if settings.deadline is None else pacer.clock() + settings.deadline,
         max_response_size=settings.max_response_size,
         deliver=None if callback is None else chunk_receiver(callback),
-        restart=None if restart is None else in_context(restart),
+        restart=restart,
         chunk_size=settings.chunk_size,
         proxies=proxies,
-        on_attempt=None if settings.on_attempt is None else in_context(settings.on_attempt),
+        on_attempt=settings.on_attempt,
     )
-
-
-def _with_conditions_in_context(retry: RetryPolicy) -> RetryPolicy:
-    """Return the policy with its predicates wrapped to run in a copy of the current context."""
-    conditions = {"retry_on": retry.retry_on, "dont_retry_on": retry.dont_retry_on}
-    predicates: dict[str, Any] = {
-        name: in_context(condition)
-        for name, condition in conditions.items()
-        if condition is not None and not isinstance(condition, tuple | type)
-    }
-    return dataclasses.replace(retry, **predicates) if predicates else retry
