@@ -290,7 +290,11 @@ class Settings:
             return self
         if refused or not options.keys() <= CALL_OPTION_NAMES:
             check_call_options(options, caller, VERB_ARGUMENTS[caller], refused=refused)
-        merged = {name: _merge(getattr(self, name), options[name]) for name in _MERGED if name in options}
+        merged = {
+            name: merge_entries(getattr(self, name), options[name])
+            for name in MERGED_NAMES
+            if name in options
+        }
         if self.retry is not None and "max_retries" in options and "retry" not in options:
             merged["retry"] = dataclasses.replace(self.retry, max_retries=options["max_retries"])
         return dataclasses.replace(self, **{**options, **merged})
@@ -306,15 +310,18 @@ class Settings:
         return policy
 
 
-_MERGED = ("headers", "cookies")
+MERGED_NAMES = ("headers", "cookies")
 
 
-def _merge(base: object, given: Any) -> Any:
-    """Merge the entries of one call into those of the session, as ``requests`` does; None drops them all."""
+def merge_entries(base: object, given: Any) -> Any:
+    """Merge the headers or cookies of a call into those of its session, or those of an item into its call's.
+
+    They override those of the same name, as in ``requests``; None drops all.
+    """
     if not isinstance(base, Mapping):
         return given
     if isinstance(given, list | tuple):
-        return [_merge(base, {} if entry is None else entry) for entry in given]
+        return [merge_entries(base, {} if entry is None else entry) for entry in given]
     return {**base, **given} if isinstance(given, Mapping) else given
 
 

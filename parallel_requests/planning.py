@@ -28,12 +28,14 @@ from parallel_requests.header_fields import (
 )
 from parallel_requests.models import Request
 from parallel_requests.options import (
+    MERGED_NAMES,
     PER_URL_NAMES,
     Data,
     HeaderFields,
     Params,
     Settings,
     Timeout,
+    merge_entries,
 )
 from parallel_requests.urls import check_proxy, check_url, split_user_info
 from parallel_requests.user_agents import BROWSER_USER_AGENTS, USER_AGENT
@@ -53,7 +55,7 @@ _WITHOUT_A_LIST = {
 class RequestItem(TypedDict, total=False):
     """An item of ``urls`` with options of its own; those that are absent are taken from the call.
 
-    ``key`` and ``meta`` are passed on to its Result.
+    Its headers and cookies are added to those of the call. ``key`` and ``meta`` are passed on to its Result.
     """
 
     url: Required[str]
@@ -127,7 +129,9 @@ class Planner:
 
     def _build_template(self) -> Request | None:
         """Build the Request that plain items copy; None if it is wrong, as each item then reports."""
-        row = self._row_of_all()
+        row = dict(self._common)
+        for name in self._columns:
+            row[name] = "GET" if name == "method" else None
         if row["proxy"] is None:
             row["proxy"] = False  # or a rotation would lose a turn to it
         try:
@@ -138,10 +142,11 @@ class Planner:
             wrong = ConfigurationError(str(error), error.field_name)
         raise wrong
 
-    def _row_of_all(self) -> dict[str, Any]:
+    def _row(self, index: int) -> dict[str, Any]:
+        """Return the options of the call for one item."""
         row = dict(self._common)
-        for name in self._columns:
-            row[name] = "GET" if name == "method" else None
+        for name, column in self._columns.items():
+            row[name] = column[index]
         return row
 
     def plan(
@@ -231,12 +236,12 @@ class Planner:
             key = self._key_of(item)
             if isinstance(item, Request):
                 return self._complete(item, index, key)
-            row = dict(self._common)
-            for name, column in self._columns.items():
-                row[name] = column[index]
+            row = self._row(index)
             if isinstance(item, Mapping):
                 _check_names(item, index)
-                row.update({name: value for name, value in item.items() if name in PER_URL_NAMES})
+                own = {name: value for name, value in item.items() if name in PER_URL_NAMES}
+                own |= {name: merge_entries(row[name], own[name]) for name in MERGED_NAMES if name in own}
+                row.update(own)
                 address, meta = item.get("url"), item.get("meta")
             url, authority = check_url(address)
             request = self._build(url, row, authority)
@@ -250,8 +255,9 @@ class Planner:
         if item.problem is not None:
             raise item.problem
         url, authority = check_url(item.url)
-        row = {**self._row_of_all(), "method": item.method, "headers": item.headers}
-        row.update(json=None, data=item.content, params=None)
+        row = self._row(index)
+        row.update(method=item.method, json=None, data=item.content, params=None)
+        row["headers"] = merge_entries(row["headers"], item.headers)
         if item.proxy is not None:
             row["proxy"] = item.proxy
         if item.timeout is not None:

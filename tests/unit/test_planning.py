@@ -247,6 +247,15 @@ def test_options_of_dict_items_override_those_of_the_call() -> None:
     assert header(second, "cookie") == "c=1"
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_headers_and_cookies_of_dict_items_are_added_to_those_of_the_call(as_list: bool) -> None:
+    call: dict[str, dict[str, str]] = {"headers": {"X-A": "1", "X-C": "1"}, "cookies": {"a": "1", "c": "1"}}
+    options: dict[str, Any] = {name: [value] for name, value in call.items()} if as_list else dict(call)
+    own = {"headers": {"x-c": "2"}, "cookies": {"b": "2", "c": "2"}}
+    [request] = plan([{"url": URL, **own}], **options)
+    assert [header(request, name) for name in ("x-a", "x-c", "cookie")] == ["1", "2", "a=1; c=2; b=2"]
+
+
 @pytest.mark.parametrize(
     ("item", "field"),
     [
@@ -273,6 +282,24 @@ def test_request_items_inherit_from_the_call_what_they_leave_open() -> None:
     assert (request.method, request.content, request.key, request.meta) == ("POST", b"body", "k", 5)
     assert (header(request, "x-a"), header(request, "x-b")) == ("1", "2")
     assert (request.timeout, request.proxy, request.authority) == (7.0, "http://proxy.test", "api.test")
+
+
+def test_request_items_inherit_from_lists_with_one_entry_per_url_as_well() -> None:
+    _, request, other = plan(
+        [
+            URL,
+            Request(URL, headers={"X-B": "2", "X-C": "own"}),
+            Request(URL, timeout=5.0, proxy="http://own.test"),
+        ],
+        headers=[None, {"X-A": "1", "X-C": "the call's"}, None],
+        cookies=[None, {"a": "1"}, None],
+        timeout=[1.0, 7.0, 1.0],
+        proxy=[None, "http://proxy.test", "http://proxy.test"],
+        method=["PUT", "PUT", "PUT"],
+    )
+    assert [header(request, name) for name in ("x-a", "x-b", "x-c", "cookie")] == ["1", "2", "own", "a=1"]
+    assert (request.timeout, request.proxy, request.method) == (7.0, "http://proxy.test", "GET")
+    assert (other.timeout, other.proxy) == (5.0, "http://own.test")
 
 
 def test_planning_a_planned_request_again_changes_nothing() -> None:
