@@ -39,12 +39,4 @@ def collect(results: Sequence[Result[Any]], call: Call) -> Any:
 def merge_retried(results: Sequence[Result[Any]], retried: Sequence[Result[Any]]) -> list[Result[Any]]:
     """Return the Results of a batch, with those that failed replaced by their retried ones."""
     again = iter(retried)
-    merged: list[Result[Any]] = []
-    for result in results:
-        if result.ok:
-            merged.append(result)
-            continue
-        second = next(again)
-        second.request.index = second._index = result.index  # noqa: SLF001 - its place in the whole batch
-        merged.append(second)
-    return merged
+    return [result if result.ok else next(again) for result in results]

@@ -146,9 +146,9 @@ class Runtime:
                 "are there and resumes what broke off."
             )
         settings = self.settings.override(call.options, call.verb)
-        failed = [result.request for result in error.results if not result.ok]
+        failed = [result for result in error.results if not result.ok]
         # Already planned, and not planned again: a None in them is deliberate.
-        requests = [dataclasses.replace(request, index=index) for index, request in enumerate(failed)]
+        requests = [dataclasses.replace(result.request, index=result.index) for result in failed]
         return self._request_batch(
             settings,
             call,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 import time
 from typing import TYPE_CHECKING, Any
@@ -249,6 +250,31 @@ def test_a_retry_keeps_the_options_of_the_call(
     for before, after in zip(first, second, strict=True):
         assert (after.method, after.headers) == (before.method, before.headers)
     assert "x-team" not in first[0].headers
+
+
+def test_retry_failed_tells_the_callers_functions_the_places_in_the_whole_batch(
+    open_session: OpenSession, server: Server
+) -> None:
+    session = open_session(max_retries=0)
+    urls = [server.url(f"/flaky/{n}?fail={n % 2}") for n in range(4)]
+    bodies = [bytearray() for _ in urls]
+    attempted: list[int] = []
+    finished: list[int] = []
+
+    def receive(chunk: bytes, request: Request) -> None:
+        bodies[request.index] += chunk
+
+    error = failures_of(
+        session,
+        urls,
+        return_type="stream",
+        stream_callback=receive,
+        on_attempt=lambda request, _: attempted.append(request.index),
+        on_result=lambda result: finished.append(result.index),
+    )
+    session.retry_failed(error)
+    assert [json.loads(body)["key"] for body in bodies] == ["0", "1", "2", "3"]
+    assert sorted(attempted) == sorted(finished) == [0, 1, 1, 2, 3, 3]
 
 
 def test_retry_failed_keeps_keys_and_accepts_a_part_of_the_failures(
