@@ -327,7 +327,7 @@ class _ExchangeState:
         """Whether the caller has received part of a stream that broke off, and cannot start over."""
         if not self.send.delivered or self.policy.resume is not None:
             return False
-        return self.policy.restart is None or not self.policy.restart(self.request)
+        return self.policy.restart is None or not self.policy.restart(self.send.request)
 
     def _refuse_pause(self, reply: Reply) -> RateLimitExceededError | None:
         """Return an error if the server asks for a longer wait than is allowed."""

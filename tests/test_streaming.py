@@ -9,6 +9,7 @@ import mmap
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from parallel_requests.exchange import Send
 from parallel_requests.models import Headers
 from parallel_requests.policy import Policy
 from tests.server.content import content
-from tests.server.faults import close, read_request, repeat, response, send
+from tests.server.faults import close, read_request, redirect, repeat, response, send
 from tests.server.zstd import zstd
 
 if TYPE_CHECKING:
@@ -174,6 +175,30 @@ def test_a_callback_that_allows_a_restart_gets_the_whole_body_again(
     session.request(server.url(), return_type="stream", stream_callback=sink)
     assert sink.body == bytes(200_000)
     assert (len(server.requests), sink.restarts) == (2, 1)
+
+
+def test_a_restart_gets_the_request_that_the_chunks_came_with(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    class ByUrl:
+        """Keeps bodies by the URLs they came from."""
+
+        def __init__(self) -> None:
+            self.bodies: dict[str, bytearray] = defaultdict(bytearray)
+
+        def __call__(self, chunk: bytes, request: Request) -> None:
+            self.bodies[request.url] += chunk
+
+        def restart(self, request: Request) -> bool:
+            self.bodies[request.url].clear()
+            return True
+
+    good = repeat(read_request(), send(response(bytes(200_000))))
+    moved = [read_request(), redirect("/moved"), read_request(), send(CUT), close()]
+    server, sink = fault_server(moved, [good]), ByUrl()
+    session.request(server.url(), return_type="stream", stream_callback=sink)
+    assert {url: len(body) for url, body in sink.bodies.items()} == {server.url("/moved"): 200_000}
+    assert len(server.requests) == 3
 
 
 def test_restart_is_not_called_when_no_retry_is_left(
