@@ -89,9 +89,9 @@ def _check_items(items: object) -> None:
         raise ConfigurationError(
             "urls must be a URL or a list, not a dict; keys= gives each URL a name.", "urls"
         )
-    if isinstance(items, Mapping | Request):
-        raise ConfigurationError("urls must be a URL or a list: put the one item into a list.", "urls")
-    if not isinstance(items, Iterable) or isinstance(items, str | bytes):
+    if isinstance(items, str | Mapping | Request):
+        raise ConfigurationError("urls must be a list, not one item: put it into a list.", "urls")
+    if not isinstance(items, Iterable) or isinstance(items, bytes):
         raise ConfigurationError(f"urls must be an iterable of URLs, not {items!r}.", "urls")
 
 

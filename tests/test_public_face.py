@@ -343,6 +343,15 @@ def test_urls_are_a_url_or_an_iterable(wrong: Any) -> None:
         asyncio.run(parallel_requests_async(wrong))
 
 
+@pytest.mark.parametrize("one", ["http://h/", {"url": "http://h/"}, package.Request("http://h/")], ids=repr)
+def test_one_item_in_place_of_several_is_refused_with_advice(one: Any) -> None:
+    with (
+        ParallelSession(backend="urllib3") as session,
+        pytest.raises(ConfigurationError, match="put it into a list"),
+    ):
+        session.iter_results(one)
+
+
 async def coroutine_function(_: Any) -> None: ...
 
 
