@@ -52,7 +52,11 @@ _MOST_HEADERS = 1_000
 _LARGE_BODY = 1 << 18
 _KEPT_IDLE = 256
 """Idle connections that are kept, or twice ``concurrency`` if that is more."""
-_VERSIONS = {aiohttp.HttpVersion10: "HTTP/1.0", aiohttp.HttpVersion11: "HTTP/1.1"}
+_VERSIONS = {
+    aiohttp.HttpVersion10: "HTTP/1.0",
+    aiohttp.HttpVersion11: "HTTP/1.1",
+    None: "HTTP/1.1",  # of a response that a mock made up
+}
 _FRAMING = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING})
 _PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
 _AUTOMATIC_HEADERS = _PLANNED_HEADERS | {"Content-Type"}

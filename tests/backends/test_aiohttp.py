@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
+import aiohttp
+
 from parallel_requests.exceptions import ProtocolError, TruncatedBody, ValidationError
 from parallel_requests.session import ParallelSession
 from tests.server.faults import close, read_request, repeat, response, rst, send, wait
@@ -38,6 +40,23 @@ def test_header_values_go_out_byte_for_byte_or_not_at_all(
     with pytest.raises(ValidationError):
         session.get(server.url(), headers={"X-Own": "café"})
     assert len(server.requests) == 1
+
+
+def test_a_response_of_a_mock_has_no_version(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As vcrpy and aioresponses make them up, in place of this method."""
+    request = aiohttp.ClientSession._request
+
+    async def mocked(*args: Any, **options: Any) -> aiohttp.ClientResponse:
+        played = await request(*args, **options)
+        played.version = None
+        return played
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", mocked)
+    server = fault_server([read_request(), send(_ANSWER)])
+    answer = session.get(server.url(), return_type="response")
+    assert (answer.json(), answer.http_version) == ({"ok": True}, "HTTP/1.1")
 
 
 def test_an_idempotent_request_is_not_sent_again_behind_our_back(
