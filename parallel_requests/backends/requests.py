@@ -61,7 +61,8 @@ class RequestsBackend(PooledBackend):
     Args:
         session: A session whose mounted adapters, hooks, ``auth`` and ``cert`` are used; never its
             headers, cookies or ``trust_env``, as those are options here. It is not closed. An adapter
-            mounted there has pools of its own, which should hold ``concurrency`` connections.
+            mounted there, and each of its adapters if it has a ``cert``, has pools of its own, which should
+            hold ``concurrency`` connections.
     """
 
     name: ClassVar[str] = "requests"
@@ -117,8 +118,9 @@ class RequestsBackend(PooledBackend):
         return prepared
 
     def _adapter_for(self, request: Request) -> BaseAdapter:
-        """Return the adapter that the user has mounted on the session, or else ours."""
+        """Return the session's adapter if it was mounted by the user or has a certificate to show."""
         if self._session is None:
             return self._adapter
         mounted = self._session.get_adapter(request.url)
-        return self._adapter if type(mounted) is HTTPAdapter else mounted
+        is_ordinary = type(mounted) is HTTPAdapter and self._session.cert is None
+        return self._adapter if is_ordinary else mounted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.server.control import Server
     from tests.server.faults import FaultServer
+    from tests.server.tls import Certificates
 
 
 @responses.activate
@@ -95,6 +97,22 @@ def test_the_sessions_auth_stays_with_its_origin(fault_server: Callable[..., Fau
             assert session.request(server.url()) == 1
     assert "authorization" in server.requests[0].headers
     assert "authorization" not in elsewhere.requests[0].headers
+
+
+def test_the_sessions_client_certificate_is_shown(
+    fault_server: Callable[..., FaultServer], certificates: Certificates
+) -> None:
+    from tests.server.faults import read_request, response, send
+
+    identity, ca_file = certificates.good, str(certificates.ca_file)
+    asking = identity.server_context()
+    asking.verify_mode = ssl.CERT_REQUIRED
+    asking.load_verify_locations(ca_file)
+    server = fault_server([read_request(), send(response(b'"known"'))], tls=asking)
+    with requests.Session() as mine:
+        mine.cert = (str(identity.certificate), str(identity.key))
+        with ParallelSession(backend=RequestsBackend(session=mine), verify_ssl=ca_file) as session:
+            assert session.request(server.url()) == "known"
 
 
 def test_the_users_session_is_not_closed(server: Server) -> None:
