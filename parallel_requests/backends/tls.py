@@ -72,16 +72,14 @@ def _trusting_the_system() -> ssl.SSLContext:
 
 
 def _watched_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
-    """Return a socket class that reports itself before its handshake, and an end without close_notify.
+    """Return a socket class that reports itself before its handshake.
 
-    The handshake happens while the socket is being created, when nothing else has a reference to it. And
-    a connection cut by somebody else must not look as if its peer had ended it (RFC 9112, 9.8).
+    That happens while the socket is being created, when nothing else has a reference to it.
     """
 
     class WatchedSSLSocket(WatchedSocket, ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             uses(self)
-            self.suppress_ragged_eofs = False
             super().do_handshake(block)
 
     return WatchedSSLSocket

@@ -6,6 +6,7 @@ import base64
 import pickle
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,36 @@ def test_a_folder_of_cas_is_trusted(session: ParallelSession, tls_server: Server
     shutil.copy(ca_file, tmp_path / f"{name}.0")
     assert session.request(tls_server.url("/id/2"), verify_ssl=f"{tmp_path}/") == {"id": 2}
     assert tls_server.ids() == [2]
+
+
+def test_a_body_cut_off_is_truncated_even_if_another_librarys_contexts_are_used(
+    session: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as those of truststore, which create sockets of a class of their own."""
+
+    class Injected(ssl.SSLContext):
+        @property
+        def sslsocket_class(self) -> type[ssl.SSLSocket]:
+            return ssl.SSLSocket
+
+        @sslsocket_class.setter
+        def sslsocket_class(self, ours: type[ssl.SSLSocket]) -> None:
+            pass
+
+    def injected(*, cafile: str, **_: object) -> ssl.SSLContext:
+        context = Injected(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile)
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", injected)
+    cut_off = [read_request(), send(b"HTTP/1.1 200 OK\r\n\r\nhalf of i"), close()]
+    server = fault_server(cut_off, tls=certificates.good.server_context())
+    with pytest.raises(exceptions.RetryExhaustedError) as caught:
+        session.get(server.url(), verify_ssl=str(certificates.ca_file), return_type="content")
+    assert isinstance(caught.value.last_error, exceptions.TruncatedBody)
 
 
 def test_an_unknown_ca_is_not_trusted(session: ParallelSession, tls_server: Server) -> None:
