@@ -151,6 +151,22 @@ class _Running:
             await asyncio.wait([feeder])  # raises if we are cancelled, but not what the feeder raised
 
 
+async def _all_results(batch: Batch, listener: _Listener) -> list[Result[Any]]:
+    """Wait for the end of a batch and return all its Results, in input order."""
+    while not batch.is_over:
+        batch.feed_what_fits()
+        await listener.wait(batch.needs_attention)
+        batch.collect()
+        await _let_others_run(batch)
+    return batch.finish()
+
+
+async def _let_others_run(batch: Batch) -> None:
+    """Let the loop run, if a stopped batch has more Results of items that were never started."""
+    if batch.run.is_done() and not batch.is_over:
+        await asyncio.sleep(0)
+
+
 def _http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
     """Return a verb as a coroutine function: frameworks and mocks look for one."""
     call = http_verb(method, default)
@@ -225,10 +241,7 @@ class ParallelRequests:
         )
         batch = self._plan(urls, call)
         async with _Running(self._runtime, batch, urls) as listener:
-            while not batch.run.is_done():
-                batch.feed_what_fits()
-                await listener.wait(batch.needs_attention)
-            results = batch.finish()
+            results = await _all_results(batch, listener)
         return batch.to_value(results)
 
     get: AsyncRequestVerb = _http_verb("GET")
@@ -271,6 +284,7 @@ class ParallelRequests:
                 for result in batch.hand_over():
                     yield result
                 listener.call()
+                await _let_others_run(batch)
 
     @_download_verb
     async def download(
@@ -335,8 +349,7 @@ class ParallelRequests:
         """
         batch = self._runtime.plan_retry(error)
         async with _Running(self._runtime, batch) as listener:
-            await listener.wait(batch.run.is_done)
-            results = batch.finish()
+            results = await _all_results(batch, listener)
         return batch.to_value(results)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import deque
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests import ParallelSession, PartialFailureError, RequestTimeout, RetryPolicy
+from parallel_requests import (
+    ParallelRequests,
+    ParallelSession,
+    PartialFailureError,
+    RequestTimeout,
+    RetryPolicy,
+)
 from parallel_requests.exceptions import DeadlineExceededError
 from tests.polling import until
 from tests.server.faults import (
@@ -211,6 +218,43 @@ def test_deadline_leaves_a_result_for_every_item_of_a_collection(
         session.get(urls, deadline=0.2)
     assert [result.index for result in caught.value.results] == list(range(30))
     assert session.last_run.total == 30
+
+
+@pytest.mark.parametrize("verb", ["request", "iter_results"])
+def test_the_event_loop_goes_on_while_items_that_never_started_get_their_results(
+    backend: str, server: Server, verb: str
+) -> None:
+    taken_in_round: list[int] = []
+
+    class Urls(deque[str]):
+        def __iter__(self) -> Iterator[str]:
+            for url in super().__iter__():
+                taken_in_round.append(rounds)
+                yield url
+
+    rounds = 0
+
+    async def count_rounds() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    async def main() -> int:
+        urls = Urls([server.url("/hang")] * 5_000)
+        async with ParallelRequests(backend=backend, concurrency=2, timeout=None) as client:
+            counting = asyncio.ensure_future(count_rounds())
+            if verb == "request":
+                with pytest.raises(PartialFailureError):
+                    await client.request(urls, deadline=0.2)
+            else:
+                async for _ in client.iter_results(urls, deadline=0.2):
+                    pass
+            counting.cancel()
+            return client.last_run.total
+
+    assert asyncio.run(main()) == len(taken_in_round) == 5_000
+    assert len(set(taken_in_round)) > 10
 
 
 def test_deadline_limits_items_that_wait_for_a_gate(
