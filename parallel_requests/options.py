@@ -295,7 +295,11 @@ class Settings:
             for name in MERGED_NAMES
             if name in options
         }
-        if self.retry is not None and "max_retries" in options and "retry" not in options:
+        if "retry" in options:
+            # A condition of the session gives way to one that the policy brings.
+            conditions = {"retry_on", "dont_retry_on"} - options.keys()
+            merged |= {name: None for name in conditions if getattr(options["retry"], name, None) is not None}
+        elif self.retry is not None and "max_retries" in options:
             merged["retry"] = dataclasses.replace(self.retry, max_retries=options["max_retries"])
         return dataclasses.replace(self, **{**options, **merged})
 

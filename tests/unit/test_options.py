@@ -298,3 +298,13 @@ def test_a_calls_max_retries_overrides_the_sessions_policy() -> None:
     own = RetryPolicy(max_retries=9)
     assert session.override({"retry": own, "max_retries": 1}, "request").retry_policy == own
     assert Settings().override({"max_retries": 1}, "request").retry_policy == RetryPolicy(max_retries=1)
+
+
+def test_the_conditions_in_a_calls_policy_override_those_of_the_session() -> None:
+    session = Settings(retry_on=ValueError, dont_retry_on=KeyError)
+    own = RetryPolicy(retry_on=OSError)
+    assert session.override({"retry": own}, "request").retry_policy == RetryPolicy(
+        retry_on=OSError, dont_retry_on=KeyError
+    )
+    call = session.override({"retry": own, "retry_on": TypeError}, "request")
+    assert call.retry_policy.retry_on is TypeError
