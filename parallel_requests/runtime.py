@@ -175,6 +175,7 @@ class Runtime:
         from parallel_requests.downloading import Downloads
 
         self._check_open()
+        self._check_streaming()
         items = call.checked_items(urls)
         settings = self.settings.override(call.options, call.verb, refused=NOT_FOR_DOWNLOADS)
         downloads = Downloads(
@@ -304,6 +305,8 @@ class Runtime:
         to_value: Callable[[list[Result[Any]]], Any],
     ) -> Batch:
         kind = call.checked_return_type(settings)
+        if kind is ReturnType.STREAM:
+            self._check_streaming()
         policy = self._policy(settings, kind, planner)
         parser = self._parsers.parser(settings, policy, kind, call.parse_func)
         # Only now that nothing is refused any more: it may draw a bar.
@@ -358,3 +361,11 @@ class Runtime:
         if self.is_closed:
             raise RunStoppedError
         self._engine.threads.check_process()  # before anything is started for a parse_func
+
+    def _check_streaming(self) -> None:
+        if not self.backend.capabilities.streaming:
+            raise ConfigurationError(
+                f"The backend {self.backend.name!r} reads each body at once, so it supports no streams and "
+                "no downloads. (One that feeds a Body declares capabilities = Capabilities(streaming=True).)",
+                "backend",
+            )

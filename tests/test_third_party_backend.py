@@ -261,6 +261,19 @@ def test_a_wrong_return_value_of_send_is_reported(answer: object) -> None:
         parallel_requests("http://fake.test/", backend=Answering(lambda request: answer), retry=ONCE)
 
 
+def test_a_backend_that_reads_each_body_at_once_refuses_streams_and_downloads(tmp_path: Path) -> None:
+    """It would never call the stream_callback, and write empty files."""
+    chunks: list[bytes] = []
+    backend = Answering(lambda request: Response(200, {}, b"{}", request))
+    with ParallelSession(backend=backend) as session:
+        with pytest.raises(ConfigurationError, match=r"'answering' .*Capabilities\(streaming=True\)"):
+            session.get("http://fake.test/", return_type="stream", stream_callback=chunks.append)
+        with pytest.raises(ConfigurationError, match="'answering'"):
+            session.download("http://fake.test/file", tmp_path)
+        assert session.get("http://fake.test/") == {}
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bug_in_a_backend_is_named_by_its_type() -> None:
     with pytest.raises(BackendError, match=r"failed \(ZeroDivisionError: division by zero\)"):
         parallel_requests("http://fake.test/", backend=Answering(lambda request: 1 / 0), retry=ONCE)

@@ -47,14 +47,14 @@ class Capabilities:
     Attributes:
         http2: Speaks HTTP/2.
         http3: Speaks HTTP/3.
-        streaming: Hands over a body as it arrives.
+        streaming: Hands over a body as it arrives, by feeding a `Body`; streams and downloads need that.
         multiplexing: Carries several calls on one connection at once.
         async_native: Runs on events instead of a thread per call.
     """
 
     http2: bool = False
     http3: bool = False
-    streaming: bool = True
+    streaming: bool = False
     multiplexing: bool = False
     async_native: bool = False
 
