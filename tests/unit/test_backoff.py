@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -95,6 +96,7 @@ def test_waits_double_up_to_the_cap() -> None:
     policy = RetryPolicy(backoff_jitter=0.0, backoff_max=10.0)
     assert [policy.delay(retry) for retry in range(1, 7)] == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert policy.delay(100_000) == 10.0
+    assert RetryPolicy(backoff_jitter=0.0).delay(7) == 60.0
 
 
 @given(
@@ -150,7 +152,7 @@ YES, NO = True, False
 )
 def test_what_is_retried(outcome: Response | Exception, for_get: bool, for_post: bool) -> None:
     policy = RetryPolicy()
-    for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"):
+    for method in ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"):
         assert policy.wants_retry(method, outcome, 0) is for_get, method
     for method in ("POST", "PATCH"):
         assert policy.wants_retry(method, outcome, 0) is for_post, method
@@ -210,6 +212,41 @@ class Flaky:
         if self.calls <= self._failures:
             raise self.error
         return "fine"
+
+
+def test_arguments_and_keywords_are_passed_on() -> None:
+    @backoff()
+    def double(number: int, *, plus: int) -> int:
+        return 2 * number + plus
+
+    @backoff()
+    async def double_async(number: int, *, plus: int) -> int:
+        return 2 * number + plus
+
+    assert double(3, plus=1) == 7
+    assert asyncio.run(double_async(3, plus=1)) == 7
+
+
+def test_it_waits_by_itself() -> None:
+    flaky = Flaky(2, ConnectionError("gone"))
+    began = time.monotonic()
+    assert backoff(policy=RetryPolicy(backoff_factor=0.05, backoff_jitter=0.0))(flaky)() == "fine"
+    assert time.monotonic() - began >= 0.15
+
+
+def test_coroutines_wait_without_blocking_the_loop() -> None:
+    flaky = Flaky(1, ConnectionError("gone"))
+
+    @backoff(policy=RetryPolicy(backoff_factor=3600.0))
+    async def call() -> str:
+        return flaky()
+
+    async def call_for_a_moment() -> None:
+        await asyncio.wait_for(call(), timeout=0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(call_for_a_moment())
+    assert flaky.calls == 1
 
 
 def test_a_function_is_called_again_after_one_two_four_seconds() -> None:
