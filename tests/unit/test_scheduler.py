@@ -30,6 +30,12 @@ Server = Callable[[Request, int], tuple[float, Answer]]
 """Tells for a request and the number of its attempt how long it takes, and what comes."""
 
 
+def take(play: Simulation, count: int) -> list[Task]:
+    """Take the next tasks, to do by hand what the simulation does."""
+    tasks = [play.scheduler.take() for _ in range(count)]
+    return [task for task in tasks if task is not None]
+
+
 def requests_to(*hosts: str) -> list[Request]:
     return [
         Request(f"http://{host}/{index}", index=index, authority=host) for index, host in enumerate(hosts)
@@ -237,6 +243,54 @@ def test_who_is_turned_away_from_the_rate_for_all_keeps_its_place_at_its_host() 
     assert play.order == list(range(60))
 
 
+def test_who_is_turned_away_by_its_host_once_more_keeps_its_place_there() -> None:
+    play = Simulation()
+    play.new_run(requests_to("a.test", "a.test"))
+    first, second = take(play, 2)
+    play.scheduler.park(first, Wait(1.0, "a.test"))
+    play.scheduler.park(second, Wait(1.0, "a.test"))
+    for gate in ("*", "a.test", "*", "a.test"):
+        play.clock.advance(1.0)
+        assert take(play, 2) == [first]
+        play.scheduler.park(first, Wait(1.0, gate))
+    play.clock.advance(1.0)
+    assert take(play, 2) == [first]
+    play.scheduler.passed_gate(first)
+    assert take(play, 1) == [second]
+
+
+def test_who_comes_while_another_one_tries_the_gate_is_behind_it() -> None:
+    play = Simulation()
+    play.new_run(requests_to("a.test", "a.test"))
+    first, second = take(play, 2)
+    play.scheduler.park(first, Wait(1.0, "a.test"))
+    play.clock.advance(1.0)
+    assert take(play, 1) == [first]
+    play.scheduler.park(second, Wait(1.0, "a.test"))
+    play.scheduler.park(first, Wait(1.0, "a.test"))
+    play.clock.advance(1.0)
+    assert take(play, 2) == [first]
+    play.scheduler.passed_gate(first)
+    assert take(play, 1) == [second]
+
+
+def test_who_is_stopped_behind_the_one_that_tries_the_gate_does_not_cost_it_its_place() -> None:
+    play = Simulation()
+    _, stopped = play.new_run(requests_to("a.test", "a.test")), play.new_run(requests_to("a.test"))
+    first, ended, second = take(play, 3)
+    play.scheduler.park(first, Wait(1.0, "a.test"))
+    play.scheduler.park(ended, Wait(1.0, "a.test"))
+    play.clock.advance(1.0)
+    assert take(play, 3) == [first]
+    play.scheduler.end_run(stopped)
+    assert take(play, 3) == [ended]
+    play.scheduler.finish(ended)
+    play.scheduler.park(second, Wait(1.0, "a.test"))
+    play.scheduler.park(first, Wait(1.0, "a.test"))
+    play.clock.advance(1.0)
+    assert take(play, 3) == [first]
+
+
 @pytest.mark.parametrize(
     "gates",
     [
@@ -265,7 +319,7 @@ def test_of_each_batch_those_that_came_first_pass_first() -> None:
 
 def test_responses_do_not_wake_exchanges_that_wait_for_a_rate() -> None:
     play = Simulation(
-        concurrency=50, rate_limit={"a.test": 10}, burst=20, server=lambda *_: (3.0, Answer(200))
+        concurrency=50, rate_limit={"a.test": 10}, burst=20, server=lambda *_: (3.05, Answer(200))
     )
     count = 200
     play.new_run(requests_to(*["a.test"] * count))
@@ -302,6 +356,39 @@ def test_there_is_work_if_parked_exchanges_have_to_end() -> None:
     assert not play.scheduler.has_work(), "the retry comes after a second"
     play.scheduler.end_run(run)
     assert play.scheduler.has_work()
+
+
+def test_there_is_work_if_a_parked_exchange_may_go_on() -> None:
+    play = Simulation(concurrency_per_host=1)
+    play.new_run(requests_to("a.test", "a.test"))
+    first, second = take(play, 3)
+    assert isinstance(first.advance(None), Send)
+    wait = second.advance(None)
+    assert isinstance(wait, Wait)
+    play.scheduler.park(second, wait)
+    assert not play.scheduler.has_work()
+    play.scheduler.slot_freed("a.test")
+    assert play.scheduler.has_work()
+
+
+def test_it_is_idle_only_when_everything_is_done() -> None:
+    play = Simulation()
+    scheduler = play.scheduler
+    assert scheduler.is_idle()
+    run = play.new_run(requests_to("a.test"))
+    assert not scheduler.is_idle(), "there is something to pull"
+    [task] = take(play, 2)
+    assert not scheduler.is_idle(), "it is in flight"
+    scheduler.park(task, Wait(None, "a.test"))
+    assert not scheduler.is_idle(), "it may go on, as its host has a free slot"
+    assert take(play, 2) == [task]
+    scheduler.park(task, Wait(1.0))
+    assert not scheduler.is_idle(), "it is parked"
+    scheduler.end_run(run)
+    assert not scheduler.is_idle(), "it has to end"
+    assert take(play, 2) == [task]
+    scheduler.finish(task)
+    assert scheduler.is_idle()
 
 
 def test_the_rate_for_all_stops_the_pulling() -> None:
@@ -401,6 +488,57 @@ def test_a_stopped_run_ends_while_another_one_has_all_slots() -> None:
     assert not busy.is_done()
 
 
+def test_a_stopped_run_ends_though_the_wait_is_over_and_no_slot_is_free() -> None:
+    play = Simulation(concurrency=1)
+    stopped, busy = play.new_run(requests_to("a.test")), play.new_run(requests_to("b.test", "b.test"))
+    [waiting] = take(play, 1)
+    play.scheduler.park(waiting, Wait(1.0))
+    [in_flight] = take(play, 1)
+    play.clock.advance(1.0)
+    assert take(play, 1) == [], "it could go on, but there is no slot"
+    stopped.policy.end(RunStoppedError("stopped"))
+    play.scheduler.end_run(stopped)
+    play.play(until=play.clock.now)
+    assert stopped.is_done()
+    assert not busy.is_done()
+    play.scheduler.finish(in_flight)
+    assert [task.run for task in take(play, 2)] == [busy], "and takes its slot only once"
+
+
+def test_a_stopped_run_leaves_the_waits_of_others_alone() -> None:
+    play = Simulation()
+    stopped, _ = play.new_run(requests_to("a.test")), play.new_run(requests_to("b.test", "b.test"))
+    ended, late, soon = take(play, 3)
+    for task, seconds in ((ended, 1.0), (late, 5.0), (soon, 2.0)):
+        play.scheduler.park(task, Wait(seconds))
+    play.scheduler.end_run(stopped)
+    assert take(play, 3) == [ended]
+    for task, seconds in ((soon, 2.0), (late, 5.0)):
+        assert play.scheduler.next_timer() == seconds
+        play.clock.now = seconds
+        assert take(play, 3) == [task]
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_the_rate_for_all_leaves_nothing_to_wait_for() -> None:
+    play = Simulation(rate_limit=0.001, burst=1)
+    run = play.new_run(requests_to("a.test", "a.test"))
+    play.play(until=1.0)
+    run.policy.end(RunStoppedError("stopped"))
+    play.scheduler.end_run(run)
+    play.play(until=1.0)
+    assert run.is_done()
+    assert play.scheduler.is_idle()
+
+
+def test_of_a_run_that_was_stopped_before_it_began_nothing_is_pulled() -> None:
+    play = Simulation()
+    run = play.new_run(requests_to("a.test", "a.test"), stop=RunStoppedError("stopped"))
+    play.play()
+    assert run.is_done()
+    assert run.results() == []
+    assert indices(Result(request) for request in run.unstarted()) == [0, 1]
+
+
 def test_what_waits_behind_a_stopped_run_is_not_forgotten() -> None:
     play = Simulation(concurrency=4, rate_limit={"a.test": 1}, burst=1)
     stopped = play.new_run(requests_to(*["a.test"] * 5))
@@ -457,6 +595,15 @@ def test_a_deadline_ends_what_is_parked() -> None:
     assert [type(result.error) for result in run.results()] == [DeadlineExceededError] * 3
 
 
+def test_a_deadline_ends_what_never_got_a_slot() -> None:
+    play = Simulation(concurrency=1, server=lambda *_: (9.0, Answer(200)))
+    play.new_run(requests_to("a.test"))
+    late = play.new_run(requests_to("b.test"), deadline=1.0)
+    play.play(until=1.0)
+    assert late.is_done()
+    assert isinstance(late.policy.stop, DeadlineExceededError), "the reason why its items fail"
+
+
 # -- windows
 
 
@@ -471,6 +618,7 @@ def test_a_far_deadline_does_not_keep_a_run_that_is_done() -> None:
     gc.collect()
 
     assert gone() is None
+    assert not simulation.scheduler._runs
 
 
 def test_no_more_is_open_than_the_window() -> None:
