@@ -9,6 +9,7 @@ import mmap
 import os
 import subprocess
 import sys
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -310,6 +311,8 @@ def coded(coding: str) -> bytes:
         return b"".join([*(br.process(block) for _ in range(256)), br.finish()])
     if coding == "gzip":
         return gzip.compress(bytes(256 * MIB), compresslevel=9)
+    if coding == "deflate without a header":
+        return zlib.compress(bytes(256 * MIB), 9, -zlib.MAX_WBITS)
     if coding == "zstd":
         compressor = zstd.ZstdCompressor()
         return b"".join([*(compressor.compress(block) for _ in range(256)), compressor.flush()])
@@ -317,7 +320,7 @@ def coded(coding: str) -> bytes:
     return b"\x28\xb5\x2f\xfd\x00\x50" + run * 2000
 
 
-@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "zstd of runs"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate without a header", "br", "zstd", "zstd of runs"])
 def test_decoders_produce_bounded_pieces(coding: str) -> None:
     largest = 0
 

@@ -40,9 +40,15 @@ class _Zlib:
     def __init__(self, window: int) -> None:
         self._window = window
         self._engine = zlib.decompressobj(window)
+        self._head = b""  # what came before there were the two bytes that tell the formats apart
         self._begun = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        if not self._begun:
+            data = self._head + data
+            if len(data) < 2:
+                self._head = data
+                return
         while data:
             if self._engine.eof:
                 if self._window != 31 or not data.startswith(b"\x1f"):
