@@ -153,10 +153,10 @@ def test_slots_of_one_host() -> None:
     assert (wait.seconds, wait.gate) == (None, HOST)
     assert not pacer.has_free_slot(HOST)
     let_pass(pacer, OTHER)
-    pacer.leave(HOST, ConnectError("refused"), 0.1)
+    pacer.leave(HOST, outcome(503), 0.1)  # type: ignore[arg-type]
     assert pacer.has_free_slot(HOST)
     let_pass(pacer, HOST)
-    assert pacer.limits() == {HOST: 2, OTHER: 2}
+    assert pacer.limits() == {HOST: 2, OTHER: 2}, "only adaptive limits are cut"
 
 
 def test_an_adaptive_host_is_cut_once_for_all_that_was_in_flight() -> None:
@@ -207,6 +207,11 @@ def test_other_failures_say_nothing_about_load() -> None:
         clock.advance(0.1)
         pacer.leave(HOST, reply, 0.1)  # type: ignore[arg-type]
     assert pacer.limits() == {HOST: 8}
+    for reply in (outcome(503), *[ConnectError("refused")] * 20):
+        let_pass(pacer, HOST)
+        clock.advance(0.1)
+        pacer.leave(HOST, reply, 0.1)  # type: ignore[arg-type]
+    assert pacer.limits() == {HOST: 5}, "nor that there is room for more"
 
 
 def test_a_budget_is_opened_with_the_first_failure() -> None:
@@ -351,6 +356,20 @@ def test_hosts_that_are_busy_are_remembered_however_many_they_are() -> None:
     assert len(pacer._hosts) <= 10
 
 
+def test_room_for_more_busy_hosts_than_are_remembered_is_rarely_looked_for() -> None:
+    reads = 0
+
+    def clock() -> float:
+        nonlocal reads
+        reads += 1
+        return 0.0
+
+    pacer = Pacer(clock=clock, remembered=10, concurrency_per_host=1)
+    for number in range(1_000):
+        let_pass(pacer, f"{number}.test")
+    assert reads <= 1_000 + 10, "one for each host, and one whenever all are looked through"
+
+
 def test_hosts_with_a_rate_are_forgotten_once_they_are_at_rest() -> None:
     pacer, clock = new_pacer(remembered=10, rate_limit={"a.test": 10.0})
     for port in range(8_000, 8_100):
@@ -368,6 +387,18 @@ def test_the_levels_that_were_cut_last_are_remembered() -> None:
     levels = pacer.limits()
     assert set(levels.values()) == {7}
     assert set(levels) == {f"{number}.test" for number in range(25, 33)}
+
+
+def test_levels_of_busy_hosts_do_not_take_the_room_of_others() -> None:
+    pacer, clock = new_pacer(remembered=10, adaptive=True, concurrency=10)
+    for number in range(10):
+        let_pass(pacer, f"{number}.test")
+        clock.advance(1.0)
+        pacer.leave(f"{number}.test", outcome(503), 1.0)  # type: ignore[arg-type]
+        if number >= 5:
+            let_pass(pacer, f"{number}.test")
+    assert pacer.has_free_slot("new.test")
+    assert set(pacer.limits()) == {*(f"{number}.test" for number in range(10)), "new.test"}
 
 
 @given(
