@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -253,7 +254,7 @@ def test_failures_lose_nothing(session: ParallelSession, server: Server, tmp_pat
 def test_a_redirect_that_is_not_followed_gives_no_file(
     fast: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
-    with pytest.raises(DownloadError):
+    with pytest.raises(DownloadError, match="answered 302, which is not a file"):
         fast.download(server.url("/redirect/1"), tmp_path, follow_redirects=False)
     assert names(tmp_path) == []
 
@@ -373,7 +374,7 @@ def test_only_one_of_two_downloads_resumes_a_part_file(
     server = fault_server(
         [read_request(), send(cut(100_000)), close()],
         in_two_halves(rest(100_000), 100_000, first_goes_on),
-        [read_request(), send(rest(100_000)), close()],
+        [read_request(), respond_with_rest, close()],
         [read_request(), send(whole())],
     )
     with pytest.raises(TruncatedBody):
@@ -384,8 +385,35 @@ def test_only_one_of_two_downloads_resumes_a_part_file(
         assert (second.status, second.path.read_bytes()) == ("downloaded", BODY)
         first_goes_on.set()
         assert first.result(10).path.read_bytes() == BODY
+    assert "range" not in server.requests[3].headers, "the second one starts over at once"
     assert names(tmp_path) == ["file"]
     assert descriptors(tmp_path) == 0
+
+
+def test_what_the_first_of_two_downloads_leaves_is_resumed_by_the_next_call(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    first_breaks_off = threading.Event()
+    part = rest(100_000)[:-100_000]
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()],
+        [read_request(), send(part), wait(first_breaks_off), close()],
+        [read_request(), respond_with_rest, close()],
+        [read_request(), send(whole())],
+        [read_request(), send(rest(200_000))],
+    )
+    once = RetryPolicy(max_retries=0)
+    with pytest.raises(TruncatedBody):
+        session.download(server.url("/file"), tmp_path, retry=once)
+    with ThreadPoolExecutor(1) as pool, ParallelSession(backend=session.backend.name, retry=once) as other:
+        first = begun(pool, other, server.url("/file"), tmp_path)
+        session.download(server.url("/file"), tmp_path).path.unlink()
+        first_breaks_off.set()
+        with pytest.raises(TruncatedBody):
+            first.result(10)
+    assert session.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+    assert server.requests[-1].headers["range"] == "bytes=200000-"
+    assert names(tmp_path) == ["file"]
 
 
 CALLED_REPORT = b'Content-Disposition: attachment; filename="report.pdf"\r\n'
@@ -529,6 +557,22 @@ def test_what_cannot_be_resumed_starts_over(
     assert names(tmp_path) == ["file"]
 
 
+def test_what_is_there_after_a_part_that_did_not_fit_is_resumed(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()],
+        [read_request(), send(rest(99_999)), close()],
+        [read_request(), send(cut(150_000)), close()],
+        [read_request(), send(response(b"busy", status="503 Service Unavailable")), close()],
+        [read_request(), send(rest(150_000))],
+    )
+    retry = RetryPolicy(max_retries=3, backoff_factor=0.01)
+    assert fast.download(server.url("/file"), tmp_path, retry=retry).path.read_bytes() == BODY
+    ranges = [request.headers.get("range") for request in server.requests]
+    assert ranges == [None, "bytes=100000-", None, "bytes=150000-", "bytes=150000-"]
+
+
 def test_a_new_version_may_be_shorter_than_the_beginning_of_the_old_one(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
@@ -538,12 +582,19 @@ def test_a_new_version_may_be_shorter_than_the_beginning_of_the_old_one(
     assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == OTHER
 
 
+NO_RANGE = [read_request(), send(response(b"no", status="416 Range Not Satisfiable")), close()]
+
+
+@pytest.mark.parametrize("refusal", [[], [NO_RANGE]], ids=["another version", "416"])
 def test_a_beginning_that_took_the_place_of_another_is_resumed_by_the_next_call(
-    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+    refusal: list[list[Step]],
+    fast: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    tmp_path: Path,
 ) -> None:
     server = fault_server(
         [read_request(), send(cut(100_000)), close()],
-        [read_request(), send(response(b"no", status="416 Range Not Satisfiable")), close()],
+        *refusal,
         [read_request(), send(cut(150_000, '"two"')), close()],
         [read_request(), send(rest(150_000, etag='"two"'))],
     )
@@ -551,8 +602,9 @@ def test_a_beginning_that_took_the_place_of_another_is_resumed_by_the_next_call(
         fast.download(server.url("/file"), tmp_path, retry=RetryPolicy(max_retries=1, backoff_factor=0.01))
     file = fast.download(server.url("/file"), tmp_path)
     assert (file.status, file.path.read_bytes()) == ("resumed", BODY)
-    ranges = [request.headers.get("range") for request in server.requests]
-    assert ranges == [None, "bytes=100000-", None, "bytes=150000-"]
+    conditions = [(item.headers.get("range"), item.headers.get("if-range")) for item in server.requests]
+    assert conditions[:2] == [(None, None), ("bytes=100000-", '"one"')]
+    assert conditions[-1] == ("bytes=150000-", '"two"')
 
 
 def chunked(at: int) -> bytes:
@@ -571,6 +623,18 @@ def test_a_file_of_unknown_length_is_resumed(
     missing = piece("bytes 100000-299999/*", BODY[100_000:])
     server = fault_server([read_request(), send(chunked(100_000)), close()], [read_request(), send(missing)])
     file = session.download(server.url("/file"), tmp_path)
+    assert (file.status, file.path.read_bytes()) == ("resumed", BODY)
+
+
+def test_a_part_need_not_repeat_the_etag(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    span = f"Content-Range: bytes 100000-{len(BODY) - 1}/{len(BODY)}"
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()],
+        [read_request(), send(response(BODY[100_000:], span, status="206 Partial Content"))],
+    )
+    file = fast.download(server.url("/file"), tmp_path)
     assert (file.status, file.path.read_bytes()) == ("resumed", BODY)
 
 
@@ -660,6 +724,7 @@ def test_a_complete_part_file_costs_one_byte(
         ("Accept-Ranges: none", 'ETag: "one"'),
         ("Content-Encoding: identity",),
         ("Last-Modified: Mon, 01 Jan 2024 00:00:30 GMT", "Date: Mon, 01 Jan 2024 00:00:31 GMT"),
+        ("Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT (\xff)", "Date: Mon, 01 Jan 2024 00:05:00 GMT"),
     ],
 )
 def test_without_a_strong_validator_the_whole_file_is_requested_again(
@@ -682,6 +747,15 @@ def test_a_date_is_a_validator_if_it_is_old_enough(
     assert server.requests[1].headers["if-range"] == modified
 
 
+def test_dates_that_cannot_be_compared_do_no_harm(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    dates = ("Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT", "Date: Mon, 01 Jan 2024 00:05:00 -0000")
+    server = fault_server([read_request(), send(response(BODY, *dates))])
+    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
 def test_a_coded_response_is_decoded_and_not_resumed(
     session: ParallelSession, server: Server, tmp_path: Path
 ) -> None:
@@ -691,6 +765,16 @@ def test_a_coded_response_is_decoded_and_not_resumed(
     )
     assert file.path.read_bytes() == bytes(1 << 20)
     assert seen[-1] == (1 << 20, None), "what is announced is the length of the coded body"
+
+
+def test_a_coded_response_that_breaks_off_is_requested_again_as_a_whole(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    coded = gzip.compress(BODY)
+    first = head(f"Content-Length: {len(coded)}", 'ETag: "one"', "Content-Encoding: gzip") + coded[:-1000]
+    server = fault_server([read_request(), send(first), close()], [read_request(), send(whole())])
+    assert session.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
+    assert "range" not in server.requests[1].headers
 
 
 def test_progress_of_what_is_resumed(
@@ -1139,6 +1223,19 @@ def test_a_record_that_is_too_long_is_ignored(
     note.with_suffix(".part").write_bytes(BODY[:20])
     assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
     assert "range" not in server.requests[0].headers
+
+
+def test_a_record_that_a_crash_left_half_written_is_replaced(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server(
+        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
+    )
+    place_of_note(tmp_path, server.url("/file")).with_suffix(".draft").write_text('{"valid')
+    with pytest.raises(TruncatedBody):
+        fast.download(server.url("/file"), tmp_path, retry=RetryPolicy(max_retries=0))
+    assert fast.download(server.url("/file"), tmp_path).status == "resumed"
+    assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
