@@ -165,7 +165,6 @@ class PartFile:
         try:
             self._file.write(chunk)
             if not self._is_recorded and monotonic() - self._opened_at > _RECORD_AFTER:
-                self._file.flush()
                 self._record()
         except OSError as error:
             raise self._failure("written", error) from error
