@@ -49,6 +49,17 @@ def test_a_stopped_batch_does_not_ask_to_be_fed() -> None:
     assert run.room() == 0
 
 
+def test_an_engine_that_found_the_window_full_is_woken_once_when_half_of_it_is_free() -> None:
+    wakes: list[str] = []
+    run = new_run(count=9, window=4, wake=lambda: wakes.append("now"))
+    pulled = [request for _ in range(5) if (request := run.pull()) is not None]
+    woken: list[int] = []
+    for request in pulled:
+        run.complete(Result(request))
+        woken.append(len(wakes))
+    assert woken == [0, 1, 1, 1]
+
+
 def test_results_that_come_just_before_the_window_is_found_full_leave_room() -> None:
     class Overtaken(Run):
         """Results come just after it was looked at."""
