@@ -23,6 +23,7 @@ import parallel_requests
 from parallel_requests.backends.base import BACKEND_NAMES, Capabilities, backend_class, is_installed
 from parallel_requests.cli import main
 from tests.polling import until
+from tests.server.content import content_sha256
 from tests.server.control import together
 from tests.server.faults import read_request, refusing_port, response, send, wait
 
@@ -53,6 +54,16 @@ def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *arguments]
     return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+
+
+def run_on_a_terminal(*arguments: str) -> tuple[str, str]:
+    """Run a command whose stderr is a terminal; return its stdout, and what the terminal shows."""
+    terminal, its_end = os.openpty()
+    termios.tcsetwinsize(its_end, (24, 100))
+    with start(*arguments, stderr=its_end) as process:
+        output, _ = process.communicate()
+    os.close(its_end)
+    return output, "".join(read_all(terminal))
 
 
 def records(output: str) -> list[dict[str, Any]]:
@@ -234,15 +245,14 @@ def test_quiet_prints_nothing_on_stderr(server: Server) -> None:
 def test_a_progress_bar_is_shown_if_stderr_is_a_terminal(server: Server, tmp_path: Path) -> None:
     listed = tmp_path / "urls.txt"
     listed.write_text(f"# one alone\n\n{server.url('/id/2')}\n")
-    terminal, its_end = os.openpty()
-    termios.tcsetwinsize(its_end, (24, 100))
-    with start("fetch", server.url("/id/1"), "-i", str(listed), stderr=its_end) as process:
-        output, _ = process.communicate()
-    os.close(its_end)
-    shown = "".join(read_all(terminal))
+    output, shown = run_on_a_terminal("fetch", server.url("/id/1"), "-i", str(listed))
     assert "2/2" in shown
     assert "failed=0" in shown
+    assert "succeeded" not in shown, "it replaces the summary"
     assert len(records(output)) == 2
+    output, shown = run_on_a_terminal("fetch", "-q", server.url("/id/1"))
+    assert shown == ""
+    assert len(records(output)) == 1
 
 
 # -- options
@@ -668,11 +678,12 @@ def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Pat
     listed = tmp_path / "urls.txt"
     listed.write_text("\n".join(urls))
     folder = tmp_path / "files"
-    done = run("download", "-i", str(listed), "--to", str(folder), "--sha256", "0" * 64, "--sha256", "f" * 64)
+    first, second = (["--sha256", content_sha256(size)] for size in (1000, 2000))
+    done = run("download", "-i", str(listed), "--to", str(folder), *second, *first)
     assert done.returncode == SOME_FAILED
     assert {record["error"]["type"] for record in records(done.stdout)} == {"DownloadError"}
     assert list(folder.iterdir()) == []
-    done = run("download", *urls, "--to", str(folder), "--header", "X-One: 1")
+    done = run("download", *urls, "--to", str(folder), *first, *second, "--header", "X-One: 1")
     assert done.returncode == SUCCESS, done.stderr
     assert [entry.headers["x-one"] for entry in server.log()[-2:]] == ["1", "1"]
     told = sorted(values(done.stdout), key=lambda value: int(value["size"]))
@@ -680,9 +691,20 @@ def test_download_writes_files_and_a_line_for_each(server: Server, tmp_path: Pat
     assert {path.stat().st_size for path in folder.iterdir()} == {1000, 2000}
     done = run("download", urls[0], "--to", str(folder), "--existing", "keep")
     assert values(done.stdout)[0]["path"] == str(folder / "1000 (2)")
+    done = run("download", urls[0], "--to", str(folder), "--existing", "replace")
+    told = values(done.stdout)
+    assert [(value["path"], value["status"]) for value in told] == [(str(folder / "1000"), "downloaded")]
     done = run("download", *urls, "--to", str(folder), "-q")
     assert {value["status"] for value in values(done.stdout)} == {"skipped"}
     assert done.stderr == ""
+
+
+def test_download_writes_to_the_current_folder_unless_another_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["download", "-q", server.url("/range/10")]) == SUCCESS
+    assert [path.name for path in tmp_path.iterdir()] == ["10"]
 
 
 def test_one_checksum_applies_to_every_file(server: Server, tmp_path: Path) -> None:
