@@ -412,6 +412,31 @@ def test_a_chunk_holds_items_of_one_batch_and_no_suspect_and_not_too_much() -> N
     pool._shut_down()
 
 
+def test_a_pool_that_has_ended_fails_what_it_has_and_what_comes_later() -> None:
+    job = Job(Work(ReturnType.JSON, None, by_value=False), Policy())
+    request = Request("http://a.test/")
+    delivered: list[Result[Any]] = []
+    pool = ParsePool(1)
+
+    def add() -> None:
+        response = Response(200, Headers(), b"{}", request)
+        pool.add(Item(job, Result(request, response=response), delivered.append))
+
+    add()
+    pool._shut_down()
+    pool.wake()
+    add()
+    assert [type(result.error) for result in delivered] == [RunStoppedError, RunStoppedError]
+    assert not pool._jobs, "nothing of the batch is kept"
+
+
+def test_whoever_wakes_the_pool_is_never_blocked() -> None:
+    pool = ParsePool(1)
+    for _ in range(100_000):
+        pool.wake()
+    pool._shut_down()
+
+
 def test_the_pool_sleeps_until_the_nearest_deadline() -> None:
     clock = ManualClock(100.0)
     work = Work(ReturnType.JSON, None, by_value=False)
