@@ -254,6 +254,25 @@ def test_keywords_that_a_subclass_adds_to_request_are_taken_by_every_verb() -> N
     asyncio.run(await_verbs())
 
 
+def test_every_verb_passes_on_what_it_is_given() -> None:
+    given: dict[str, Any] = {
+        "keys": ["a"],
+        "return_type": "text",
+        "parse_func": len,
+        "return_none_on_failure": True,
+        "timeout": 5.0,
+    }
+
+    class Watched(ParallelSession):
+        def request(self, urls: Any, **arguments: Any) -> Any:
+            return urls, arguments
+
+    with Watched(backend="urllib3") as session:
+        for verb in VERBS:
+            passed_on = getattr(session, verb)(["http://a.test/"], **given)
+            assert passed_on == (["http://a.test/"], {**given, "method": verb.upper()})
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_an_error_names_the_class_that_was_called(client: Any) -> None:
     with pytest.raises(TypeError, match=rf"^{client.__name__}\(\) got .*'concurency'"):

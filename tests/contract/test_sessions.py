@@ -127,8 +127,9 @@ def test_a_session_left_open_gives_a_warning_and_is_closed(
     """Even if warnings are errors, as in these tests: a thread left behind would block the exit."""
     session = ParallelSession(backend=backend)
     session.request(server.url("/id/1"))
-    with pytest.warns(ResourceWarning, match=f"backend={backend} .* was not closed"):
+    with pytest.warns(ResourceWarning, match=f"backend={backend} .* was not closed") as warned:
         del session
+    assert warned[0].filename == __file__, "it shows where the session was dropped"
     session = ParallelSession(backend=backend)
     session.request(server.url("/id/2"))
     raised: list[type[BaseException]] = []
