@@ -125,6 +125,12 @@ def waits_for(path: Path, value: dict[str, int]) -> int:
     return value["id"]
 
 
+def waits_then_fails(path: Path, kind: str, at: int, value: dict[str, int]) -> Any:
+    """Wait as `waits_for` does, then make one item fail."""
+    waits_for(path, value)
+    return trouble(kind, at, value)
+
+
 def never_returns(begun: Path, value: Any) -> NoReturn:
     """Add a character to a file to show that it has begun, and never return."""
     with begun.open("a") as file:

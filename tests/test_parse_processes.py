@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -33,6 +34,7 @@ from parallel_requests.models import Headers, Request, Response, Result, ReturnT
 from parallel_requests.parsing.items import Item, Job
 from parallel_requests.parsing.processes import ParsePool
 from parallel_requests.parsing.work import Work
+from parallel_requests.parsing.workers import Child
 from parallel_requests.policy import Policy
 from tests import parse_functions as functions
 from tests.failures import partial_failure
@@ -206,6 +208,33 @@ def test_every_item_may_kill_its_process(server: Server, session: ParallelSessio
     assert server.stats().requests == 8
 
 
+def test_of_a_chunk_that_kills_its_process_only_the_item_to_blame_fails(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    give = Child.give
+
+    def watched(child: Child, items: list[Item]) -> None:
+        sizes.append(len(items))
+        give(child, items)
+
+    monkeypatch.setattr(Child, "give", watched)
+    gate = tmp_path / "open"
+    parse_func = functools.partial(functions.waits_then_fails, gate, "death", 90)
+    with (
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend="urllib3", parse_processes=1) as session,
+    ):
+        answer = consumer.submit(session.request, ids(server, 100), parse_func=parse_func)
+        until(lambda: server.stats().requests == 100)
+        gate.touch()
+        error = answer.exception(_LONG_ENOUGH)
+    assert isinstance(error, PartialFailureError)
+    assert [details.index for details in error.failed] == [90]
+    assert max(sizes) > 1, "what has piled up goes out in larger chunks"
+    assert server.stats().requests == 100
+
+
 @pytest.mark.parametrize(
     "body",
     [b"<html>", b"[" * 100_000, b"1" * 5_000, b'{"a": "\xff"}'],
@@ -309,12 +338,20 @@ def test_a_deadline_takes_from_the_callers_pool_what_has_not_begun(
 ) -> None:
     gate, begun = tmp_path / "open", tmp_path / "begun"
     own = [callers_pool.submit(functions.waits_for, gate, {"id": number}) for number in range(9)]
-    with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
+    with (
+        ThreadPoolExecutor(1) as other,
+        ParallelSession(backend="urllib3", parse_processes=callers_pool) as session,
+    ):
         parse_func = functools.partial(functions.never_returns, begun)
-        error = partial_failure(lambda: session.request(ids(server, 9), parse_func=parse_func, deadline=0.5))
-        assert [type(result.error) for result in error.results] == [DeadlineExceededError] * 9
-        gate.touch()
-        assert session.request(ids(server, 9), parse_func=functions.number) == list(range(9))
+        late = other.submit(session.request, ids(server, 9), parse_func=parse_func, deadline=0.5)
+        until(lambda: server.stats().requests == 9)
+        with ThreadPoolExecutor(1) as another:
+            answers = another.submit(session.request, ids(server, 9), parse_func=functions.number)
+            error = late.exception()
+            assert isinstance(error, PartialFailureError)
+            assert [type(result.error) for result in error.results] == [DeadlineExceededError] * 9
+            gate.touch()
+            assert answers.result(_LONG_ENOUGH) == list(range(9))
     assert [future.result() for future in own] == list(range(9))
     assert not begun.exists()
 
@@ -535,6 +572,16 @@ def test_waiting_items_stay_queued_while_another_batch_ends(server: Server, tmp_
         assert answers.result(_LONG_ENOUGH) == list(range(9))
 
 
+def parse_processes(parent: int) -> set[int]:
+    """The parse processes of a process; the standard library's resource tracker is none."""
+    found: set[int] = set()
+    for pid in children(parent):
+        with contextlib.suppress(OSError):  # it has just ended
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
 @pytest.mark.parametrize("backend", ENGINES, indirect=True)
 def test_leaving_the_loop_ends_the_parsing(server: Server, tmp_path: Path, backend: str) -> None:
     begun = tmp_path / "begun"
@@ -543,7 +590,9 @@ def test_leaving_the_loop_ends_the_parsing(server: Server, tmp_path: Path, backe
         parse_func = functools.partial(functions.never_returns, begun)
         for result in session.iter_results(items, parse_func=parse_func):
             assert not result.ok
+            until(begun.exists)
             break
+        until(lambda: not parse_processes(os.getpid()))
         assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
 
 
