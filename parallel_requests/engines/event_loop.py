@@ -116,9 +116,15 @@ class EventLoopEngine:
             bound.set_exception(error)
             return
         self.threads.enter()
+        living = self._live(loop, bound)
         try:
-            loop.run_until_complete(self._live(loop, bound))
+            loop.run_until_complete(living)
+        except BaseException as error:
+            if bound.done():
+                raise
+            bound.set_exception(error)  # raised again when a batch is submitted
         finally:
+            living.close()  # if the loop could not run, it has not begun
             self.threads.leave()
             with self._lock:
                 if self._loop is loop:
@@ -126,11 +132,7 @@ class EventLoopEngine:
             loop.close()
 
     async def _live(self, loop: asyncio.AbstractEventLoop, bound: Future[asyncio.AbstractEventLoop]) -> None:
-        try:
-            self._backend.bind(loop)
-        except BaseException as error:  # noqa: BLE001 - raised again when a batch is submitted
-            bound.set_exception(error)
-            return
+        self._backend.bind(loop)
         self._loop = loop  # unlocked, as whoever started this thread holds the lock
         bound.set_result(loop)
         if self._closed:

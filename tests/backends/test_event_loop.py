@@ -154,6 +154,22 @@ def test_an_exception_of_a_backend_at_its_start_is_raised_by_the_call() -> None:
         session.request(["http://127.0.0.1/"])
 
 
+def test_a_loop_that_cannot_run_fails_the_call_and_not_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under gevent, say, all threads are one, in which only one loop at a time can run."""
+    closed = asyncio.new_event_loop()
+    closed.close()
+    with ParallelSession(backend="aiohttp") as session, ThreadPoolExecutor(1) as pool:
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, "uvloop", None)
+            patched.setattr(asyncio, "new_event_loop", lambda: closed)
+            first = pool.submit(lambda: session.request(server.url("/id/1")))
+            with pytest.raises(ResourceExhausted, match="Event loop is closed"):
+                first.result(_LONG)
+        assert session.request(server.url("/id/2")) == {"id": 2}
+
+
 def test_a_batch_submitted_while_a_failed_start_is_cleaned_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
