@@ -698,6 +698,33 @@ def test_a_forked_child_has_processes_of_its_own(server: Server, tmp_path: Path)
     assert process.returncode == 0
 
 
+COOPERATIVE = """\
+import socket, sys
+
+class CooperativeSocket(socket.socket):
+    def setblocking(self, flag):
+        super().setblocking(False)  # as gevent's do, which wait by themselves
+
+def socketpair(*args, make=socket.socketpair):
+    return [CooperativeSocket(fileno=end.detach()) for end in make(*args)]
+
+if __name__ == "__main__":
+    socket.socketpair = socketpair
+    from parallel_requests import ParallelSession
+    from tests.parse_functions import number
+
+    with ParallelSession(backend="urllib3", parse_processes=2) as session:
+        print(session.request(sys.argv[1:], parse_func=number))
+"""
+
+
+def test_pipes_wait_even_if_all_sockets_of_the_program_are_made_not_to(
+    server: Server, tmp_path: Path
+) -> None:
+    process = run_script(tmp_path, COOPERATIVE, *ids(server, 20))
+    assert process.communicate(timeout=_LONG_ENOUGH) == (f"{list(range(20))}\n", "")
+
+
 UNGUARDED = """\
 import sys
 from parallel_requests import ParallelSession, PartialFailureError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -88,6 +89,9 @@ class Child:
         self.is_replaceable = False  # likewise: if it cannot start, the next one cannot either
         self._job: Job | None = None
         self._connection, theirs = context.Pipe()
+        if sys.platform != "win32":  # whose pipes are no sockets
+            for end in (self._connection, theirs):
+                os.set_blocking(end.fileno(), True)  # those of gevent do not block
         with theirs:
             try:
                 self._process = context.Process(target=serve, args=(theirs,), name="parallel-requests-parse")
