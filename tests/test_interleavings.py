@@ -13,7 +13,7 @@ import pkgutil
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ from parallel_requests.backends.base import BlockingBackend
 from parallel_requests.backends.connections import Wire, watched
 from parallel_requests.batch import Batch
 from parallel_requests.engines.curl_multi import CurlMultiEngine
+from parallel_requests.engines.opening import Opening
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.engines.watchdog import Flight, Watchdog
 from parallel_requests.exchange import Send
@@ -46,6 +47,7 @@ from parallel_requests.policy import Policy
 from parallel_requests.stats import RunStats
 from tests import parse_functions as functions
 from tests.failures import partial_failure
+from tests.polling import until
 from tests.server.faults import close, full_port, read_request, response, send, wait
 from tests.unit.driving import Answer
 
@@ -718,6 +720,42 @@ def test_ctrl_c_while_a_thread_of_the_session_starts(
     assert not started[0].is_alive()
 
 
+@pytest.mark.parametrize("backend", ["curl", "aiohttp"], indirect=True)
+def test_ctrl_c_when_the_thread_of_the_engine_has_not_begun(
+    backend: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call cannot know whether there will be a thread."""
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+    may_begin = threading.Event()
+
+    def interrupted(thread: threading.Thread) -> None:
+        run = thread.run
+
+        def begin_late() -> None:
+            assert may_begin.wait(PATIENCE)
+            run()
+
+        if thread.name.startswith("parallel-requests"):
+            started.append(thread)
+            thread.run = begin_late  # type: ignore[method-assign]
+        start(thread)
+        if len(started) == 1:
+            raise KeyboardInterrupt
+        may_begin.set()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with ParallelSession(backend=backend) as session:
+        with pytest.raises(KeyboardInterrupt):
+            session.request(server.url("/id/1"))
+        for number in range(2, 5):
+            assert session.request(server.url(f"/id/{number}")) == {"id": number}
+        until(lambda: [thread.is_alive() for thread in started].count(True) == 1)
+    for thread in started:
+        thread.join(PATIENCE)
+    assert server.ids() == [2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("backend", "opening"),
     [("curl", "socket.socketpair"), ("aiohttp", "uvloop.new_event_loop")],
@@ -745,19 +783,19 @@ def test_ctrl_c_while_waiting_for_the_engine_to_open(
     goes_on = threading.Event()
     engine = CurlMultiEngine if backend == "curl" else AiohttpBackend
     opening = "_open" if backend == "curl" else "bind"
-    open_it, result, join = getattr(engine, opening), Future.result, threading.Thread.join
+    open_it, wait_for_it, join = getattr(engine, opening), Opening.wait, threading.Thread.join
 
     def open_late(*args: Any) -> None:
         assert goes_on.wait(PATIENCE)
         open_it(*args)
 
-    def interrupted(_: Future[Any]) -> None:
-        monkeypatch.setattr(Future, "result", resumed)
+    def interrupted(_: Opening) -> None:
+        monkeypatch.setattr(Opening, "wait", resumed)
         raise KeyboardInterrupt
 
-    def resumed(future: Future[Any]) -> Any:
+    def resumed(opening: Opening) -> None:
         goes_on.set()
-        return result(future)
+        wait_for_it(opening)
 
     def joined(thread: threading.Thread) -> None:
         goes_on.set()
@@ -765,7 +803,7 @@ def test_ctrl_c_while_waiting_for_the_engine_to_open(
 
     monkeypatch.setattr(threading.Thread, "join", joined)
     monkeypatch.setattr(engine, opening, open_late)
-    monkeypatch.setattr(Future, "result", interrupted)
+    monkeypatch.setattr(Opening, "wait", interrupted)
     with ParallelSession(backend=backend) as session:
         with pytest.raises(KeyboardInterrupt):
             session.request(server.url("/id/1"))

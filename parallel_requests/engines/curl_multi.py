@@ -7,7 +7,6 @@ import select
 import socket
 import threading
 from collections import deque
-from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +16,7 @@ from parallel_requests.backends.idle_connections import IdleConnections
 from parallel_requests.backends.transfer import Transfer
 from parallel_requests.engines.base import EngineThreads, translated
 from parallel_requests.engines.curl_drivers import new_driver
+from parallel_requests.engines.opening import Opening
 from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
@@ -50,9 +50,9 @@ class CurlMultiEngine:
         self._backend = backend
         self._scheduler = Scheduler(concurrency, monotonic)
         self._commands: deque[Callable[[], None]] = deque()  # from other threads
-        self._lock = Lock()  # guards _thread, _opened, _is_open and _closed
+        self._lock = Lock()  # guards _thread, _opening, _is_open and _closed
         self._thread: threading.Thread | None = None
-        self._opened: Future[None] = Future()
+        self._opening = Opening()
         self._is_open = self._closed = False
         self._is_wake_due = self._is_sleeping = False
         self._next_head_check = 0.0
@@ -101,22 +101,25 @@ class CurlMultiEngine:
 
     def _start(self) -> None:
         """Start the thread, unless a call that was interrupted has done so, and wait until it is ready."""
-        if self._thread is None or self._opened.done():
-            self._opened = Future()
-            threading.Thread(target=self._work, args=(self._opened,), name="parallel-requests-curl").start()
-        self._opened.result()
+        if self._opening.is_over:  # and has failed
+            self._opening = Opening()
+        if not self._opening.is_claimed():
+            threading.Thread(target=self._work, args=(self._opening,), name="parallel-requests-curl").start()
+        self._opening.wait()
 
     # On the engine's thread.
 
-    def _work(self, opened: Future[None]) -> None:
+    def _work(self, opening: Opening) -> None:
+        if not opening.claim():
+            return
         self._thread = threading.current_thread()  # here, as a Ctrl-C may interrupt `_start`
         try:
             self._open()
         except BaseException as error:  # noqa: BLE001 - raised again when a batch is submitted
-            opened.set_exception(OSError(str(error)) if isinstance(error, pycurl.error) else error)
+            opening.end(OSError(str(error)) if isinstance(error, pycurl.error) else error)
             return
         self._is_open = True
-        opened.set_result(None)
+        opening.end()
         self.threads.enter()
         try:
             while True:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.engines.base import EngineThreads, translated
+from parallel_requests.engines.opening import Opening
 from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.exceptions import ParallelRequestsError, RunStoppedError
 from parallel_requests.exchange import Reply, Send
@@ -54,7 +54,7 @@ class EventLoopEngine:
         self._closing = asyncio.Event()
         self._lock = Lock()  # guards all below
         self._loop: asyncio.AbstractEventLoop | None = None  # once it has been bound to the backend
-        self._bound: Future[asyncio.AbstractEventLoop] = Future()
+        self._opening = Opening()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -65,8 +65,9 @@ class EventLoopEngine:
         with self._lock:
             if self._closed:
                 raise RunStoppedError
-            loop = self._loop or self._start()
-            loop.call_soon_threadsafe(self._add, run)
+            if self._loop is None:
+                self._start()
+            self._call(self._add, run)
 
     def wake(self) -> None:
         """Look at the runs again: one has been fed, or has room for more."""
@@ -99,30 +100,33 @@ class EventLoopEngine:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function, *args)
 
-    def _start(self) -> asyncio.AbstractEventLoop:
+    def _start(self) -> None:
         """Start the thread, unless a call that was interrupted has done so, and wait for its loop."""
-        if self._thread is None or self._bound.done():
-            self._bound = Future()
-            threading.Thread(target=self._serve, args=(self._bound,), name="parallel-requests-loop").start()
-        return self._bound.result()
+        if self._opening.is_over:  # and has failed
+            self._opening = Opening()
+        if not self._opening.is_claimed():
+            threading.Thread(target=self._serve, args=(self._opening,), name="parallel-requests-loop").start()
+        self._opening.wait()
 
     # On the loop's thread.
 
-    def _serve(self, bound: Future[asyncio.AbstractEventLoop]) -> None:
+    def _serve(self, opening: Opening) -> None:
+        if not opening.claim():
+            return
         self._thread = threading.current_thread()  # here, as a Ctrl-C may interrupt `_start`
         try:
             loop = _new_event_loop()
         except BaseException as error:  # noqa: BLE001 - raised again when a batch is submitted
-            bound.set_exception(error)
+            opening.end(error)
             return
         self.threads.enter()
-        living = self._live(loop, bound)
+        living = self._live(loop, opening)
         try:
             loop.run_until_complete(living)
         except BaseException as error:
-            if bound.done():
+            if opening.is_over:
                 raise
-            bound.set_exception(error)  # raised again when a batch is submitted
+            opening.end(error)  # raised again when a batch is submitted
         finally:
             living.close()  # if the loop could not run, it has not begun
             self.threads.leave()
@@ -131,10 +135,10 @@ class EventLoopEngine:
                     self._loop = None
             loop.close()
 
-    async def _live(self, loop: asyncio.AbstractEventLoop, bound: Future[asyncio.AbstractEventLoop]) -> None:
+    async def _live(self, loop: asyncio.AbstractEventLoop, opening: Opening) -> None:
         self._backend.bind(loop)
         self._loop = loop  # unlocked, as whoever started this thread holds the lock
-        bound.set_result(loop)
+        opening.end()
         if self._closed:
             self._end()
         await self._closing.wait()
