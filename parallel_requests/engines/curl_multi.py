@@ -75,9 +75,13 @@ class CurlMultiEngine:
         """Look at the runs again: one has been fed, or has room for more."""
         self._is_wake_due = True
         if self._is_sleeping:
-            # It would block if many wake-ups are unread already; any other error means that it is closed.
-            with contextlib.suppress(OSError):
+            try:
                 self._wake_writer.send(b"\0")
+            except BlockingIOError:
+                return  # many wake-ups are unread already
+            except OSError:
+                if self._wake_writer.fileno() >= 0:  # not closed, so it is what a signal handler raised
+                    raise
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: send no more of it, and abort what is in flight."""
@@ -283,5 +287,5 @@ class CurlMultiEngine:
         self._driver.close()
         if self._backend.idle is not None:
             self._backend.idle.close()
+        self._wake_writer.close()  # first, as `wake` expects no other end to be closed
         self._wake_reader.close()
-        self._wake_writer.close()

@@ -6,9 +6,10 @@ import os
 import resource
 import select
 import shutil
+import signal
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -173,6 +174,34 @@ def test_waking_an_engine_that_does_not_get_round_to_it_never_blocks() -> None:
             engine.wake()
     finally:
         engine._release_resources()
+
+
+def test_a_time_limit_that_strikes_during_a_wake_up_is_not_lost() -> None:
+    """What a signal handler raises is often a TimeoutError, and so an OSError."""
+
+    class Struck(socket.socket):
+        def send(self, *args: Any) -> int:
+            sent = super().send(*args)
+            signal.raise_signal(signal.SIGALRM)
+            return sent
+
+    def strike(*_: object) -> None:
+        raise TimeoutError("the caller's time is over")
+
+    engine = CurlMultiEngine(CurlBackend(), 1)
+    engine._open()
+    engine._is_sleeping = True
+    handler = signal.signal(signal.SIGALRM, strike)
+    try:
+        with (
+            Struck(fileno=engine._wake_writer.detach()) as engine._wake_writer,
+            pytest.raises(TimeoutError, match="caller's time"),
+        ):
+            engine.wake()
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        engine._release_resources()
+    engine.wake()  # closed
 
 
 @pytest.mark.parametrize("driver_class", [_SelectDriver, _EpollDriver])
