@@ -541,6 +541,24 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind() -> None:
             return
 
 
+def test_ctrl_c_as_a_worker_is_handed_over_leaves_no_lock_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one of ``concurrent.futures``, which uses Conditions."""
+    enter = threading.Condition.__enter__
+
+    def interrupted(condition: threading.Condition) -> bool:
+        is_entered = enter(condition)
+        if sys._getframe(1).f_code.co_name == "add_done_callback":
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return is_entered
+
+    monkeypatch.setattr(threading.Condition, "__enter__", interrupted)
+    with ParallelSession(backend=Immediate()) as session:
+        with contextlib.suppress(KeyboardInterrupt):
+            session.request(["http://127.0.0.1/"], return_type="content")
+        assert session.request(["http://127.0.0.1/"]) == [{}]
+
+
 class Interrupts:
     """Raises at the n-th instruction after which Python checks for signals.
 

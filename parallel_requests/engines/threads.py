@@ -123,10 +123,13 @@ class ThreadsEngine:
         elif self._can_start_worker() and self._needs_worker():
             self._is_worker_starting = True
             try:
-                self._executor.submit(self._work).add_done_callback(self._handle_cancelled)
-            except BaseException:
+                worker = self._executor.submit(self._work)
+                if not self._owns_executor:  # or a Ctrl-C could leave the Future's Condition locked
+                    worker.add_done_callback(self._handle_cancelled)
+            except BaseException as error:
                 self._is_worker_starting = False
-                if not self._workers:
+                is_interruption = not (isinstance(error, RuntimeError) or self.threads.is_worker())
+                if is_interruption or not self._workers:
                     raise
                 # No thread is left, or the caller's executor is shut down: the workers there are do it all.
                 # A ThreadPoolExecutor may have queued this one before it failed: workers count themselves.

@@ -248,6 +248,46 @@ def test_workers_are_counted_if_the_executor_fails_while_starting_one(
         assert engine._workers == 0
 
 
+class Interrupted(ThreadPoolExecutor):
+    """Starts a worker, and is interrupted as it starts another."""
+
+    has_started = False
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(2)
+        self.error = error
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        if self.has_started:
+            raise self.error
+        self.has_started = True
+        return super().submit(*args, **kwargs)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a time limit")], ids=repr)
+def test_an_interruption_while_another_worker_starts_is_not_lost(
+    start: Callable[..., ThreadsEngine], error: BaseException
+) -> None:
+    is_busy, goes_on = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Response:
+        is_busy.set()
+        assert goes_on.wait(PATIENCE)
+        return Answer(200).to(request)
+
+    with Interrupted(error) as executor:
+        engine = start(answer, 2, executor=executor)
+        runs = [new_run(1), new_run(1)]
+        engine.submit(runs[0])
+        assert is_busy.wait(PATIENCE)
+        try:
+            with pytest.raises(type(error)):
+                engine.submit(runs[1])
+        finally:
+            goes_on.set()
+        assert all(run.notifier.wait(run.is_done, PATIENCE) for run in runs)
+
+
 def test_a_closed_engine_takes_nothing() -> None:
     engine = ThreadsEngine(Scripted(lambda request: Answer(200).to(request)), 1)
     engine.close()
