@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import inspect
 import logging
@@ -123,7 +124,7 @@ class Progress:
     def close(self) -> None:
         """Close the bar."""
         if self._bar is not None:
-            with self._lock:
+            with self._lock, contextlib.suppress(OSError):  # nobody reads stderr any more
                 self._bar.close()
 
 
@@ -142,9 +143,16 @@ def _new_bar(total: int | None, unit: str) -> _Bar:
             "progress",
         )
     else:
+
+        def display(bar: Any, *args: Any, **options: Any) -> None:
+            try:
+                tqdm.display(bar, *args, **options)
+            except OSError:  # nobody reads stderr any more; and tqdm would keep the lock of all its bars
+                bar.disable = True
+
         # Without the monitor thread that tqdm would start, which outlives the bar.
-        quiet = type("tqdm", (tqdm,), {"monitor_interval": 0})
-        return cast("_Bar", quiet(total=total, unit=unit, unit_scale=unit == "B"))
+        robust = type("tqdm", (tqdm,), {"monitor_interval": 0, "display": display})
+        return cast("_Bar", robust(total=total, unit=unit, unit_scale=unit == "B"))
     raise missing
 
 

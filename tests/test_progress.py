@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.util
+import io
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +42,24 @@ def test_the_bar_ends_with_the_batch(
     shown = capsys.readouterr().err
     assert "40/40" in shown
     assert shown.endswith("\n")
+
+
+class Abandoned(io.StringIO):
+    """A pipe whose reader is gone after the first line."""
+
+    def write(self, text: str) -> int:
+        if self.tell():
+            raise BrokenPipeError(errno.EPIPE, "nobody reads")
+        return super().write(text)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("route", ["/static", "/delay/0.2"], ids=["at the end", "meanwhile"])
+def test_a_bar_that_cannot_be_drawn_costs_nothing(
+    session: ParallelSession, server: Server, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Abandoned())
+    assert len(session.get([server.url(route)] * 2, progress=True, return_type="content")) == 2
 
 
 @pytest.mark.parametrize(
