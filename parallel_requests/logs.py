@@ -16,8 +16,9 @@ class StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what ``sys.stderr`` is at the time, until the program gives the root logger a handler."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless it is written elsewhere."""
-        if not logging.getLogger().handlers:
+        """Write a record, unless it is written elsewhere or stderr is closed."""
+        is_closed = getattr(sys.stderr, "closed", sys.stderr is None)
+        if not (logging.getLogger().handlers or is_closed):
             self.stream = sys.stderr
             super().emit(record)
 

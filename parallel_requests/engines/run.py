@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 from collections import deque
@@ -240,7 +241,8 @@ class Task:
             result: Result[Any] = end.value
             return result
         except BaseException as error:
-            logger.exception("an exchange failed; this is a bug in parallel_requests")
+            with contextlib.suppress(Exception):  # it may have been the log that failed
+                logger.exception("an exchange failed; this is a bug in parallel_requests")
             failure = ParallelRequestsError(
                 f"{self._request!r} failed by a bug in parallel_requests: "
                 f"{type(error).__name__}: {text_of(error)}"

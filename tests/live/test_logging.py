@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests import ParallelSession, RetryPolicy
+from parallel_requests import ParallelRequestsError, ParallelSession, RetryPolicy
 from parallel_requests.logs import StderrHandler
 from tests.server.faults import close, read_request, redirect, refusing_port, response, send, stall
 
@@ -91,6 +91,30 @@ def test_configured_logging_is_left_alone(owner: str | None) -> None:
             assert logger.handlers == before
             assert root.handlers == ([] if owner else [theirs])
             assert theirs.level == logging.ERROR
+
+
+@pytest.mark.timeout(30)
+def test_a_closed_stderr_costs_nothing(backend: str, server: Server) -> None:
+    """As in a program that has become a daemon."""
+    with unconfigured(), io.StringIO() as stderr, contextlib.redirect_stderr(stderr):
+        stderr.close()
+        with ParallelSession(backend=backend, debug=True) as session:
+            assert session.get(server.url("/id/1")) == {"id": 1}
+
+
+@pytest.mark.timeout(30)
+def test_logging_that_raises_costs_the_item_and_no_more(backend: str, server: Server) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno != logging.INFO:
+                raise ValueError("the log is closed")
+
+    with ParallelSession(backend=backend, debug=True) as session:
+        logger.addHandler(broken := Broken())
+        with pytest.raises(ParallelRequestsError, match="the log is closed"):
+            session.get(server.url("/id/1"))
+        logger.removeHandler(broken)
+        assert session.get(server.url("/id/2")) == {"id": 2}
 
 
 def test_debug_logs_every_attempt(backend: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
