@@ -34,7 +34,7 @@ from parallel_requests.models import Headers, Request, Response, Result, ReturnT
 from parallel_requests.parsing.items import Item, Job
 from parallel_requests.parsing.processes import ParsePool
 from parallel_requests.parsing.work import Work
-from parallel_requests.parsing.workers import Child
+from parallel_requests.parsing.workers import Child, check_can_start
 from parallel_requests.policy import Policy
 from tests import parse_functions as functions
 from tests.failures import partial_failure
@@ -793,3 +793,14 @@ def test_a_script_from_stdin_is_refused_before_anything_is_sent(server: Server) 
     )
     assert "<stdin> is not a file" in answer.stderr
     assert server.stats().requests == 0
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_only_a_frozen_program_needs_no_file(monkeypatch: pytest.MonkeyPatch, is_frozen: bool) -> None:
+    """PyInstaller names one that does not exist, and its children start from the program itself."""
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", "/gone/program.py", raising=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(sys, "frozen", is_frozen, raising=False)
+    with contextlib.nullcontext() if is_frozen else pytest.raises(ConfigurationError, match="is not a file"):
+        check_can_start()

@@ -268,6 +268,8 @@ def check_can_start() -> None:
             "start the work of the script under: if __name__ == '__main__'.",
             "parse_processes",
         )
+    if getattr(sys, "frozen", False):
+        return  # its children are started from the executable, not from a file of the main module
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
     if getattr(main, "__spec__", None) is None and path is not None and not Path(path).exists():
