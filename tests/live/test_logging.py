@@ -6,6 +6,8 @@ import contextlib
 import io
 import logging
 import pickle
+import subprocess
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -93,13 +95,21 @@ def test_configured_logging_is_left_alone(owner: str | None) -> None:
             assert theirs.level == logging.ERROR
 
 
-@pytest.mark.timeout(30)
+DAEMON = """
+import sys
+from parallel_requests import ParallelSession
+
+backend, url = sys.argv[1:]
+sys.stderr.close()
+with ParallelSession(backend=backend, debug=True) as session:
+    print(session.get(url))
+"""
+
+
 def test_a_closed_stderr_costs_nothing(backend: str, server: Server) -> None:
-    """As in a program that has become a daemon."""
-    with unconfigured(), io.StringIO() as stderr, contextlib.redirect_stderr(stderr):
-        stderr.close()
-        with ParallelSession(backend=backend, debug=True) as session:
-            assert session.get(server.url("/id/1")) == {"id": 1}
+    command = [sys.executable, "-c", DAEMON, backend, server.url("/id/1")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=30)
+    assert done.stdout == "{'id': 1}\n"
 
 
 @pytest.mark.timeout(30)
