@@ -188,7 +188,9 @@ class Settings:
         None, checks.AUTH, "(user, password) for Basic authentication, or 'netrc'."
     )
     verify_ssl: bool | str | os.PathLike[str] = _option(
-        True, checks.VERIFY, "Verify certificates; a path names the CA bundle to trust."
+        True,
+        checks.VERIFY,
+        "Verify certificates; a path names the CAs to trust instead of the system's: a file or folder.",
     )
     trust_env: bool = _session_option(
         True,

@@ -109,6 +109,10 @@ class Pools:
         if verify is not None:
             options["ssl_context"] = ssl_context(verify, self._wire.uses)
             options["cert_reqs"] = "CERT_REQUIRED" if verify else "CERT_NONE"
+            if (proxy or "").startswith("https:"):
+                # One of its own: a tunnel is requested in HTTP/1.1, whatever is spoken in it.
+                options["proxy_ssl_context"] = proxy_context = ssl_context(verify, self._wire.uses)
+                proxy_context.set_alpn_protocols(["http/1.1"])
         socks_proxy = SocksProxy.from_url(proxy) if proxy is not None and proxy.startswith("socks") else None
         if proxy is None or socks_proxy is not None:  # its connections themselves go through that one
             manager = self._library.PoolManager(**options)
@@ -128,9 +132,7 @@ class Pools:
     def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:
         url, credentials = split_proxy(proxy, authorization)
         headers = None if credentials is None else {"Proxy-Authorization": credentials}
-        return self._library.ProxyManager(
-            url, proxy_headers=headers, proxy_ssl_context=options.get("ssl_context"), **options
-        )
+        return self._library.ProxyManager(url, proxy_headers=headers, **options)
 
 
 def headers_of(request: Request) -> Mapping[str, str]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.sockets import WatchedSocket
 from parallel_requests.exceptions import TLSError
+from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None) -> ssl.SSLContext:
@@ -34,6 +35,7 @@ def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None)
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         if uses is not None:
             context.sslsocket_class = _watched_class(uses)
+        _settle(context)
         return context
     raise TLSError(f"No certificate can be checked: {reason}.")
 
@@ -69,6 +71,31 @@ def _trusting_the_system() -> ssl.SSLContext:
             return ssl.create_default_context()
         cafile = certifi.where()
     return ssl.create_default_context(cafile=cafile, capath=capath)
+
+
+def _settle(context: ssl.SSLContext) -> None:
+    """Keep connections, which several threads open at the same time, from changing their context.
+
+    urllib3 sets the protocols to offer for each connection, which frees those that another thread may be
+    copying: a handshake is malformed now and then, or the process crashes
+    (https://github.com/python/cpython/issues/141012). So only the first connection chooses them.
+    urllib3-future adds the system's CAs where none has been read yet, as is so with those of a folder.
+    """
+    choose, chosen = context.set_alpn_protocols, False
+    lock = Lock()  # guards chosen
+
+    def choose_once(alpn_protocols: Iterable[str]) -> None:
+        nonlocal chosen
+        with lock:
+            if not chosen:
+                choose(alpn_protocols)
+                chosen = True
+
+    def add_none(purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:
+        """Do nothing, in place of ``load_default_certs``."""
+
+    context.set_alpn_protocols = choose_once  # type: ignore[method-assign]
+    context.load_default_certs = add_none  # type: ignore[method-assign]
 
 
 def _watched_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:

@@ -16,7 +16,7 @@ from parallel_requests.gates.backoff import RetryPolicy
 from tests.lateness import fits
 from tests.polling import until
 from tests.server.control import together
-from tests.server.faults import read_request, response, send, stall
+from tests.server.faults import read_request, response, send, stall, within_tls
 from tests.server.h2_faults import FallSilent, HangUp, Pause, go_away, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
@@ -72,6 +72,22 @@ def test_the_reason_phrase_that_http2_lacks_is_filled_in(session: ParallelSessio
     assert session.request(h2_server.url("/get"), return_type="response").reason == "OK"
     with pytest.raises(exceptions.HTTPStatusError, match="answered 404 Not Found"):
         session.get(h2_server.url("/status/404"))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_http2_through_a_proxy(
+    session: ParallelSession, fault_server: Play, certificates: Certificates, scheme: str
+) -> None:
+    target = within_tls(h2_context(certificates.good), speak_h2(good_answer))
+    proxy = fault_server(
+        [read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), target],
+        tls=certificates.good.server_context() if scheme == "https" else None,
+    )
+    for _ in range(2):
+        answer = session.get(
+            "https://localhost/", return_type="response", proxy=f"{scheme}://localhost:{proxy.port}"
+        )
+        assert answer.http_version == "HTTP/2"
 
 
 def test_http2_can_be_switched_off(open_session: OpenSession, h2_server: Server) -> None:

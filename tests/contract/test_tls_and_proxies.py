@@ -56,6 +56,15 @@ def test_a_folder_of_cas_is_trusted(session: ParallelSession, tls_server: Server
     assert tls_server.ids() == [2]
 
 
+def test_only_the_given_folder_is_trusted(
+    session: ParallelSession, tls_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls_server.ca_file))
+    with pytest.raises(exceptions.TLSError):
+        session.request(tls_server.url("/id/1"), verify_ssl=str(tmp_path))
+    assert tls_server.ids() == []
+
+
 def test_a_body_cut_off_is_truncated_even_if_another_librarys_contexts_are_used(
     session: ParallelSession,
     fault_server: Callable[..., FaultServer],

@@ -66,3 +66,26 @@ def test_certificates_are_not_checked_if_switched_off() -> None:
     context = ssl_context(False)
     assert context.verify_mode == ssl.CERT_NONE
     assert not context.check_hostname
+
+
+def test_the_first_connection_chooses_the_protocols_that_all_others_offer(certificates: Certificates) -> None:
+    """Setting them again would free what another thread, about to connect, may just be copying."""
+    context = ssl_context(str(certificates.ca_file))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["spdy/3"])
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    connection = context.wrap_bio(received, sent, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.do_handshake()
+    client_hello = sent.read()
+    assert b"\x02h2\x08http/1.1" in client_hello
+    assert b"spdy" not in client_hello
+
+
+def test_a_connection_adds_no_cas(
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+    context = ssl_context(str(tmp_path))
+    context.load_default_certs()
+    assert trusted(context) == 0
