@@ -38,6 +38,7 @@ from parallel_requests.backends.base import BlockingBackend
 from parallel_requests.backends.connections import Wire, watched
 from parallel_requests.batch import Batch
 from parallel_requests.engines.curl_multi import CurlMultiEngine
+from parallel_requests.engines.notifier import Notifier
 from parallel_requests.engines.opening import Opening
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.engines.watchdog import Flight, Watchdog
@@ -801,19 +802,27 @@ def test_ctrl_c_while_waiting_for_the_engine_to_open(
     goes_on = threading.Event()
     engine = CurlMultiEngine if backend == "curl" else AiohttpBackend
     opening = "_open" if backend == "curl" else "bind"
-    open_it, wait_for_it, join = getattr(engine, opening), Opening.wait, threading.Thread.join
+    open_it, make, wait_for_it = getattr(engine, opening), Opening.make, Notifier.wait
+    join = threading.Thread.join
+    openings: list[str] = []
 
     def open_late(*args: Any) -> None:
+        openings.append(threading.current_thread().name)
         assert goes_on.wait(PATIENCE)
         open_it(*args)
 
-    def interrupted(_: Opening) -> None:
-        monkeypatch.setattr(Opening, "wait", resumed)
+    def interrupted(*_: Any) -> bool:
+        monkeypatch.setattr(Notifier, "wait", wait_for_it)
+        monkeypatch.setattr(Opening, "make", made_again)
         raise KeyboardInterrupt
 
-    def resumed(opening: Opening) -> None:
+    def made_again(*args: Any) -> None:
+        monkeypatch.setattr(Notifier, "wait", resumed)
+        make(*args)
+
+    def resumed(*args: Any) -> bool:
         goes_on.set()
-        wait_for_it(opening)
+        return wait_for_it(*args)
 
     def joined(thread: threading.Thread) -> None:
         goes_on.set()
@@ -821,13 +830,14 @@ def test_ctrl_c_while_waiting_for_the_engine_to_open(
 
     monkeypatch.setattr(threading.Thread, "join", joined)
     monkeypatch.setattr(engine, opening, open_late)
-    monkeypatch.setattr(Opening, "wait", interrupted)
+    monkeypatch.setattr(Notifier, "wait", interrupted)
     with ParallelSession(backend=backend) as session:
         with pytest.raises(KeyboardInterrupt):
             session.request(server.url("/id/1"))
         if then == "request":
             assert session.request(server.url("/id/2")) == {"id": 2}
             assert server.ids() == [2]
+    assert len(openings) == 1
 
 
 def test_ctrl_c_while_the_parse_pool_is_called(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

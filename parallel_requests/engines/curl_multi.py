@@ -104,18 +104,14 @@ class CurlMultiEngine:
             thread.join()
 
     def _start(self) -> None:
-        """Start the thread, unless a call that was interrupted has done so, and wait until it is ready."""
+        """Start the thread, and wait until it is ready."""
         if self._opening.is_over:  # and has failed
             self._opening = Opening()
-        if not self._opening.is_claimed():
-            threading.Thread(target=self._work, args=(self._opening,), name="parallel-requests-curl").start()
-        self._opening.wait()
+        self._opening.make(self._work, "parallel-requests-curl")
 
     # On the engine's thread.
 
     def _work(self, opening: Opening) -> None:
-        if not opening.claim():
-            return
         self._thread = threading.current_thread()  # here, as a Ctrl-C may interrupt `_start`
         try:
             self._open()

@@ -101,18 +101,14 @@ class EventLoopEngine:
                 self._loop.call_soon_threadsafe(function, *args)
 
     def _start(self) -> None:
-        """Start the thread, unless a call that was interrupted has done so, and wait for its loop."""
+        """Start the thread, and wait for its loop."""
         if self._opening.is_over:  # and has failed
             self._opening = Opening()
-        if not self._opening.is_claimed():
-            threading.Thread(target=self._serve, args=(self._opening,), name="parallel-requests-loop").start()
-        self._opening.wait()
+        self._opening.make(self._serve, "parallel-requests-loop")
 
     # On the loop's thread.
 
     def _serve(self, opening: Opening) -> None:
-        if not opening.claim():
-            return
         self._thread = threading.current_thread()  # here, as a Ctrl-C may interrupt `_start`
         try:
             loop = _new_event_loop()
