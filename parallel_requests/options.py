@@ -316,18 +316,20 @@ class Settings:
         return policy
 
 
-MERGED_NAMES = ("headers", "cookies")
+MERGED_NAMES = ("params", "headers", "cookies")
 
 
 def merge_entries(base: object, given: Any) -> Any:
-    """Merge the headers or cookies of a call into those of its session, or those of an item into its call's.
+    """Merge an option of ``MERGED_NAMES`` of a call into that of its session, or of an item into its call's.
 
-    They override those of the same name, as in ``requests``; None drops all.
+    As in ``requests``, entries override those of the same name, and None adds nothing.
     """
+    if given is None:
+        return base
     if not isinstance(base, Mapping):
         return given
     if isinstance(given, list | tuple):
-        return [merge_entries(base, {} if entry is None else entry) for entry in given]
+        return [merge_entries(base, entry) for entry in given]
     return {**base, **given} if isinstance(given, Mapping) else given
 
 

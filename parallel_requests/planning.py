@@ -55,7 +55,8 @@ _WITHOUT_A_LIST = {
 class RequestItem(TypedDict, total=False):
     """An item of ``urls`` with options of its own; those that are absent are taken from the call.
 
-    Its headers and cookies are added to those of the call. ``key`` and ``meta`` are passed on to its Result.
+    Its params, headers and cookies are added to those of the call. ``key`` and ``meta`` are passed on to its
+    Result.
     """
 
     url: Required[str]
@@ -282,14 +283,10 @@ class Planner:
     def _build(self, url: str, row: Mapping[str, Any], authority: str) -> Request:
         method = _check_method(row["method"])
         headers = dict(self._base_headers)
-        unwanted: set[str] = set()
-        common_headers = self._common["headers"]
-        if isinstance(common_headers, Mapping):
-            merge_headers(headers, common_headers, unwanted)
-        if self._user_agents is not None and not _has_own(headers, "user-agent", common_headers):
+        if self._user_agents is not None:
             headers["User-Agent"] = self._user_agents.next()
-        if row["headers"] is not common_headers:
-            merge_headers(headers, row["headers"], unwanted)
+        unwanted: set[str] = set()
+        merge_headers(headers, row["headers"], unwanted)
         url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
         content = encode_body(row["json"], row["data"], headers)
@@ -448,13 +445,6 @@ def _check_method(method: object) -> str:
     if method.upper() == "CONNECT":
         raise ValidationError("CONNECT opens a tunnel and is not a request; use proxy= instead.", "method")
     return method.upper()
-
-
-def _has_own(headers: Mapping[str, str], name: str, given: object) -> bool:
-    """Whether a header is among those to be sent, and the caller has given it."""
-    if not isinstance(given, Mapping) or find_field(given, name) is None:
-        return False
-    return find_field(headers, name) is not None
 
 
 def _timeouts(timeout: object) -> tuple[float | None, float | None]:

@@ -254,15 +254,18 @@ def test_an_absent_key_inherits_and_none_switches_off() -> None:
     assert (call.timeout, call.max_retries, session.timeout) == (None, 1, 5.0)
 
 
-def test_headers_and_cookies_of_a_call_are_merged_into_those_of_the_session() -> None:
-    session = Settings.of({"headers": {"A": "1", "B": "1"}, "cookies": {"a": "1"}}, "ParallelSession")
-    call = session.override({"headers": {"B": "2"}, "cookies": {"b": "2"}}, "request")
+def test_params_headers_and_cookies_of_a_call_are_merged_into_those_of_the_session() -> None:
+    common = {"params": {"p": "1"}, "headers": {"A": "1", "B": "1"}, "cookies": {"a": "1"}}
+    session = Settings.of(common, "ParallelSession")
+    call = session.override({"params": {"q": "2"}, "headers": {"B": "2"}, "cookies": {"b": "2"}}, "request")
+    assert call.params == {"p": "1", "q": "2"}
     assert call.headers == {"A": "1", "B": "2"}
     assert call.cookies == {"a": "1", "b": "2"}
     per_url = session.override({"headers": [{"B": "3"}, None]}, "request")
     assert per_url.headers == [{"A": "1", "B": "3"}, {"A": "1", "B": "1"}]
-    assert session.override({"headers": None}, "request").headers is None
     assert Settings().override({"headers": {"B": "2"}}, "request").headers == {"B": "2"}
+    nothing = session.override({"params": None, "headers": None, "cookies": None}, "request")
+    assert (nothing.params, nothing.headers, nothing.cookies) == tuple(common.values())
 
 
 def test_the_policy_that_options_come_to() -> None:

@@ -247,13 +247,35 @@ def test_options_of_dict_items_override_those_of_the_call() -> None:
     assert header(second, "cookie") == "c=1"
 
 
+MERGED: dict[str, dict[str, str]] = {
+    "params": {"p": "1", "q": "1"},
+    "headers": {"X-A": "1", "X-C": "1"},
+    "cookies": {"a": "1", "c": "1"},
+}
+
+
 @pytest.mark.parametrize("as_list", [False, True])
-def test_headers_and_cookies_of_dict_items_are_added_to_those_of_the_call(as_list: bool) -> None:
-    call: dict[str, dict[str, str]] = {"headers": {"X-A": "1", "X-C": "1"}, "cookies": {"a": "1", "c": "1"}}
-    options: dict[str, Any] = {name: [value] for name, value in call.items()} if as_list else dict(call)
-    own = {"headers": {"x-c": "2"}, "cookies": {"b": "2", "c": "2"}}
+def test_params_headers_and_cookies_of_dict_items_are_added_to_those_of_the_call(as_list: bool) -> None:
+    options: dict[str, Any] = {name: [value] for name, value in MERGED.items()} if as_list else dict(MERGED)
+    own = {"params": {"q": "2"}, "headers": {"x-c": "2"}, "cookies": {"b": "2", "c": "2"}}
     [request] = plan([{"url": URL, **own}], **options)
     assert [header(request, name) for name in ("x-a", "x-c", "cookie")] == ["1", "2", "a=1; c=2; b=2"]
+    assert request.url == f"{URL}?p=1&q=2"
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_none_in_a_dict_item_adds_nothing(as_list: bool) -> None:
+    options: dict[str, Any] = {name: [value] for name, value in MERGED.items()} if as_list else dict(MERGED)
+    [request] = plan([{"url": URL, "params": None, "headers": None, "cookies": None}], **options)
+    assert [header(request, name) for name in ("x-a", "x-c", "cookie")] == ["1", "1", "a=1; c=1"]
+    assert request.url == f"{URL}?p=1&q=1"
+
+
+def test_pairs_and_text_replace_the_params_of_the_call() -> None:
+    """They cannot be merged by name: one may be there more than once."""
+    items = [{"url": URL, "params": (("q", "2"), ("q", "3"))}, {"url": URL, "params": "r=2"}]
+    requests = plan(items, params={"p": "1"})
+    assert [request.url for request in requests] == [f"{URL}?q=2&q=3", f"{URL}?r=2"]
 
 
 @pytest.mark.parametrize(
