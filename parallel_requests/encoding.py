@@ -35,6 +35,8 @@ def add_params(url: str, params: object) -> str:
 def encode_body(json: object, data: object, headers: dict[str, str]) -> bytes | None:
     """Return the body, if there is one, and add its Content-Type unless the caller has set one.
 
+    Text may be of any type, JSON or XML for example, and so gets none; an empty form is no body.
+
     Raises:
         ValidationError: ``json`` and ``data`` are both given, or one cannot be encoded.
     """
@@ -47,8 +49,10 @@ def encode_body(json: object, data: object, headers: dict[str, str]) -> bytes | 
     elif isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
     elif isinstance(data, str):
-        content, content_type = to_utf8(data, "data"), "text/plain; charset=utf-8"
+        return to_utf8(data, "data")
     elif isinstance(data, Mapping | tuple | list):
+        if not data:
+            return None
         content, content_type = (
             _encode_pairs(data, "data").encode("ascii"),
             "application/x-www-form-urlencoded",

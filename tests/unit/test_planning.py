@@ -554,7 +554,9 @@ def test_json_and_data_together() -> None:
         ({"json": 0}, b"0", "application/json"),
         ({"data": b"raw"}, b"raw", None),
         ({"data": bytearray(b"raw")}, b"raw", None),
-        ({"data": "é"}, "é".encode(), "text/plain; charset=utf-8"),
+        ({"data": "é"}, "é".encode(), None),
+        ({"data": {}}, None, None),
+        ({"data": ()}, None, None),
         ({"data": {"a": 1, "b": ["x", "y z"]}}, b"a=1&b=x&b=y+z", "application/x-www-form-urlencoded"),
         ({"data": (("a", 1), ("a", 2))}, b"a=1&a=2", "application/x-www-form-urlencoded"),
         (
