@@ -204,6 +204,12 @@ class Request(_CopiedWhole):
 
 _UNREAD: Any = ...  # not a JSON value, and a singleton even when copied
 _BODILESS = frozenset({204, 205, 304})
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Each with the codec that takes it off."""
 _NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 """Codecs that only Python knows: some raise in spite of ``errors``, or take quadratic time."""
 
@@ -279,13 +285,19 @@ class Response(_CopiedWhole):
 
     @property
     def encoding(self) -> str:
-        """The charset the ``content-type`` header names, else UTF-8."""
+        """The charset of a byte order mark, else the one the ``content-type`` header names, else UTF-8.
+
+        A mark takes precedence over the header as in browsers (WHATWG Encoding Standard, "decode").
+        """
+        for mark, charset in _BYTE_ORDER_MARKS:
+            if self.content.startswith(mark):
+                return charset
         _, _, parameters = self.headers.get("content-type", "").lower().partition("charset=")
         return parameters.split(";")[0].strip(" \"'") or "utf-8"
 
     @property
     def text(self) -> str:
-        """The body as text; bytes that do not fit the charset become U+FFFD."""
+        """The body as text, without a byte order mark; bytes that do not fit the charset become U+FFFD."""
         try:
             if codecs.lookup(self.encoding).name not in _NO_CHARSETS:
                 return self.content.decode(self.encoding, errors="replace")

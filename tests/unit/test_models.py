@@ -194,6 +194,12 @@ def test_is_json_needs_the_content_type_too() -> None:
         ('text/html; charset="latin-1" ; x=1', "é".encode("latin-1"), "é"),
         ("text/html", b"\xff", "\ufffd"),
         ("text/html; charset=", "é".encode(), "é"),
+        ("text/csv", "\ufeffa,é".encode(), "a,é"),
+        ("text/csv; charset=latin-1", "\ufeffa,é".encode(), "a,é"),
+        *(
+            (f"text/csv; charset={name}", "\ufeffa,é".encode(name), "a,é")
+            for name in ("utf-8", "utf-16-le", "utf-16-be")
+        ),
         *(
             (f"text/html; charset={name}", "é-".encode() + b"\xff", "é-\ufffd")
             for name in ("no-such-charset", "base64", "no\0charset", "idna", "undefined")
