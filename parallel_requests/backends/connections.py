@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+from parallel_requests.backends.racing import ConnectRace
 from parallel_requests.backends.reading import FinalResponse
 from parallel_requests.backends.sockets import WatchedSocket, plain_socket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
@@ -95,16 +96,6 @@ class Wire:
         flight = getattr(self._local, "flight", None)
         return flight is not None and bool(flight.is_cut)
 
-    def connects(self, sock: Any) -> None:
-        """Note which socket this thread's attempt is about to connect.
-
-        Raises:
-            TimeoutError: The attempt has been cut: a socket that is not connected cannot be shut down.
-        """
-        self.uses(sock)
-        if self.is_cut():
-            raise TimeoutError("the attempt was ended")
-
     def opened(self, sock: Any) -> None:
         """Note a new connection."""
         with self._lock:
@@ -182,7 +173,7 @@ class _WatchedConnection:
             if proxy is None:
                 sock = self._connect_to(target, plain_socket)
             else:
-                sock = self._connect_to(proxy.address, proxy.sockets_to(target))
+                sock = self._connect_to(proxy.address, proxy.sockets_to(target), in_turn=True)
         except TimeoutError as error:
             raise self.errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
         except TargetNotFound as error:
@@ -196,37 +187,25 @@ class _WatchedConnection:
         self.wire.opened(sock)
         return sock
 
-    def _connect_to(self, address: tuple[str, int], new: Callable[..., socket.socket]) -> socket.socket:
-        """Do what ``socket.create_connection`` does, but report each ``new`` socket before it connects.
+    def _connect_to(
+        self, address: tuple[str, int], new: Callable[..., socket.socket], *, in_turn: bool = False
+    ) -> socket.socket:
+        """Do what ``socket.create_connection`` does, but with all addresses at once, and abortably."""
+        # urllib3's marker for the default is not a number.
+        seconds = self.timeout if isinstance(self.timeout, int | float) else None
 
-        Otherwise a connect that hangs could not be aborted.
-        """
-        host, port = address
-        failure = OSError("the name has no address")
+        def open_socket(*kind: int) -> socket.socket:
+            sock = new(*kind)
+            # urllib3-future adds the protocol that an option is for: "tcp".
+            for level, name, value, *_ in self.socket_options or ():
+                sock.setsockopt(level, name, value)
+            return sock
+
         # By position, as urllib3 does: programs put functions of their own in its place.
-        found = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
-        for family, kind, protocol, _, place in found:
-            sock = None
-            try:
-                sock = new(family, kind, protocol)  # fails if this machine has no IPv6, say
-                # urllib3-future adds the protocol that an option is for: "tcp".
-                for level, name, value, *_ in self.socket_options or ():
-                    sock.setsockopt(level, name, value)
-                # Otherwise it is urllib3's marker for the default.
-                if self.timeout is None or isinstance(self.timeout, int | float):
-                    sock.settimeout(self.timeout)
-                self.wire.connects(sock)
-                sock.connect(place)
-            except OSError as error:
-                if sock is not None:
-                    sock.close()
-                failure = error.with_traceback(None)  # it would keep this frame, and so the sockets, alive
-            else:
-                return sock
-        try:
-            raise failure
-        finally:
-            del failure  # for the same reason
+        found = socket.getaddrinfo(*address, socket.AF_UNSPEC, socket.SOCK_STREAM)
+        sock = ConnectRace(found, open_socket, self.wire, seconds, in_turn=in_turn).run()
+        sock.settimeout(seconds)
+        return sock
 
 
 def watched(base: Any, wire: Wire, errors: Any, proxy: SocksProxy | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,13 +19,14 @@ from parallel_requests import (
     RequestTimeout,
     RetryPolicy,
 )
-from parallel_requests.exceptions import DeadlineExceededError
+from parallel_requests.exceptions import ConnectError, DeadlineExceededError
 from tests.polling import until
 from tests.server.faults import (
     FaultServer,
     TLSConnection,
     full_port,
     read_request,
+    refusing_port,
     repeat,
     response,
     send,
@@ -60,6 +62,12 @@ _NEVER_SHAKEN = {
     "trickled TLS": trickle(b"\x16\x03\x03\x02\x00" + bytes(512), 0.02),  # a record that takes ten seconds
 }
 _NEVER_CONNECTED = (*_NEVER_SHAKEN, "full accept queue")
+
+on_threads = pytest.mark.parametrize(
+    "backend",
+    [pytest.param("niquests", marks=pytest.mark.niquests), "requests", "urllib3"],
+    indirect=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,65 @@ def test_row_14_the_connect_part_covers_the_handshake(
     for result in results:
         assert type(result.error) is RequestTimeout, result.key
         assert result.elapsed <= 0.2 + OVERSHOOT + lateness.slack(), result.key
+
+
+@pytest.fixture
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """``resolve(port, ...)`` returns a name with one address for each port of 127.0.0.1."""
+
+    def add_name(*ports: int) -> str:
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))
+            for port in ports
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        return "several-addresses.test"
+
+    return add_name
+
+
+@on_threads
+def test_an_address_that_does_not_answer_leaves_time_for_the_others(
+    open_session: OpenSession, server: Server, resolve: Callable[..., str]
+) -> None:
+    with full_port() as silent:
+        host = resolve(silent, silent, server.address[1])
+        session = open_session(retry=NEVER_AGAIN, timeout=5)
+        assert session.get([f"http://{host}/id/{n}" for n in range(3)]) == [{"id": n} for n in range(3)]
+
+
+@on_threads
+def test_the_connect_part_covers_all_addresses_of_a_name(
+    open_session: OpenSession, resolve: Callable[..., str], lateness: Lateness
+) -> None:
+    with full_port() as silent:
+        host = resolve(*[silent] * 4)
+        [result] = open_session(retry=NEVER_AGAIN, timeout=(0.4, 30)).iter_results([f"http://{host}/"])
+    assert type(result.error) is RequestTimeout
+    assert 0.35 <= result.elapsed <= 0.4 + OVERSHOOT + lateness.slack()
+
+
+@on_threads
+def test_a_deadline_holds_while_several_addresses_are_tried(
+    open_session: OpenSession, resolve: Callable[..., str], lateness: Lateness
+) -> None:
+    with full_port() as silent:
+        host = resolve(silent, silent)
+        session = open_session(timeout=None)
+        [result] = session.iter_results([f"http://{host}/"], deadline=0.4)
+    assert type(result.error) is DeadlineExceededError
+    assert session.last_run.seconds <= 0.4 + OVERSHOOT + lateness.slack()
+
+
+@on_threads
+def test_the_error_of_a_name_none_of_whose_addresses_answers_is_that_of_one_of_them(
+    open_session: OpenSession, resolve: Callable[..., str]
+) -> None:
+    with refusing_port() as refusing:
+        host = resolve(refusing, refusing)
+        [result] = open_session(retry=NEVER_AGAIN).iter_results([f"http://{host}/"])
+    assert type(result.error) is ConnectError
+    assert "refused" in str(result.error)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
