@@ -292,8 +292,9 @@ def _payload(content: bytes | None) -> bytes | BytesIO | None:
 
 @lru_cache(maxsize=64)
 def _timeout(connect: float | None) -> aiohttp.ClientTimeout:
-    """Limit connecting and the TLS handshake; the engine limits the whole attempt."""
-    return aiohttp.ClientTimeout(total=None, sock_connect=connect, ceil_threshold=float("inf"))
+    """Limit connecting, from look-up to TLS handshake; the engine limits the whole attempt."""
+    # Not sock_connect, as it would apply to each address of a name anew, and not to the look-up.
+    return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=float("inf"))
 
 
 def _without_bytes(error: BaseException) -> BaseException:

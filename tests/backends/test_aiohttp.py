@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +14,14 @@ pytest.importorskip("aiohttp")
 
 import aiohttp
 
-from parallel_requests.exceptions import ProtocolError, TruncatedBody, ValidationError
+from parallel_requests.exceptions import ProtocolError, RequestTimeout, TruncatedBody, ValidationError
 from parallel_requests.session import ParallelSession
-from tests.server.faults import close, read_request, repeat, response, rst, send, wait
+from tests.server.faults import close, full_port, read_request, repeat, response, rst, send, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.lateness import Lateness
     from tests.server.faults import FaultServer, Step
 
 _HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -57,6 +61,31 @@ def test_a_response_of_a_mock_has_no_version(
     server = fault_server([read_request(), send(_ANSWER)])
     answer = session.get(server.url(), return_type="response")
     assert (answer.json(), answer.http_version) == ({"ok": True}, "HTTP/1.1")
+
+
+@pytest.mark.parametrize("is_found", [True, False], ids=["no address answers", "the look-up hangs"])
+def test_the_connect_part_of_the_timeout_covers_look_up_and_all_addresses(
+    session: ParallelSession, monkeypatch: pytest.MonkeyPatch, lateness: Lateness, is_found: bool
+) -> None:
+    with contextlib.ExitStack() as open_ports:
+        ports = [open_ports.enter_context(full_port()) for _ in range(4)]
+
+        async def resolve(_self: Any, host: str, *_: Any, **__: Any) -> list[dict[str, Any]]:
+            if not is_found:
+                await asyncio.Event().wait()
+            address = {
+                "hostname": host,
+                "host": "127.0.0.1",
+                "family": socket.AF_INET,
+                "proto": 0,
+                "flags": 0,
+            }
+            return [{**address, "port": port} for port in ports]
+
+        monkeypatch.setattr(aiohttp.DefaultResolver, "resolve", resolve)
+        [result] = session.iter_results(["http://several-addresses.test/"], timeout=(0.4, 30))
+    assert type(result.error) is RequestTimeout
+    assert 0.35 <= result.elapsed <= 0.65 + lateness.slack()
 
 
 def test_an_idempotent_request_is_not_sent_again_behind_our_back(
