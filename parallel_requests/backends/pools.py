@@ -48,8 +48,9 @@ class Pools:
         # Weak: what urllib3 drops, to make room for another host, is closed with the last reference to it.
         self._direct: WeakValueDictionary[tuple[str, bool | str], Any] = WeakValueDictionary()
         self._lock = Lock()  # guards _managers
-        if hasattr(library, "HttpVersion"):
-            # urllib3-future would speak HTTP/2 unasked, and start a thread for each host.
+        self._is_future = hasattr(library, "HttpVersion")
+        if self._is_future:
+            # It would speak HTTP/2 unasked, and start a thread for each host.
             versions = library.HttpVersion
             self._options.setdefault("disabled_svn", {versions.h2, versions.h3})
             self._options.setdefault("background_watch_delay", None)
@@ -76,13 +77,14 @@ class Pools:
     def pool_for(self, url: str, verify: bool | str, proxy: str | None, authorization: str | None) -> Any:
         """Return the pool of a URL's origin; the arguments are those of `manager_for`.
 
-        A manager takes 20 µs to find one, so those of direct connections are remembered here.
+        A manager takes 20 µs to find one, so those of direct connections are remembered here. Not so with
+        urllib3-future: to make room for another host, it closes one that no thread has got from the manager.
         """
-        if proxy is not None:
+        if proxy is not None or self._is_future:
             return self.manager_for(url, verify, proxy, authorization).connection_from_url(url)
         origin = url[: _start_of_target(url)]
         pool = self._direct.get((origin, verify))
-        if pool is None or pool.pool is None:  # urllib3-future has closed it, to make room for another host
+        if pool is None:
             pool = self.manager_for(url, verify, None, None).connection_from_url(url)
             self._direct[origin, verify] = pool
         return pool
