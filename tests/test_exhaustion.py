@@ -48,31 +48,44 @@ def test_without_a_thread_to_send_on_the_call_fails_and_the_next_does_not(
     assert server.ids() == [2]
 
 
-def test_a_crawl_of_many_hosts_leaves_descriptors_free(backend: str) -> None:
-    addresses = tuple(f"127.0.{net}.{host}" for net in (2, 3) for host in range(1, 181))
+@contextlib.contextmanager
+def few_descriptors(count: int) -> Iterator[None]:
+    """Let this process open so many descriptors more, and none beyond."""
     _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with Server(addresses=addresses) as server, ParallelSession(backend=backend, concurrency=1) as session:
-        lowest_free = os.dup(0)
-        os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 300, most))
-        try:
-            session.request([f"{url}/static" for url in server.urls], max_retries=0)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + count, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture(scope="module")
+def crawled() -> Iterator[Server]:
+    """A server at more addresses than connections are kept."""
+    with Server(
+        addresses=tuple(f"127.0.{net}.{host}" for net in (2, 3) for host in range(1, 181))
+    ) as running:
+        yield running
+
+
+def test_a_crawl_of_many_hosts_leaves_descriptors_free(backend: str, crawled: Server) -> None:
+    with ParallelSession(backend=backend, concurrency=1) as session, few_descriptors(300):
+        session.request([f"{url}/static" for url in crawled.urls], max_retries=0)
+
+
+def test_calls_through_many_proxies_leave_descriptors_free(backend: str, crawled: Server) -> None:
+    target = crawled.url("/static")
+    with ParallelSession(backend=backend, concurrency=1) as session, few_descriptors(300):
+        session.request([target] * len(crawled.urls), proxy=crawled.urls, max_retries=0)
 
 
 def test_without_descriptors_the_call_fails_and_the_next_does_not(backend: str, server: Server) -> None:
-    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     for left in range(8):
         with ParallelSession(backend=backend, max_retries=0) as session:
-            lowest_free = os.dup(0)
-            os.close(lowest_free)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + left, most))
-            try:
-                with contextlib.suppress(ParallelRequestsError):
-                    session.request(server.url("/id/1"))
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            with few_descriptors(left), contextlib.suppress(ParallelRequestsError):
+                session.request(server.url("/id/1"))
             assert session.request(server.url("/id/2")) == {"id": 2}
         gc.collect()  # a socket left open would give a warning
 

@@ -19,21 +19,27 @@ if TYPE_CHECKING:
     from parallel_requests.models import Request, Response
 
 
-class _PooledAdapter(HTTPAdapter):  # type: ignore[misc]
-    """An adapter for one of our pool managers that returns urllib3-future's response as it is."""
+_PLANNED = "planned request"
+"""The key of the Request among ``proxies``, a dict that niquests passes on unchanged."""
 
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
+
+class _PooledAdapter(HTTPAdapter):  # type: ignore[misc]
+    """An adapter for our pools that returns urllib3-future's response as it is."""
+
+    def __init__(self, pools: SharingPools) -> None:
+        self._pools = pools
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        self.poolmanager = self._manager
+        self.poolmanager = self._pools
 
     def get_connection(self, url: str, proxies: Any = None) -> Any:
-        return self._manager.connection_from_url(url)
+        planned = proxies[_PLANNED]
+        return self._pools.pool_for(url, planned.verify, planned.proxy, planned.proxy_authorization)
 
     def request_url(self, request: Any, proxies: Any) -> str:
-        is_forwarded = self._manager.proxy is not None and request.url.startswith("http:")
+        proxy = proxies[_PLANNED].proxy
+        is_forwarded = proxy and not proxy.startswith("socks") and request.url.startswith("http:")
         return str(request.url if is_forwarded else request.path_url)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
@@ -55,9 +61,7 @@ class NiquestsBackend(PooledBackend):
     errors: ClassVar[Any] = urllib3.exceptions
     wrapper = niquests.exceptions.RequestException
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._adapters: dict[Any, _PooledAdapter] = {}
+    _adapter: _PooledAdapter
 
     @classmethod
     def version(cls) -> str:
@@ -66,29 +70,24 @@ class NiquestsBackend(PooledBackend):
     def open(self, settings: TransportSettings) -> None:
         versions = urllib3.HttpVersion
         disabled = {versions.h3} if settings.http2 is not False else {versions.h2, versions.h3}
-        self._pools = SharingPools(urllib3, self._wire, settings, disabled_svn=disabled)
+        self._pools = pools = SharingPools(urllib3, self._wire, settings, disabled_svn=disabled)
+        self._adapter = _PooledAdapter(pools)
 
     def send(self, send: Send) -> Response:
         request = send.request
         self._wire.begin(send)
         # Requested over HTTP/1.1, it would make this thread read the other threads' responses first.
         can_be_http2 = request.url.startswith("https:")
-        response = self._adapter_for(request).send(
-            _prepare(request), timeout=timeouts_of(send), multiplexed=can_be_http2
+        response = self._adapter.send(
+            _prepare(request),
+            timeout=timeouts_of(send),
+            proxies={_PLANNED: request},
+            multiplexed=can_be_http2,
         )
         if isinstance(response, urllib3.ResponsePromise):
             response = StreamedResponse(self._wire, response, send.timeout)
         self._wire.answered()
         return read_response(send, response)
-
-    def _adapter_for(self, request: Request) -> _PooledAdapter:
-        manager = self._pools.manager_for(
-            request.url, request.verify, request.proxy, request.proxy_authorization
-        )
-        adapter = self._adapters.get(manager)
-        if adapter is None:
-            adapter = self._adapters.setdefault(manager, _PooledAdapter(manager))
-        return adapter
 
 
 def _prepare(request: Request) -> niquests.PreparedRequest:

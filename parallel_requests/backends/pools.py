@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from urllib3.util import SKIP_HEADER
@@ -15,20 +16,26 @@ from parallel_requests.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ssl import SSLContext
 
     from parallel_requests.backends.base import TransportSettings
     from parallel_requests.backends.connections import Wire
     from parallel_requests.models import Request
 
-_HOSTS = 256
-"""Hosts whose connections are kept, at least."""
+_Setting: TypeAlias = tuple[bool | str | None, str | None, str | None]
+"""How certificates are verified, None without TLS; the proxy; the ``Proxy-Authorization`` for it."""
+_KEPT = 256
+"""Pools that are kept, and pool managers, which are a way to pools; twice ``concurrency`` if that is more."""
 _ADDED = ("User-Agent", "Accept-Encoding")
 
 
 class Pools:
-    """One pool manager for each proxy and each way of verifying certificates, created on first use.
+    """One pool for each origin, each proxy and each way of verifying certificates, created on first use.
 
-    So connections made with one setting are never used with another.
+    So connections made with one setting are never used with another. Those used last are kept.
+
+    Attributes:
+        pools: The library's container of them.
     """
 
     def __init__(self, library: Any, wire: Wire, settings: TransportSettings, **options: Any) -> None:
@@ -42,21 +49,29 @@ class Pools:
         """
         self._library = library
         self._wire = wire
-        self._size = settings.concurrency
-        self._options = options
-        self._managers: dict[tuple[bool | str | None, str | None, str | None], Any] = {}
-        # Weak: what urllib3 drops, to make room for another host, is closed with the last reference to it.
-        self._direct: WeakValueDictionary[tuple[str, bool | str], Any] = WeakValueDictionary()
-        self._lock = Lock()  # guards _managers
+        self._most = max(_KEPT, 2 * settings.concurrency)
+        self._options = {"num_pools": self._most, "maxsize": settings.concurrency, "block": False, **options}
         self._is_future = hasattr(library, "HttpVersion")
         if self._is_future:
             # It would speak HTTP/2 unasked, and start a thread for each host.
             versions = library.HttpVersion
             self._options.setdefault("disabled_svn", {versions.h2, versions.h3})
             self._options.setdefault("background_watch_delay", None)
+        manager = library.PoolManager(**self._options)
+        self.pools = manager.pools
+        self._base_classes = manager.pool_classes_by_scheme
+        self._classes = self._pool_classes(None)
+        # Weak: what urllib3 drops, to make room for another one, is closed with the last reference to it.
+        self._direct: WeakValueDictionary[tuple[str, bool | str], Any] = WeakValueDictionary()
+        self._lock = Lock()  # guards _managers and _contexts
+        self._managers: dict[_Setting, Any] = {}  # the one used last at the end
+        self._contexts: dict[tuple[bool | str, bool], SSLContext] = {}  # also by whether it is for proxies
 
-    def manager_for(self, url: str, verify: bool | str, proxy: str | None, authorization: str | None) -> Any:
-        """Return the pool manager to send with.
+    def pool_for(self, url: str, verify: bool | str, proxy: str | None, authorization: str | None) -> Any:
+        """Return the pool to send with.
+
+        A manager takes 20 µs to find one, so those of direct connections are remembered here. Not so with
+        urllib3-future: to make room for another one, it closes one that no thread has got from a manager.
 
         Args:
             url: What is requested.
@@ -64,67 +79,64 @@ class Pools:
             proxy: The proxy's URL.
             authorization: The caller's ``Proxy-Authorization`` for it.
         """
-        needs_tls = url.startswith("https:") or (proxy or "").startswith("https:")
-        key = (verify if needs_tls else None, proxy, authorization if proxy else None)
-        manager = self._managers.get(key)
-        if manager is None:
-            with self._lock:
-                manager = self._managers.get(key)
-                if manager is None:
-                    manager = self._managers[key] = self._new_manager(*key)
-        return manager
-
-    def pool_for(self, url: str, verify: bool | str, proxy: str | None, authorization: str | None) -> Any:
-        """Return the pool of a URL's origin; the arguments are those of `manager_for`.
-
-        A manager takes 20 µs to find one, so those of direct connections are remembered here. Not so with
-        urllib3-future: to make room for another host, it closes one that no thread has got from the manager.
-        """
         if proxy is not None or self._is_future:
-            return self.manager_for(url, verify, proxy, authorization).connection_from_url(url)
+            return self._manager_for(url, verify, proxy, authorization).connection_from_url(url)
         origin = url[: _start_of_target(url)]
         pool = self._direct.get((origin, verify))
         if pool is None:
-            pool = self.manager_for(url, verify, None, None).connection_from_url(url)
+            pool = self._manager_for(url, verify, None, None).connection_from_url(url)
             self._direct[origin, verify] = pool
         return pool
 
     def close(self) -> None:
         """Close every connection."""
         self._direct.clear()
+        if not self._is_future:  # urllib3 leaves them to be collected
+            for key in self.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                self.pools[key].close()
+        self.pools.clear()
+
+    def _manager_for(self, url: str, verify: bool | str, proxy: str | None, authorization: str | None) -> Any:
+        """Return the pool manager for the arguments of `pool_for`."""
+        needs_tls = url.startswith("https:") or (proxy or "").startswith("https:")
+        setting = (verify if needs_tls else None, proxy, authorization if proxy else None)
         with self._lock:
-            managers = list(self._managers.values())
-            self._managers.clear()
-        for manager in managers:
-            if hasattr(manager.pools, "keys"):  # of urllib3, which leaves them to be collected
-                for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
-                    manager.pools[key].close()
-            manager.clear()
+            manager = self._managers.pop(setting, None) or self._new_manager(*setting)
+            self._managers[setting] = manager
+            if len(self._managers) > self._most:
+                del self._managers[next(iter(self._managers))]
+        return manager
 
     def _new_manager(self, verify: bool | str | None, proxy: str | None, authorization: str | None) -> Any:
-        options: dict[str, Any] = {
-            "num_pools": max(_HOSTS, 2 * self._size),
-            "maxsize": self._size,
-            "block": False,
-            **self._options,
-        }
+        options = dict(self._options)
         if verify is not None:
-            options["ssl_context"] = ssl_context(verify, self._wire.uses)
+            options["ssl_context"] = self._context(verify)
             options["cert_reqs"] = "CERT_REQUIRED" if verify else "CERT_NONE"
-            if (proxy or "").startswith("https:"):
-                # One of its own: a tunnel is requested in HTTP/1.1, whatever is spoken in it.
-                options["proxy_ssl_context"] = proxy_context = ssl_context(verify, self._wire.uses)
-                proxy_context.set_alpn_protocols(["http/1.1"])
         socks_proxy = SocksProxy.from_url(proxy) if proxy is not None and proxy.startswith("socks") else None
         if proxy is None or socks_proxy is not None:  # its connections themselves go through that one
             manager = self._library.PoolManager(**options)
         else:
+            if proxy.startswith("https:") and verify is not None:
+                options["proxy_ssl_context"] = self._context(verify, of_proxy=True)
             manager = self._proxied(proxy, authorization, options)
-        manager.pool_classes_by_scheme = {
-            scheme: self._pool_class(pool, socks_proxy)
-            for scheme, pool in manager.pool_classes_by_scheme.items()
-        }
+        manager.pools = self.pools
+        manager.pool_classes_by_scheme = (
+            self._classes if socks_proxy is None else self._pool_classes(socks_proxy)
+        )
+        key = functools.partial(_key_of_pool, (verify, proxy, authorization))
+        manager.key_fn_by_scheme = dict.fromkeys(manager.key_fn_by_scheme, key)
         return manager
+
+    def _context(self, verify: bool | str, *, of_proxy: bool = False) -> SSLContext:
+        context = self._contexts.get((verify, of_proxy))
+        if context is None:
+            context = self._contexts[verify, of_proxy] = ssl_context(verify, self._wire.uses)
+            if of_proxy:  # a tunnel is requested in HTTP/1.1, whatever is spoken in it
+                context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def _pool_classes(self, socks_proxy: SocksProxy | None) -> dict[str, Any]:
+        return {scheme: self._pool_class(base, socks_proxy) for scheme, base in self._base_classes.items()}
 
     def _pool_class(self, base: Any, socks_proxy: SocksProxy | None) -> Any:
         """Return a class of pools whose connections are watched, and go through a SOCKS proxy."""
@@ -135,6 +147,11 @@ class Pools:
         url, credentials = split_proxy(proxy, authorization)
         headers = None if credentials is None else {"Proxy-Authorization": credentials}
         return self._library.ProxyManager(url, proxy_headers=headers, **options)
+
+
+def _key_of_pool(setting: _Setting, context: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a pool from the others, for a pool manager that has gathered its options."""
+    return (*setting, context["scheme"], context["host"], context["port"])
 
 
 def headers_of(request: Request) -> Mapping[str, str]:
