@@ -31,7 +31,7 @@ MEANING: Mapping[int, type[BackendError]] = {
     pycurl.E_COULDNT_RESOLVE_HOST: DNSError,
     pycurl.E_COULDNT_CONNECT: ConnectError,
     pycurl.E_FTP_WEIRD_SERVER_REPLY: ProtocolError,
-    pycurl.E_HTTP2: ProtocolError,
+    pycurl.E_HTTP2: TruncatedBody,  # the server has closed the connection; see MALFORMED for the rest
     pycurl.E_PARTIAL_FILE: TruncatedBody,
     pycurl.E_OUT_OF_MEMORY: ResourceExhausted,
     pycurl.E_OPERATION_TIMEDOUT: RequestTimeout,
@@ -53,7 +53,13 @@ MEANING: Mapping[int, type[BackendError]] = {
     _E_PROXY: ProxyError,
 }
 UNANSWERED = frozenset(
-    {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND}
+    {
+        pycurl.E_GOT_NOTHING,
+        pycurl.E_SEND_ERROR,
+        pycurl.E_RECV_ERROR,
+        pycurl.E_SEND_FAIL_REWIND,
+        pycurl.E_HTTP2,
+    }
 )
 """Codes of a connection that was closed just as it was reused."""
 

@@ -16,7 +16,7 @@ from parallel_requests.gates.backoff import RetryPolicy
 from tests.lateness import fits
 from tests.polling import until
 from tests.server.control import together
-from tests.server.faults import read_request, response, send, stall, within_tls
+from tests.server.faults import notify_end, read_request, response, send, stall, within_tls
 from tests.server.h2_faults import FallSilent, HangUp, Pause, go_away, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
@@ -251,6 +251,23 @@ def test_a_connection_that_is_lost_cuts_all_its_calls(session: ParallelSession, 
         assert "None" not in str(result.error)
     assert session.get([server.url("/")] * 3, return_type="content") == [b"ok"] * 3
     assert server.connections == 2
+
+
+def test_calls_on_a_connection_that_tls_ends_in_good_order_are_retried(
+    open_session: OpenSession, fault_server: Play, certificates: Certificates
+) -> None:
+    def leave(_protocol: H2Connection, stream: int, _path: str) -> None:
+        if stream == 5:
+            raise HangUp
+
+    context = h2_context(certificates.good)
+    server = fault_server(
+        [within_tls(context, speak_h2(leave), notify_end())], [within_tls(context, *_HEALTHY)]
+    )
+    session = open_session(retry=ONE_QUICK_RETRY)
+    urls = [f"https://localhost:{server.port}/"] * 3
+    assert session.get(urls, return_type="content") == [b"ok"] * 3
+    assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1, 1]
 
 
 def test_early_hints_do_not_block_other_streams(session: ParallelSession, play: Play) -> None:

@@ -175,7 +175,7 @@ class TLSConnection(Connection):
 
     def notify_end(self) -> None:
         """Send a close_notify, and do not wait for the client's."""
-        with contextlib.suppress(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLError):  # there may be more from the client
             self._tls.unwrap()
         self._flush()
 
