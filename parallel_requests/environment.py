@@ -34,7 +34,7 @@ class Environment:
         source = dict(os.environ if variables is None else variables) if trust else {}
         self.ca_bundle = next((source[name] for name in _CA_VARIABLES if source.get(name)), None)
         self._proxies: dict[str, str] = {}
-        for name in sorted(source, key=str.islower):  # so that the lower-case name wins if both are set
+        for name in sorted(source):  # so that the lower-case name, which comes last, wins if both are set
             scheme = name.lower().removesuffix("_proxy")
             if scheme == name.lower() or (name == "HTTP_PROXY" and "REQUEST_METHOD" in source):
                 continue  # under CGI, HTTP_PROXY may come from a Proxy header of the client
@@ -58,7 +58,7 @@ class Environment:
         """Whether ``NO_PROXY`` lists a host: its name, the end of its name, its address or its network."""
         from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-        if proxy_bypass_environment(parts.netloc.rpartition("@")[2], self._proxies):
+        if proxy_bypass_environment(parts.netloc, self._proxies):
             return True
         try:
             address = ipaddress.ip_address(parts.hostname or "")

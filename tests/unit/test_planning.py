@@ -663,8 +663,14 @@ def test_netrc_only_when_asked_for_and_never_over_the_callers(
     )
 
 
-def test_a_netrc_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NETRC", str(tmp_path / "nothing"))
+@pytest.mark.parametrize("content", [None, "machine"])
+def test_a_netrc_that_cannot_be_read(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "netrc"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("NETRC", str(file))
     with pytest.raises(ConfigurationError, match="netrc") as caught:
         plan([URL], auth="netrc")
     assert caught.value.config_key == "auth"
@@ -698,18 +704,23 @@ def test_random_user_agents_are_those_of_browsers_if_none_are_given() -> None:
         ({"https_proxy": "p.test:1"}, "https://a.test/", "http://p.test:1"),
         ({"ALL_PROXY": "socks5://p.test:1"}, "http://a.test/", "socks5://p.test:1"),
         ({"HTTP_PROXY": "http://upper", "http_proxy": "http://lower"}, "http://a.test/", "http://lower"),
+        ({"http_proxy": "http://low", "X": "", "HTTP_PROXY": "http://up"}, "http://a.test/", "http://low"),
         ({"HTTP_PROXY": "http://upper", "http_proxy": ""}, "http://a.test/", None),
+        ({"HTTP_PROXY": "http://upper", "http_proxy": "", "ALL_PROXY": ""}, "http://a.test/", None),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "a.test,b.test"}, "http://a.test/", None),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": ".test"}, "http://deep.a.test:81/", None),
         ({"HTTP_PROXY": "http://p.test", "no_proxy": "*"}, "http://a.test/", None),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "b.test"}, "http://a.test/", "http://p.test"),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "b.test, ::1"}, "http://[0:0::1]:81/", None),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "[::1]"}, "http://[::1]/", None),
+        ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "[0::1]"}, "http://[::1]/", None),
+        ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "a.test"}, "http://joe:b@a.test/", None),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "fd00::/8,10.0.0.0/8"}, "http://[fd12::1]/", None),
-        ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "fd00::/8,10.0.0.0/8"}, "http://10.1.2.3:81/", None),
+        ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "fd00::/8,10.9.9.9/8"}, "http://10.1.2.3:81/", None),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "10.0.0.0/8"}, "http://11.1.2.3/", "http://p.test"),
         ({"HTTP_PROXY": "http://p.test", "NO_PROXY": "0.0.0.0/0"}, "http://a.test/", "http://p.test"),
         ({"HTTP_PROXY": "http://p.test", "REQUEST_METHOD": "GET"}, "http://a.test/", None),
+        ({"http_proxy": "http://p.test", "REQUEST_METHOD": "GET"}, "http://a.test/", "http://p.test"),
         ({"HTTP_PROXY_PORT": "3128", "HTTP_PROXY_USER": "joe"}, "http://a.test/", None),
         ({"HTTP": "http://p.test", "ALL": "http://p.test"}, "http://a.test/", None),
     ],
