@@ -190,7 +190,7 @@ class Settings:
     verify_ssl: bool | str | os.PathLike[str] = _option(
         True,
         checks.VERIFY,
-        "Verify certificates; a path names the CAs to trust instead of the system's: a file or folder.",
+        "Verify certificates; a path names the CAs to trust, and no others: a file or folder.",
     )
     trust_env: bool = _session_option(
         True,

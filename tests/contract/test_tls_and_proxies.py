@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from parallel_requests import exceptions
 from tests.server.faults import (
@@ -42,6 +43,20 @@ def test_a_ca_file_is_trusted(session: ParallelSession, tls_server: Server) -> N
     urls = [tls_server.url(f"/id/{number}") for number in range(20)]
     answers = session.request(urls, verify_ssl=str(tls_server.ca_file))
     assert answers == [{"id": number} for number in range(20)]
+
+
+@pytest.mark.parametrize("given", ["intermediate", "leaf"])
+def test_a_given_certificate_is_trusted_though_its_issuer_is_not(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path, given: str
+) -> None:
+    intermediate = trustme.CA().create_child_ca()
+    leaf = intermediate.issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    leaf.configure_cert(context)
+    trusted = intermediate.cert_pem if given == "intermediate" else leaf.cert_chain_pems[0]
+    trusted.write_to_path(tmp_path / "trusted.pem")
+    server = fault_server([read_request(), send(response(b"1"))], tls=context)
+    assert session.request(server.url(), verify_ssl=str(tmp_path / "trusted.pem")) == 1
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="it says how a certificate in a folder is called")
