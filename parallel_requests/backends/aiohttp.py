@@ -183,6 +183,8 @@ class AiohttpBackend(AsyncBackend):
             if isinstance(cause, _LOST) and not isinstance(cause, aiohttp.ClientConnectorError):
                 is_fresh = is_fresh_connection.get()
                 kind = ConnectError if is_fresh is None else TruncatedBody
+                if isinstance(cause, aiohttp.ClientOSError) and _CERTIFICATE_REQUIRED in str(cause):
+                    kind = TLSError  # in TLS 1.3, a server says so after the handshake
                 return self.failure(kind, request, _without_bytes(cause), stale=is_fresh is False)
         return super().translate(error, request)
 
@@ -200,6 +202,8 @@ _ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
 
 _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """The connection ended before the head of the response had come."""
+
+_CERTIFICATE_REQUIRED = "alert certificate required"
 
 
 async def _read(send: Send, response: aiohttp.ClientResponse, headers: Headers) -> Response:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Those that pycurl has no name for.
 _E_HTTP2_STREAM, _E_HTTP3, _E_QUIC_CONNECT, _E_PROXY, _E_TOO_LARGE = 92, 95, 96, 97, 100
+_E_SSL_CLIENTCERT = 98
 
 MEANING: Mapping[int, type[BackendError]] = {
     pycurl.E_UNSUPPORTED_PROTOCOL: ProtocolError,
@@ -51,6 +52,7 @@ MEANING: Mapping[int, type[BackendError]] = {
     _E_QUIC_CONNECT: ConnectError,
     _E_TOO_LARGE: ProtocolError,
     _E_PROXY: ProxyError,
+    _E_SSL_CLIENTCERT: TLSError,
 }
 UNANSWERED = frozenset(
     {

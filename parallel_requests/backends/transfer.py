@@ -348,6 +348,8 @@ class Transfer:
             return ProtocolError
         if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
             return TLSError  # the certificate was rejected over TCP, and QUIC was not answered
+        if kind is TruncatedBody and "alert certificate required" in message:
+            return TLSError  # in TLS 1.3, a server says so after the handshake
         return kind
 
     def _is_proxy_to_blame(self, kind: type[BackendError]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import pickle
 import re
 import shutil
@@ -16,9 +17,11 @@ import trustme
 
 from parallel_requests import exceptions
 from tests.server.faults import (
+    ConnectionEnded,
     FaultServer,
     close,
     read_request,
+    receive,
     redirect,
     refusing_port,
     repeat,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.session import ParallelSession
     from tests.server.control import Server
-    from tests.server.faults import Step
+    from tests.server.faults import Connection, Step
     from tests.server.proxy import Proxy
     from tests.server.tls import Certificates
 
@@ -114,6 +117,41 @@ def test_an_unknown_ca_is_not_trusted(session: ParallelSession, tls_server: Serv
     with pytest.raises(exceptions.TLSError):
         session.request(tls_server.url("/get"))
     assert tls_server.stats().requests == 0
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_server_that_wants_a_certificate_of_the_client(
+    session: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    version: ssl.TLSVersion,
+    method: str,
+) -> None:
+    """In TLS 1.3 it says so only after the handshake, when the request may be on its way."""
+    context = certificates.good.server_context()
+    context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def refuse(connection: Connection) -> None:
+        with contextlib.suppress(ConnectionEnded):
+            within_tls(context, read_request())(connection)
+
+    server = fault_server([refuse, stall()])
+    [result] = session.iter_results([f"https://127.0.0.1:{server.port}/"], method=method, verify_ssl=False)
+    assert type(result.error) is exceptions.TLSError
+    assert result.attempts == 1
+    assert server.requests == []
+
+
+def test_a_server_that_wants_a_certificate_at_once(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    """An alert while it connects has a code of its own in libcurl."""
+    server = fault_server([receive(), send(b"\x15\x03\x03\x00\x02\x02\x74"), stall()])
+    [result] = session.iter_results([f"https://127.0.0.1:{server.port}/"])
+    assert type(result.error) is exceptions.TLSError
+    assert result.attempts == 1
 
 
 def test_row_24_connections_with_different_verification_are_not_shared(
