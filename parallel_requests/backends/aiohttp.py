@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
@@ -42,7 +43,6 @@ from parallel_requests.models import Headers, Request, Response
 
 if TYPE_CHECKING:
     import asyncio
-    import ssl
     from collections.abc import Mapping
 
     from parallel_requests.exchange import Send
@@ -179,7 +179,9 @@ class AiohttpBackend(AsyncBackend):
                 return self.proxy_failure(request, str(cause.os_error))  # only the proxy's name is looked up
             for kind, ours in _ERRORS:
                 if isinstance(cause, kind):
-                    return self.failure(ours, request, _without_bytes(cause))
+                    # A close_notify during the handshake says nothing about the peer's certificate.
+                    has_hung_up = isinstance(getattr(cause, "os_error", None), ssl.SSLZeroReturnError)
+                    return self.failure(ConnectError if has_hung_up else ours, request, _without_bytes(cause))
             if isinstance(cause, _LOST) and not isinstance(cause, aiohttp.ClientConnectorError):
                 is_fresh = is_fresh_connection.get()
                 kind = ConnectError if is_fresh is None else TruncatedBody

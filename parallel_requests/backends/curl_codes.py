@@ -77,5 +77,5 @@ MALFORMED = (
 )
 """Messages, as the code is ambiguous, for a response that is not valid HTTP rather than truncated."""
 
-HUNG_UP = ("Recv failure", "Send failure", "SSL_ERROR_SYSCALL", "unexpected eof")
+HUNG_UP = ("Recv failure", "Send failure", "SSL_ERROR_SYSCALL", "unexpected eof", "error:00000000:")
 """Messages, as the code is ambiguous, for a peer that hung up during the TLS handshake."""

@@ -326,6 +326,7 @@ def _hung_up() -> list[FaultCase]:
         "at_once": (close(),),
         "at_the_hello": (receive(), close()),
         "by_a_reset": (receive(), rst()),
+        "in_good_order": (receive(), send(b"\x15\x03\x03\x00\x02\x01\x00"), close()),  # a close_notify
     }
     return [
         FaultCase(
