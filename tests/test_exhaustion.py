@@ -16,7 +16,7 @@ import pytest
 from parallel_requests import ParallelRequestsError, ParallelSession, ResourceExhausted, RunStoppedError
 from parallel_requests.aio import ParallelRequests
 from tests import parse_functions as functions
-from tests.server.control import Server
+from tests.server.control import Server, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,12 @@ def test_calls_through_many_proxies_leave_descriptors_free(backend: str, crawled
     target = crawled.url("/static")
     with ParallelSession(backend=backend, concurrency=1) as session, few_descriptors(300):
         session.request([target] * len(crawled.urls), proxy=crawled.urls, max_retries=0)
+
+
+def test_many_connections_to_each_of_many_hosts_leave_descriptors_free(backend: str, crawled: Server) -> None:
+    urls = [url + path for url in crawled.urls[:30] for path in [together(20)] * 20]
+    with ParallelSession(backend=backend, concurrency=20) as session, few_descriptors(400):
+        session.request(urls, max_retries=0)
 
 
 def test_without_descriptors_the_call_fails_and_the_next_does_not(backend: str, server: Server) -> None:

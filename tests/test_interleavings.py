@@ -36,6 +36,7 @@ from parallel_requests import (
 from parallel_requests.backends.aiohttp import AiohttpBackend
 from parallel_requests.backends.base import BlockingBackend
 from parallel_requests.backends.connections import Wire, watched
+from parallel_requests.backends.open_connections import OpenConnections
 from parallel_requests.batch import Batch
 from parallel_requests.engines.curl_multi import CurlMultiEngine
 from parallel_requests.engines.notifier import Notifier
@@ -231,7 +232,9 @@ def test_an_attempt_stopped_during_name_resolution_does_not_connect() -> None:
     with full_port() as port:
         wire, flight = Wire(), Flight(None, None)
         wire.begin(Send(Request("http://127.0.0.1/"), None, Policy(), flight=flight))
-        connection_class = watched(urllib3.connection.HTTPConnection, wire, urllib3.exceptions, None)
+        connection_class = watched(
+            urllib3.connection.HTTPConnection, wire, urllib3.exceptions, None, OpenConnections(1)
+        )
         connection = connection_class("127.0.0.1", port)
         flight.cut()
         with pytest.raises(urllib3.exceptions.ConnectTimeoutError):

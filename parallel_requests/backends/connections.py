@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
@@ -19,6 +20,7 @@ from parallel_requests.locks import Lock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parallel_requests.backends.open_connections import OpenConnections
     from parallel_requests.backends.socks_proxies import SocksProxy
     from parallel_requests.engines.watchdog import Flight
     from parallel_requests.exchange import Send
@@ -122,11 +124,17 @@ class _WatchedConnection:
         wire: What it reports to.
         errors: The exceptions of its library.
         socks_proxy: The SOCKS proxy it goes through, or None.
+        open_connections: All open connections of its backend, itself included.
+        pool: The pool it belongs to.
+        used_at: When the latest request was sent, in monotonic seconds.
     """
 
     wire: Wire
     errors: Any
     socks_proxy: SocksProxy | None
+    open_connections: OpenConnections
+    pool: ReferenceType[Any]
+    used_at = 0.0
     response_class = FinalResponse
     _user: ReferenceType[Flight] | None = None
 
@@ -137,6 +145,7 @@ class _WatchedConnection:
     timeout: Any
     socket_options: Iterable[tuple[Any, ...]] | None
     _dns_host: str
+    close: Callable[[], None]
 
     def connect(self) -> Any:
         outcome = super().connect()  # type: ignore[misc]
@@ -153,6 +162,7 @@ class _WatchedConnection:
     def request(self, *args: Any, **kwargs: Any) -> Any:
         wire = self.wire
         wire.requests(self.sock)
+        self.used_at = monotonic()
         if not self._is_shared():
             self._user = wire.takes_over(self.sock, self._user)
             return super().request(*args, **kwargs)  # type: ignore[misc]
@@ -162,11 +172,27 @@ class _WatchedConnection:
         finally:
             wire.uses(None)
 
+    def close_if_idle(self) -> bool:
+        """Close it if it waits in its pool, on any thread; return whether it did."""
+        pool = self.pool()
+        waiting = None if pool is None else pool.pool
+        if waiting is None:
+            return False
+        if hasattr(waiting, "kill"):  # of urllib3-future
+            return bool(waiting.kill(self, idle_only=True))
+        with waiting.mutex:
+            if self not in waiting.queue:
+                return False
+            waiting.queue.remove(self)
+        self.close()
+        return True
+
     def _is_shared(self) -> bool:
         """Whether other attempts use the socket too, so that it must not be shut down for one."""
         return getattr(self, "is_multiplexed", False)
 
     def _new_conn(self) -> Any:
+        self.open_connections.make_room(self)
         target = self._dns_host.strip("[]"), self.port or self.default_port
         proxy = self.socks_proxy
         try:
@@ -208,7 +234,9 @@ class _WatchedConnection:
         return sock
 
 
-def watched(base: Any, wire: Wire, errors: Any, proxy: SocksProxy | None) -> Any:
+def watched(
+    base: Any, wire: Wire, errors: Any, proxy: SocksProxy | None, open_connections: OpenConnections
+) -> Any:
     """Return a connection class that reports which socket it uses.
 
     Args:
@@ -216,6 +244,12 @@ def watched(base: Any, wire: Wire, errors: Any, proxy: SocksProxy | None) -> Any
         wire: What it reports to.
         errors: The exceptions of its library.
         proxy: The SOCKS proxy it goes through, or None.
+        open_connections: All open connections of its backend.
     """
-    attributes = {"wire": wire, "errors": errors, "socks_proxy": proxy}
+    attributes = {
+        "wire": wire,
+        "errors": errors,
+        "socks_proxy": proxy,
+        "open_connections": open_connections,
+    }
     return type(base.__name__, (_WatchedConnection, with_fixes(base)), attributes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from urllib3.util import SKIP_HEADER
 
 from parallel_requests.backends.base import split_proxy
 from parallel_requests.backends.connections import watched
+from parallel_requests.backends.open_connections import OpenConnections
 from parallel_requests.backends.socks_proxies import SocksProxy
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.locks import Lock
@@ -25,8 +26,18 @@ if TYPE_CHECKING:
 _Setting: TypeAlias = tuple[bool | str | None, str | None, str | None]
 """How certificates are verified, None without TLS; the proxy; the ``Proxy-Authorization`` for it."""
 _KEPT = 256
-"""Pools that are kept, and pool managers, which are a way to pools; twice ``concurrency`` if that is more."""
+"""Idle connections that are kept, as many pools, and pool managers, which are a way to pools; twice
+``concurrency`` if that is more."""
 _ADDED = ("User-Agent", "Accept-Encoding")
+
+
+class _Pool:
+    """Pool mixin: its connections know it."""
+
+    def _new_conn(self, **kwargs: Any) -> Any:
+        connection = super()._new_conn(**kwargs)  # type: ignore[misc]
+        connection.pool = ref(self)
+        return connection
 
 
 class Pools:
@@ -50,6 +61,7 @@ class Pools:
         self._library = library
         self._wire = wire
         self._most = max(_KEPT, 2 * settings.concurrency)
+        self._open_connections = OpenConnections(self._most)
         self._options = {"num_pools": self._most, "maxsize": settings.concurrency, "block": False, **options}
         self._is_future = hasattr(library, "HttpVersion")
         if self._is_future:
@@ -140,8 +152,10 @@ class Pools:
 
     def _pool_class(self, base: Any, socks_proxy: SocksProxy | None) -> Any:
         """Return a class of pools whose connections are watched, and go through a SOCKS proxy."""
-        connection = watched(base.ConnectionCls, self._wire, self._library.exceptions, socks_proxy)
-        return type(base.__name__, (base,), {"ConnectionCls": connection})
+        connection = watched(
+            base.ConnectionCls, self._wire, self._library.exceptions, socks_proxy, self._open_connections
+        )
+        return type(base.__name__, (_Pool, base), {"ConnectionCls": connection})
 
     def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:
         url, credentials = split_proxy(proxy, authorization)
