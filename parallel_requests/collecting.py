@@ -28,12 +28,17 @@ def collect(results: Sequence[Result[Any]], call: Call) -> Any:
         result = results[0]
         return None if call.none_on_failure and not result.ok else result.unwrap()
     if not call.none_on_failure and any(result.error is not None for result in results):
-        failure = PartialFailureError.from_results(results)
-        failure.call = call
-        raise failure
+        raise _partial_failure(results, call)
     if call.is_keyed:
         return {result.key: result.value for result in results}
     return [result.value for result in results]
+
+
+def _partial_failure(results: Sequence[Result[Any]], call: Call) -> PartialFailureError:
+    # Not where it is raised: by a variable there it would refer to itself, and be freed much later.
+    failure = PartialFailureError.from_results(results)
+    failure.call = call
+    return failure
 
 
 def merge_retried(results: Sequence[Result[Any]], retried: Sequence[Result[Any]]) -> list[Result[Any]]:

@@ -49,7 +49,8 @@ class InPlaceParser:
                 value = self._context.copy().run(self._parse_func, value)
             result.value = value
         except DecodeError as error:
-            result.error = error
+            # With a traceback, by whose frames it would refer to itself, its body would be freed much later.
+            result.error = error.with_traceback(None)
         except BaseException as error:  # noqa: BLE001 - even a SystemExit must not lose the item
             result.error = parse_failure(response, error)
         deliver(result)

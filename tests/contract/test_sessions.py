@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import pytest
 
@@ -16,6 +17,7 @@ from parallel_requests import exceptions
 from parallel_requests.aio import ParallelRequests
 from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
+from tests.polling import until
 from tests.server.faults import close, read_request, repeat, response, send
 
 if TYPE_CHECKING:
@@ -100,6 +102,24 @@ def test_closing_closes_every_socket_without_the_garbage_collector(
             session.request([*[server.url("/delay/0.05")] * 20, server.url("/hang")], timeout=0.3)
         session.close()
         assert open_sockets() == before
+    finally:
+        gc.enable()
+
+
+def test_failures_are_freed_without_the_garbage_collector(backend: str, server: Server) -> None:
+    def failures(session: ParallelSession) -> list[ref[BaseException]]:
+        try:
+            session.request([server.url("/html"), server.url("/status/404")])
+        except exceptions.PartialFailureError as failure:
+            return [ref(error) for error in (failure, *failure.exceptions)]
+        raise AssertionError("nothing failed")
+
+    gc.disable()
+    try:
+        with ParallelSession(backend=backend) as session:
+            freed = failures(session)
+            assert len(freed) == 3
+            until(lambda: not any(reference() for reference in freed))
     finally:
         gc.enable()
 
