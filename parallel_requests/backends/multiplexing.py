@@ -41,6 +41,11 @@ class _Stream:
         self.has_news = False
         self.wake = threading.Event()
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the server has said in a GOAWAY that it does not serve the stream."""
+        return bool(self.number > self.protocol._events.last_stream)  # noqa: SLF001
+
 
 class SharedConnection:
     """Connection mixin: threads wait for their streams without holding the connection."""
@@ -102,31 +107,44 @@ class SharedConnection:
         return self._protocol is None or self._protocol is not stream.protocol
 
     @property
+    def is_connected(self) -> bool:
+        """Whether it can be used; to the library it can until all who wait have learnt that it has ended."""
+        protocol = self._protocol  # another thread may reset it meanwhile
+        if protocol is not None and protocol.multiplexed and protocol._terminated:  # noqa: SLF001
+            return not protocol.has_expired()
+        return bool(super().is_connected)  # type: ignore[misc]
+
+    @property
     def is_saturated(self) -> bool:
-        """Whether it accepts no further attempt; after a GOAWAY it accepts none while it has streams."""
+        """Whether it accepts no further attempt.
+
+        After a GOAWAY it accepts none while it has streams, and when it has ended none while there are
+        responses left to read: it will be connected again, which discards them.
+        """
         protocol = self._protocol  # another thread may reset it meanwhile
         if protocol is None or protocol.is_available():
             return False
-        if protocol.multiplexed and protocol._goaway_to_honor:  # noqa: SLF001
-            return not (protocol.is_idle() or protocol._terminated)  # noqa: SLF001
+        if protocol.multiplexed and protocol._goaway_to_honor and not protocol._terminated:  # noqa: SLF001
+            return not protocol.is_idle()
         return not protocol.has_expired()
 
     def check(self, stream: _Stream) -> None:
         """Check that something can be read from a stream; the connection must be borrowed.
 
         Raises:
-            ConnectionResetError: The connection was lost.
             NotServed: The server goes away, and leaves this stream out.
+            ConnectionResetError: The connection was lost.
             ProtocolError: It has ended for a reason; reading would wait until the server closes its socket.
         """
+        if stream.is_left_out:
+            raise NotServed("the server goes away")
         if self.lost(stream):
             raise ConnectionResetError(_LOST)
-        if self._is_left_out(stream):
-            raise NotServed("the server goes away")
         if not self._has_event(stream) and self._is_terminated():
             reason = self._protocol._events.reason  # noqa: SLF001
-            self._protocol = None  # as the library does: there is nobody to say goodbye to
-            self.close()  # type: ignore[attr-defined]
+            if self._protocol.has_expired():  # or others have yet to read what has come for them
+                self._protocol = None  # as the library does: there is nobody to say goodbye to
+                self.close()  # type: ignore[attr-defined]
             raise ConnectionResetError(_LOST) if reason is None else ProtocolError(reason)
 
     def capacity(self) -> int:
@@ -138,6 +156,9 @@ class SharedConnection:
         """Cancel a stream whose response has not begun; the connection must be borrowed."""
         self._promises.pop(promise.uid, None)  # type: ignore[attr-defined]
         self._promises_per_stream.pop(promise.stream_id, None)  # type: ignore[attr-defined]
+        if self._is_terminated():
+            self._protocol._events.discard(promise.stream_id)  # noqa: SLF001
+            return
         self._protocol.submit_stream_reset(stream_id=promise.stream_id)
         while data := self._protocol.bytes_to_send():
             self.sock.sendall(data)
@@ -158,13 +179,7 @@ class SharedConnection:
                 return  # closed by another thread, which the next check detects
 
     def _has_news(self, stream: _Stream) -> bool:
-        return (
-            self.lost(stream) or self._has_event(stream) or self._is_left_out(stream) or self._is_terminated()
-        )
-
-    def _is_left_out(self, stream: _Stream) -> bool:
-        """Whether the server has said in a GOAWAY that it does not serve a stream."""
-        return bool(stream.number > self._protocol._events.last_stream)  # noqa: SLF001
+        return self.lost(stream) or self._has_event(stream) or stream.is_left_out or self._is_terminated()
 
     def _has_event(self, stream: _Stream) -> bool:
         return bool(self._protocol.has_pending_event(stream_id=stream.number))

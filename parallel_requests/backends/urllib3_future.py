@@ -13,7 +13,7 @@ from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_si
 from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 def with_fixes(connection_class: Any) -> Any:
@@ -39,6 +39,8 @@ class _Fixes:
         """
         outcome = super().connect()  # type: ignore[misc]
         self._protocol._events = _queue_like(self._protocol._events)  # noqa: SLF001 - it has no other access
+        if self.is_multiplexed:
+            _note_goaways(self._protocol)
         sock = socket_beneath(self.sock)
         if isinstance(sock, WatchedSocket) and not self.is_multiplexed:
             sock.fail_reads_if(functools.partial(_is_malformed, self._protocol))
@@ -105,7 +107,7 @@ def _event_queue(base: Any) -> Any:
 
         Attributes:
             reason: Why the connection has ended; None if it has not, or without a reason.
-            last_stream: The highest stream that the server will serve, if it has said GOAWAY.
+            last_stream: The highest stream that the server serves, if it has said GOAWAY.
         """
 
         reason: str | None = None
@@ -130,12 +132,25 @@ def _event_queue(base: Any) -> Any:
             for event in new:
                 if isinstance(event, events.ConnectionTerminated):
                     self.reason = event.message
-                elif isinstance(event, events.GoawayReceived):
-                    self.last_stream = event.last_stream_id
                 if _is_for_reader(event, events):
                     super().append(event)
 
     return EventQueue
+
+
+def _note_goaways(machine: Any) -> None:
+    """Have a state machine of HTTP/2 note in its queue which streams a GOAWAY leaves out.
+
+    Those of a GOAWAY with an error, too: its own events do not say that.
+    """
+    queue, map_events = machine._events, machine._map_events  # noqa: SLF001 - it has no other access
+
+    def map_and_note(received: Sequence[Any]) -> Iterator[Any]:
+        for event in received:
+            queue.last_stream = getattr(event, "last_stream_id", queue.last_stream)
+        yield from map_events(received)
+
+    machine._map_events = map_and_note  # noqa: SLF001
 
 
 def _is_for_reader(event: Any, events: Any) -> bool:

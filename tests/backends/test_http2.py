@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.lateness import Lateness
     from tests.server.control import Server
     from tests.server.faults import FaultServer
+    from tests.server.h2_faults import Answer
     from tests.server.tls import Certificates
 
     OpenSession = Callable[..., ParallelSession]
@@ -349,6 +350,15 @@ def serve_the_first_of_three(protocol: H2Connection, stream: int, _path: str) ->
         good_answer(protocol, 1)
 
 
+def shut_down_after_the_first_of_three(protocol: H2Connection, stream: int, _path: str) -> None:
+    """Do what Apache does on a graceful restart: announce the end, leave streams out with an error, close."""
+    if stream == 5:
+        good_answer(protocol, 1)
+        go_away(protocol, last_stream=(1 << 31) - 1)
+        go_away(protocol, last_stream=1, code=0xFFFFFC7A)
+        raise HangUp
+
+
 def test_what_a_goaway_leaves_out_is_sent_again_at_once(open_session: OpenSession, play: Play) -> None:
     server = play([speak_h2(serve_the_first_of_three)], _HEALTHY)
     results = list(open_session().iter_results([server.url("/")] * 3, timeout=5, return_type="content"))
@@ -357,8 +367,18 @@ def test_what_a_goaway_leaves_out_is_sent_again_at_once(open_session: OpenSessio
     assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
 
 
-def test_a_post_that_a_goaway_leaves_out(backend: str, open_session: OpenSession, play: Play) -> None:
-    server = play([speak_h2(serve_the_first_of_three)], _HEALTHY)
+def test_a_server_that_goes_away_with_an_error_loses_no_call(open_session: OpenSession, play: Play) -> None:
+    server = play([speak_h2(shut_down_after_the_first_of_three)], _HEALTHY)
+    session = open_session(retry=ONE_QUICK_RETRY)
+    assert session.get([server.url("/")] * 3, timeout=5, return_type="content") == [b"ok"] * 3
+    assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("leave", [serve_the_first_of_three, shut_down_after_the_first_of_three])
+def test_a_post_that_a_goaway_leaves_out(
+    backend: str, open_session: OpenSession, play: Play, leave: Answer
+) -> None:
+    server = play([speak_h2(leave)], _HEALTHY)
     session = open_session(retry=ONE_QUICK_RETRY)
     results = list(
         session.iter_results([server.url("/")] * 3, method="POST", data="x", timeout=5, return_type="content")

@@ -96,9 +96,9 @@ def good_answer(protocol: H2Connection, stream: int, _path: str = "") -> None:
     protocol.send_data(stream, b"ok", end_stream=True)
 
 
-def go_away(protocol: H2Connection, last_stream: int) -> None:
+def go_away(protocol: H2Connection, last_stream: int, code: int = 0) -> None:
     """Serve the streams up to this one, and no other; ``close_connection`` would end them all."""
-    protocol._prepare_for_sending([GoAwayFrame(0, last_stream_id=last_stream)])
+    protocol._prepare_for_sending([GoAwayFrame(0, last_stream_id=last_stream, error_code=code)])
 
 
 def _seen(headers: dict[str, str], connection: int) -> SeenRequest:
