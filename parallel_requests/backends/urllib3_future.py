@@ -15,6 +15,9 @@ from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+_DEFAULT_WINDOW = 65_535
+"""Bytes that may be sent on a stream of HTTP/2 if its server announces no number (RFC 9113, 6.5.2)."""
+
 
 def with_fixes(connection_class: Any) -> Any:
     """Return a connection class with the fixes; one of real urllib3 needs none and is returned as it is."""
@@ -41,6 +44,7 @@ class _Fixes:
         self._protocol._events = _queue_like(self._protocol._events)  # noqa: SLF001 - it has no other access
         if self.is_multiplexed:
             _note_goaways(self._protocol)
+            _limit_window(self._protocol)
         sock = socket_beneath(self.sock)
         if isinstance(sock, WatchedSocket) and not self.is_multiplexed:
             sock.fail_reads_if(functools.partial(_is_malformed, self._protocol))
@@ -151,6 +155,18 @@ def _note_goaways(machine: Any) -> None:
         yield from map_events(received)
 
     machine._map_events = map_and_note  # noqa: SLF001
+
+
+def _limit_window(machine: Any) -> None:
+    """Have a state machine of HTTP/2 send no more on a stream than its server takes.
+
+    If the server has announced no window, the machine believes in a much larger one than is meant.
+    """
+    settings = machine._connection.remote_settings  # noqa: SLF001 - it has no other access
+    # That very object: a number that the server has announced is another, even if it is equal.
+    if settings.initial_window_size is type(settings)(client=False).initial_window_size:
+        settings.initial_window_size = _DEFAULT_WINDOW
+        settings.acknowledge()
 
 
 def _is_for_reader(event: Any, events: Any) -> bool:

@@ -17,7 +17,16 @@ from tests.lateness import fits
 from tests.polling import until
 from tests.server.control import together
 from tests.server.faults import notify_end, read_request, response, send, stall, within_tls
-from tests.server.h2_faults import FallSilent, HangUp, Pause, go_away, good_answer, h2_context, speak_h2
+from tests.server.h2_faults import (
+    FallSilent,
+    HangUp,
+    Pause,
+    announce_no_window,
+    go_away,
+    good_answer,
+    h2_context,
+    speak_h2,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,6 +278,13 @@ def test_calls_on_a_connection_that_tls_ends_in_good_order_are_retried(
     urls = [f"https://localhost:{server.port}/"] * 3
     assert session.get(urls, return_type="content") == [b"ok"] * 3
     assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1, 1]
+
+
+def test_no_more_of_a_body_is_sent_than_the_server_takes(session: ParallelSession, play: Play) -> None:
+    server = play([speak_h2(good_answer, begin=announce_no_window)])
+    assert session.put([server.url("/")] * 3, data=b"x" * 40_000, return_type="content") == [b"ok"] * 3
+    with pytest.raises(exceptions.RequestTimeout):
+        session.put(server.url("/"), data=b"x" * 200_000, timeout=0.5)
 
 
 def test_early_hints_do_not_block_other_streams(session: ParallelSession, play: Play) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import GoAwayFrame, SettingsFrame
 
 from tests.server.faults import SeenRequest, stall
 
@@ -48,7 +48,12 @@ class Pause(Exception):
         self.go_on = go_on
 
 
-def speak_h2(answer: Answer, *, has_data: threading.Event | None = None) -> Step:
+def speak_h2(
+    answer: Answer,
+    *,
+    has_data: threading.Event | None = None,
+    begin: Callable[[H2Connection], None] = H2Connection.initiate_connection,
+) -> Step:
     """Take requests and have each one answered, until the client leaves.
 
     Of all bodies on a connection it takes 65,535 bytes, and lets the client send no more.
@@ -56,11 +61,12 @@ def speak_h2(answer: Answer, *, has_data: threading.Event | None = None) -> Step
     Args:
         answer: What is done about a request.
         has_data: Set once a part of a body has come.
+        begin: Sends the settings.
     """
 
     def step(connection: Connection) -> None:
         protocol = H2Connection(H2Configuration(client_side=False, validate_outbound_headers=False))
-        protocol.initiate_connection()
+        begin(protocol)
         headers: dict[int, dict[str, str]] = {}
         while True:
             connection.send(protocol.data_to_send())
@@ -88,6 +94,14 @@ def speak_h2(answer: Answer, *, has_data: threading.Event | None = None) -> Step
                         pause.go_on()
 
     return step
+
+
+def announce_no_window(protocol: H2Connection) -> None:
+    """Send settings as Apache does: the default of 65,535 bytes holds for a stream, not for all together."""
+    protocol.initiate_connection()
+    protocol.clear_outbound_data_buffer()
+    protocol._prepare_for_sending([SettingsFrame(0)])
+    protocol.increment_flow_control_window(1 << 30)
 
 
 def good_answer(protocol: H2Connection, stream: int, _path: str = "") -> None:
