@@ -171,12 +171,8 @@ class AiohttpBackend(AsyncBackend):
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
         """Translate an exception of aiohttp; called in the attempt's own context."""
         for cause in chain_of(error):
-            if isinstance(cause, aiohttp.ClientHttpProxyError):
-                return self.proxy_failure(request, f"{cause.status} {cause.message}")
-            if isinstance(cause, aiohttp.ClientProxyConnectionError):
-                return self.proxy_failure(request, str(cause.os_error))
-            if isinstance(cause, aiohttp.ClientConnectorDNSError) and request.proxy is not None:
-                return self.proxy_failure(request, str(cause.os_error))  # only the proxy's name is looked up
+            if request.proxy is not None and (reason := _fault_of_proxy(cause, request.proxy)) is not None:
+                return self.proxy_failure(request, reason)
             for kind, ours in _ERRORS:
                 if isinstance(cause, kind):
                     # A close_notify during the handshake says nothing about the peer's certificate.
@@ -206,6 +202,19 @@ _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientC
 """The connection ended before the head of the response had come."""
 
 _CERTIFICATE_REQUIRED = "alert certificate required"
+
+
+def _fault_of_proxy(error: BaseException, proxy: str) -> str | None:
+    """Return why the proxy is to blame for an exception, or None if it is not."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"{error.status} {error.message}"
+    # No other name than the proxy's is looked up.
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientConnectorDNSError):
+        return str(error.os_error)
+    if isinstance(error, aiohttp.ClientSSLError):
+        url = URL(proxy)
+        return str(error) if (error.host, error.port) == (url.raw_host, url.port) else None
+    return None
 
 
 async def _read(send: Send, response: aiohttp.ClientResponse, headers: Headers) -> Response:

@@ -329,7 +329,7 @@ class Transfer:
         quic = self._backend.quic
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
             quic.note_silence(request.authority, send.began_at)
-        if request.proxy and self._is_proxy_to_blame(kind):
+        if request.proxy and code != pycurl.E_SSL_CACERT_BADFILE and self._is_proxy_to_blame(kind):
             return self._backend.proxy_failure(request, message)
         if code == pycurl.E_SSL_CONNECT_ERROR and any(words in message for words in HUNG_UP):
             kind = ConnectError  # the peer hung up, which says nothing about its certificate
@@ -354,9 +354,12 @@ class Transfer:
 
     def _is_proxy_to_blame(self, kind: type[BackendError]) -> bool:
         """Whether the proxy refused the tunnel, or could not be reached."""
+        connect_status = self.easy.getinfo(pycurl.HTTP_CONNECTCODE)
+        is_tls_proxy = (self.send.request.proxy or "").startswith("https:")
         return (
-            self.easy.getinfo(pycurl.HTTP_CONNECTCODE) >= 300
+            connect_status >= 300
             or kind is ProxyError
+            or (kind is TLSError and is_tls_proxy and connect_status == 0)
             or (kind is ConnectError and self.easy.getinfo(pycurl.NUM_CONNECTS) == 0)
         )
 

@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from parallel_requests import exceptions
+from parallel_requests.gates.backoff import RetryPolicy
 from tests.server.faults import (
     ConnectionEnded,
     FaultServer,
@@ -453,9 +454,34 @@ def test_the_certificate_of_an_https_proxy_is_checked_like_the_targets(
         assert session.get("http://target.example/", proxy=f"https://localhost:{forwarding.port}") == {}
     for url in ("https://localhost/", "http://target.example/"):
         [result] = open_session().iter_results([url], proxy=f"https://localhost:{proxy.port}", max_retries=0)
-        assert isinstance(result.error, exceptions.TLSError | exceptions.ProxyError), result.error
+        assert isinstance(result.error, exceptions.ProxyError), result.error
     assert len(proxy.requests) == 4
     assert len(forwarding.requests) == 2
+
+
+@pytest.mark.parametrize("url", ["http://target.example/", "https://127.0.0.1/"], ids=["http", "https"])
+@pytest.mark.parametrize("bad", [None, "wrong_host"], ids=["no_tls", "wrong_host"])
+def test_the_next_proxy_is_tried_after_one_that_fails_in_tls(  # noqa: PLR0917 - fixtures
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    proxy: Callable[..., Proxy],
+    tls_server: Server,
+    server: Server,
+    url: str,
+    bad: str | None,
+) -> None:
+    broken = fault_server(
+        [receive(), send(b"HTTP/1.1 400 Bad Request\r\n\r\n")],
+        tls=getattr(certificates, bad).server_context() if bad else None,
+    )
+    working = proxy(resolve={"target.example": server.address, "127.0.0.1:443": tls_server.address})
+    proxies, retry = [f"https://127.0.0.1:{broken.port}", working.url], RetryPolicy(backoff_factor=0.01)
+    session = open_session(proxies=proxies, retry=retry)
+    [result] = session.iter_results([f"{url}id/1"], verify_ssl=str(certificates.ca_file))
+    assert result.unwrap() == {"id": 1}
+    assert result.attempts == 2
+    assert broken.requests == []
 
 
 def test_an_unusable_socks_proxy_is_reported_before_anything_is_sent(
