@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from parallel_requests.policy import Policy
-
-logger = logging.getLogger("parallel_requests")
 
 Deliver: TypeAlias = Callable[[Result[Any]], None]
 Parse: TypeAlias = Callable[[Result[Any], Deliver], None]
