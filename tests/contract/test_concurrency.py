@@ -155,3 +155,14 @@ def test_a_slow_parse_func_delays_no_other_call(
     session = open_session(concurrency=2, concurrency_per_host=per_host)
     urls = [server.url("/slow"), server.url("/other")]
     assert session.request(urls, parse_func=parse, on_attempt=tell) == [True, True]
+
+
+def test_whoever_waits_is_woken_and_does_not_only_look_now_and_then(
+    open_session: Callable[..., ParallelSession], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parallel_requests.engines.notifier._LONGEST_SLEEP", threading.TIMEOUT_MAX)
+    session = open_session(concurrency=2)
+    assert session.request(server.url("/id/1")) == {"id": 1}
+    urls = [server.url(f"/id/{number}") for number in range(10)]
+    assert session.request(urls) == [{"id": number} for number in range(10)]
+    assert sorted(result.index for result in session.iter_results(iter(urls))) == list(range(10))
