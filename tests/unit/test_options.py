@@ -7,6 +7,7 @@ import inspect
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
@@ -30,8 +31,22 @@ from parallel_requests.options import (
 
 SECRET = "hunter2"
 NAN, INFINITE = float("nan"), float("inf")
+
+
+async def coroutine_function(*_: object) -> bool:
+    """Return what no one would await."""
+    return True
+
+
 WRONG: dict[str, list[Any]] = {
-    "backend": [5, "", None, object()],
+    "backend": [
+        5,
+        "",
+        None,
+        SimpleNamespace(send=print),
+        SimpleNamespace(open=print),
+        type("Backend", (), {"send": print, "open": print}),
+    ],
     "concurrency": [0, -1, 1.5, "20", True, None],
     "concurrency_per_host": [0, -1, 2.0, "3", False],
     "rate_limit": [
@@ -53,8 +68,8 @@ WRONG: dict[str, list[Any]] = {
     "rate_limit_burst": [0, 1.5, None, "5", True],
     "max_retries": [-1, 1.5, None, "3", True],
     "retry": [3, "always", object()],
-    "retry_on": [5, "ValueError", (5,), [ValueError]],
-    "dont_retry_on": [5, (ValueError, 5)],
+    "retry_on": [5, "ValueError", (5,), [ValueError], coroutine_function],
+    "dont_retry_on": [5, (ValueError, 5), coroutine_function],
     "retry_budget": [None, 1, "yes"],
     "adaptive": [None, 1, "no"],
     "timeout": [0, -1, "30", NAN, INFINITE, 1e300, True, (1,), (1, 2, 3), (0, 5), ("a", "b"), [1, -1], {}],
@@ -62,11 +77,11 @@ WRONG: dict[str, list[Any]] = {
     "http2": [1, "yes"],
     "http3": [None, 1, "yes"],
     "method": [None, 5, b"GET"],
-    "params": [5, 1.5, b"a=b", {"a", "b"}],
-    "data": [5, {1, 2}, object()],
-    "headers": ["X: 1", 5, ("a", "b")],
-    "cookies": ["a=1", 5],
-    "proxy": [5, True, b"http://p.test", {"http": "http://p.test"}],
+    "params": [5, 1.5, SECRET.encode(), {SECRET, "b"}],
+    "data": [5, {SECRET, 2}, object()],
+    "headers": [f"X: {SECRET}", 5, ("a", SECRET)],
+    "cookies": [f"a={SECRET}", 5],
+    "proxy": [5, True, b"http://p.test", {"http": f"http://a:{SECRET}@p.test"}],
     "auth": ["Netrc", ("user",), ["user", SECRET], ("user", 5), ("user", SECRET, "more"), 5],
     "verify_ssl": [None, 1, "", "/no/such/file.pem", "-----BEGIN CERTIFICATE-----" + "A" * 5_000],
     "trust_env": [None, 1],
@@ -76,16 +91,16 @@ WRONG: dict[str, list[Any]] = {
     "secret_headers": ["X-Key", [5], None],
     "raise_for_status": [1, "yes"],
     "max_response_size": [-1, 1.5, "1M", True, 2**63],
-    "stream_callback": [5, "print"],
+    "stream_callback": [5, "print", coroutine_function],
     "chunk_size": [0, -1, 1.5, None, True],
     "parse_processes": [-1, 1.5, None, "2", True],
     "random_user_agent": [None, 1, "yes"],
     "user_agents": ["Mozilla", [5], None],
     "random_proxy": [None, 1],
-    "proxies": ["http://p.test", [5], None],
-    "on_attempt": [5, "print"],
-    "on_result": [5, "print"],
-    "progress": [None, 1, "yes"],
+    "proxies": [f"a:{SECRET}@p.test", [5], None],
+    "on_attempt": [5, "print", coroutine_function],
+    "on_result": [5, "print", coroutine_function],
+    "progress": [None, 1, "yes", coroutine_function],
     "executor": [5, "threads"],
     "verbose": [None, 1],
     "debug": [None, 1],
@@ -103,6 +118,11 @@ def test_a_wrong_value_is_a_configuration_error_that_names_the_option(name: str,
     assert SECRET not in str(caught.value)
 
 
+def test_a_wrong_value_is_shown() -> None:
+    with pytest.raises(ConfigurationError, match=r"^concurrency must be a whole number of .* 1, not '20'\.$"):
+        Settings.of({"concurrency": "20"}, "ParallelSession")
+
+
 def test_every_option_has_wrong_values() -> None:
     assert set(WRONG) | ANY_VALUE == OPTION_NAMES
 
@@ -110,6 +130,7 @@ def test_every_option_has_wrong_values() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("backend", SimpleNamespace(send=print, open=print)),
         ("concurrency", 1),
         ("concurrency_per_host", 1),
         ("rate_limit_burst", 1),
@@ -121,6 +142,7 @@ def test_every_option_has_wrong_values() -> None:
         ("parse_processes", 0),
         ("timeout", 1e9),
         ("rate_limit", 0.5),
+        ("rate_limit", sys.float_info.max),
         ("rate_limit_per_host", 0.5),
         ("rate_limit", {"a.test": 1, "*": 50.0}),
         ("timeout", None),
@@ -137,8 +159,16 @@ def test_every_option_has_wrong_values() -> None:
         ("proxy", False),
         ("params", (("a", 1), ("a", 2))),
         ("headers", [{"X": "1"}, None]),
+        ("headers", ({"X": "1"}, None)),
+        ("method", ("GET", "POST")),
+        ("proxy", ("http://p.test", False, None)),
+        ("deadline", 0.5),
         ("user_agents", ("a", "b")),
+        ("user_agents", ["a", "b"]),
+        ("secret_headers", {"a", "b"}),
+        ("secret_headers", frozenset({"a", "b"})),
         ("progress", print),
+        ("on_result", print),
     ],
 )
 def test_right_values_are_kept_as_given(name: str, value: Any) -> None:
