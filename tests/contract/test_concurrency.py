@@ -28,11 +28,12 @@ def test_one_host_sees_the_full_concurrency(
     open_session: Callable[..., ParallelSession], server: Server, concurrency: int
 ) -> None:
     session = open_session(concurrency=concurrency)
-    session.request([server.url(together(concurrency))] * (2 * concurrency))
+    for _ in range(2):
+        session.request([server.url(together(concurrency))] * (2 * concurrency))
     stats = server.stats()
     assert stats.max_in_flight == concurrency
     assert stats.connections <= concurrency
-    assert stats.requests == 2 * concurrency
+    assert stats.requests == 4 * concurrency
 
 
 def test_calls_that_waited_for_the_rate_limit_are_in_flight_together(
@@ -75,6 +76,15 @@ def test_row_17_twenty_workers_reuse_their_connections_to_thirty_hosts(
     assert stats.max_in_flight <= 20
     assert stats.connections < 300, "connections are reused"
     assert max(stats.connections_by_listener.values()) <= 20
+
+
+def test_connections_to_more_hosts_than_there_are_attempts_in_flight_are_reused(
+    open_session: Callable[..., ParallelSession], many_hosts: Server
+) -> None:
+    session = open_session(concurrency=1)
+    for _ in range(2):
+        session.request([f"{url}/static" for url in many_hosts.urls])
+    assert many_hosts.stats().connections == len(many_hosts.urls)
 
 
 def test_a_thousand_calls_of_100_ms_fit_into_a_second_and_a_half(

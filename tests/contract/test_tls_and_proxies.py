@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from parallel_requests import exceptions
+from parallel_requests.backends.base import backend_class
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.server.faults import (
     ConnectionEnded,
@@ -31,6 +32,7 @@ from tests.server.faults import (
     stall,
     within_tls,
 )
+from tests.server.h2_faults import h2_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +114,14 @@ def test_a_body_cut_off_is_truncated_even_if_another_librarys_contexts_are_used(
     with pytest.raises(exceptions.RetryExhaustedError) as caught:
         session.get(server.url(), verify_ssl=str(certificates.ca_file), return_type="content")
     assert isinstance(caught.value.last_error, exceptions.TruncatedBody)
+
+
+def test_http2_is_spoken_if_the_backend_supports_it(
+    open_session: Callable[..., ParallelSession], h2_server: Server, backend: str
+) -> None:
+    session = open_session(verify_ssl=str(h2_server.ca_file))
+    version = session.request(h2_server.url("/get"), return_type="response").http_version
+    assert version == ("HTTP/2" if backend_class(backend).capabilities.http2 else "HTTP/1.1")
 
 
 def test_an_unknown_ca_is_not_trusted(session: ParallelSession, tls_server: Server) -> None:
@@ -444,8 +454,8 @@ def test_the_certificate_of_an_https_proxy_is_checked_like_the_targets(
     fault_server: Callable[..., FaultServer],
     certificates: Certificates,
 ) -> None:
-    context = certificates.good.server_context()
-    target = within_tls(context, read_request(), send(response(b"{}")))
+    target = within_tls(certificates.good.server_context(), read_request(), send(response(b"{}")))
+    context = h2_context(certificates.good)  # which a client must not ask a proxy for
     proxy = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), target], tls=context)
     forwarding = fault_server([read_request(), send(response(b"{}"))], tls=context)
     for verify in (str(certificates.ca_file), False):
@@ -571,3 +581,13 @@ def test_an_invalid_ca_bundle_of_the_environment(
     assert isinstance(result.error, exceptions.TLSError)
     assert result.attempts == 1
     assert tls_server.stats().requests == 0
+
+
+def test_an_invalid_ca_bundle_does_not_matter_without_tls(
+    monkeypatch: pytest.MonkeyPatch,
+    open_session: Callable[..., ParallelSession],
+    server: Server,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    assert open_session().get(server.url("/id/1")) == {"id": 1}
