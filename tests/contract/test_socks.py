@@ -113,6 +113,19 @@ def test_an_ip_address_is_sent_as_an_address(
     assert (greeting.host, greeting.port) == server.address
 
 
+@pytest.mark.parametrize(
+    ("url", "target"), [("http://a", "/"), ("http://a/b?c=/", "/b?c=/"), ("http://a?b=/c", "/?b=/c")]
+)
+def test_the_shortest_host_name_is_told_apart_from_the_path(
+    session: ParallelSession, fault_server: StartFaults, socks_proxy: StartProxy, url: str, target: str
+) -> None:
+    there = fault_server([read_request(), send(response(b"there"))])
+    running = socks_proxy(resolve={"a": ("127.0.0.1", there.port)})
+    assert session.get(url, proxy=running.url(), return_type="content") == b"there"
+    [request] = there.requests
+    assert (request.target, request.headers["host"]) == (target, "a")
+
+
 def test_many_at_once(session: ParallelSession, server: Server, socks_proxy: StartProxy) -> None:
     running = socks_proxy()
     answers = session.request([server.url(f"/id/{number}") for number in range(100)], proxy=running.url())
