@@ -54,6 +54,7 @@ class ThreadsEngine:
         self._watchdog = Watchdog()
         self._scheduler = Scheduler(concurrency, monotonic)
         self.threads = EngineThreads()
+        self._start_lock = Lock()  # guards that a worker starts; taken before _lock
         self._lock = Lock()  # guards the scheduler and all below
         # Entered by workers only: a Ctrl-C just as a Condition is entered would leave it locked.
         self._changed = threading.Condition(self._lock)
@@ -87,9 +88,15 @@ class ThreadsEngine:
         forget = self._watchdog.call_at(deadline, end)
 
     def wake(self) -> None:
-        """Look at the runs again: one has been fed, or has room for more."""
+        """Have a worker look at the runs: one has been fed, has room for more, or has something to do."""
         with self._lock:
-            self._call_worker()
+            if self._idle_workers:
+                self._changed.notify()
+                return
+            if not self._lacks_worker():
+                return
+        with self._start_lock:
+            self._start_worker()
 
     def stop(self, run: Run, reason: ParallelRequestsError) -> None:
         """End a batch: send no more of it, and abort what is in flight."""
@@ -100,7 +107,7 @@ class ThreadsEngine:
     def _end(self, run: Run) -> None:
         with self._lock:
             self._scheduler.end_run(run)
-            self._call_worker()
+        self.wake()
 
     def close(self) -> None:
         """End everything and release threads and sockets.
@@ -114,25 +121,33 @@ class ThreadsEngine:
             self.stop(run, RunStoppedError())
         self._watchdog.close()
         if self._owns_executor:
+            with self._start_lock:  # a worker that is starting ends what it finds
+                self._executor.shutdown(wait=False)
             self._executor.shutdown(wait=not self.threads.is_worker())
 
-    def _call_worker(self) -> None:
-        """Have a worker look at the scheduler: notify an idle one, or start another."""
-        if self._idle_workers:
-            self._changed.notify()
-        elif self._can_start_worker() and self._needs_worker():
-            self._is_worker_starting = True
-            try:
-                worker = self._executor.submit(self._work)
-                if not self._owns_executor:  # or a Ctrl-C could leave the Future's Condition locked
-                    worker.add_done_callback(self._handle_cancelled)
-            except BaseException as error:
-                self._is_worker_starting = False
-                is_interruption = not (isinstance(error, RuntimeError) or self.threads.is_worker())
-                if is_interruption or not self._workers:
-                    raise
-                # No thread is left, or the caller's executor is shut down: the workers there are do it all.
-                # A ThreadPoolExecutor may have queued this one before it failed: workers count themselves.
+    def _start_worker(self) -> None:
+        """Start a worker unless another thread has.
+
+        Not with the lock: ``submit`` waits for a new thread, and there the garbage collector may end a batch.
+        """
+        is_starting = False
+        try:
+            with self._lock:
+                if not self._lacks_worker():
+                    return
+                self._is_worker_starting = is_starting = True
+            worker = self._executor.submit(self._work)
+            if not self._owns_executor:  # or a Ctrl-C could leave the Future's Condition locked
+                worker.add_done_callback(self._handle_cancelled)
+        except BaseException as error:
+            if not is_starting:
+                raise
+            self._is_worker_starting = False
+            is_interruption = not (isinstance(error, RuntimeError) or self.threads.is_worker())
+            if is_interruption or not self._workers:
+                raise
+            # No thread is left, or the caller's executor is shut down: the workers there are do it all.
+            # A ThreadPoolExecutor may have queued this one before it failed: workers count themselves.
 
     def _handle_cancelled(self, worker: Future[None]) -> None:
         """End all runs if the caller's executor has cancelled the only worker."""
@@ -144,10 +159,10 @@ class ThreadsEngine:
         for run in runs:
             self.stop(run, RunStoppedError("The executor was shut down."))
 
-    def _can_start_worker(self) -> bool:
-        """Whether one may be started: one after another, so that there are no more workers than requests."""
+    def _lacks_worker(self) -> bool:
+        """Whether to start one: one after another, so that there are no more workers than requests."""
         most = self._scheduler.concurrency + self._scheduler.has_ending()
-        return not self._is_worker_starting and self._workers < most
+        return not self._is_worker_starting and self._workers < most and self._needs_worker()
 
     def _needs_worker(self) -> bool:
         """Whether there is something to do, or a timer that no idle worker waits for."""
@@ -169,17 +184,16 @@ class ThreadsEngine:
 
     def _next_task(self) -> Task | None:
         with self._changed:
-            while True:
-                task = self._scheduler.take()
-                if task is not None:
-                    if self._needs_worker():
-                        self._call_worker()
-                    return task
+            while (task := self._scheduler.take()) is None:
                 if self._scheduler.is_idle():
                     self._workers -= 1
                     self._changed.notify_all()
                     return None
                 self._idle()
+            needs_another = self._needs_worker()
+        if needs_another:
+            self.wake()
+        return task
 
     def _idle(self) -> None:
         """Wait to be notified or, if no other worker does so, for the next timer."""
@@ -207,7 +221,7 @@ class ThreadsEngine:
                 with self._changed:
                     self._scheduler.slot_freed(authority)
                     self._scheduler.passed_gate(task)
-                    self._call_worker()
+                self.wake()
             authority = effect.request.authority
             reply = self._send(effect, task)
         with self._changed:
@@ -216,7 +230,7 @@ class ThreadsEngine:
                 self._scheduler.park(task, effect)
                 return
             self._scheduler.finish(task)
-            self._call_worker()
+        self.wake()
         task.run.complete(effect)
 
     def _send(self, send: Send, task: Task) -> Reply:

@@ -293,3 +293,24 @@ def test_a_closed_engine_takes_nothing() -> None:
     engine.close()
     with pytest.raises(RunStoppedError):
         engine.submit(new_run(1))
+
+
+def test_a_batch_is_ended_on_a_thread_that_is_starting(start: Callable[..., ThreadsEngine]) -> None:
+    """By the garbage collector, which may find an abandoned batch there; `submit` waits for that thread."""
+    endings: list[threading.Thread] = []
+
+    class Collecting(ThreadPoolExecutor):
+        def submit(self, *args: Any, **options: Any) -> Any:
+            ending = threading.Thread(target=engine.stop, args=(abandoned, RunStoppedError()))
+            ending.start()
+            ending.join(PATIENCE)
+            endings.append(ending)
+            return super().submit(*args, **options)
+
+    abandoned, run = new_run(0), new_run(3)
+    with Collecting(1) as executor:
+        engine = start(lambda request: Answer(200).to(request), 1, executor=executor)
+        engine.submit(run)
+        assert endings
+        assert not any(ending.is_alive() for ending in endings)
+        assert run.notifier.wait(run.is_done, PATIENCE)
