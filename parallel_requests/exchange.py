@@ -22,8 +22,10 @@ from parallel_requests.exceptions import (
     ProxyError,
     RateLimitExceededError,
     RedirectError,
+    RequestTimeout,
     RetryExhaustedError,
     RunStoppedError,
+    TruncatedBody,
 )
 from parallel_requests.gates.pacing import Wait
 from parallel_requests.gates.rate_limit_headers import parse_quota, parse_retry_after
@@ -54,6 +56,8 @@ class Send:
         began_at: When it began, by the pacer's clock.
         delivered: Bytes of the body that have reached the caller.
         is_cross_origin: Whether a redirect has led to another origin, so that no credentials may be added.
+        needs_new_connection: Whether it must not take an idle connection, as another one broke off.
+        took_idle_connection: Whether it took one, and not a share of one that others use.
         replays: How often the library resent it on its own, if it cannot be kept from doing so.
         flight: Where the backend registers the socket in use, so that a blocking engine can abort the
             attempt.
@@ -65,6 +69,8 @@ class Send:
     began_at: float = 0.0
     delivered: int = 0
     is_cross_origin: bool = False
+    needs_new_connection: bool = False
+    took_idle_connection: bool = False
     replays: int = 0
     flight: Any = None
 
@@ -173,10 +179,18 @@ class _ExchangeState:
             timeout = left if timeout is None else min(timeout, left)
         if policy.resume is not None:
             target = policy.resume.prepare(target)
-        self.send = send = Send(target, timeout, policy, now)
+        send = Send(target, timeout, policy, now)
+        if self.recorded:
+            send.needs_new_connection = self._lost_idle_connection()
+        self.send = send
         if self.redirects:
             send.is_cross_origin = not is_same_origin(target.url, self.request.url)
         return send
+
+    def _lost_idle_connection(self) -> bool:
+        """Whether the last attempt broke off on an idle connection; the others may be dead as well."""
+        has_broken_off = isinstance(self.recorded[-1].error, RequestTimeout | TruncatedBody)
+        return has_broken_off and self.send.took_idle_connection
 
     def receive(self, reply: Reply) -> Reply:
         """Return the host's slot, and note what the response says about cookies, pauses and limits."""

@@ -18,6 +18,7 @@ from parallel_requests.backends.aiohttp_connections import (
     AbortingResponse,
     Connector,
     ImmediateRequest,
+    current_send,
     is_fresh_connection,
 )
 from parallel_requests.backends.base import (
@@ -131,6 +132,7 @@ class AiohttpBackend(AsyncBackend):
         adds_nothing = headers.are_complete and request.method == "GET" and request.content is None
         if is_fresh_connection.get() is not False:
             is_fresh_connection.set(False)
+        current_send.set(send)
         response = await self._session.request(
             request.method,
             URL(request.url, encoded=True),

@@ -15,15 +15,22 @@ from aiohttp.http_exceptions import HttpProcessingError
 from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
 
 if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
     from aiohttp.tracing import Trace
+
+    from parallel_requests.exchange import Send
 
 READ_SIZE = 1 << 18
 """Bytes that are read at a time, or buffered ahead of the reader of a body."""
 
 is_fresh_connection: ContextVar[bool | None] = ContextVar("is_fresh_connection", default=True)
 """Whether the attempt under way opened a connection for itself; None while it does."""
+
+current_send: ContextVar[Send] = ContextVar("current_send")
+"""The attempt under way."""
 
 
 class ImmediateRequest(aiohttp.ClientRequest):
@@ -121,6 +128,12 @@ class Connector(aiohttp.TCPConnector):
         self._factory = partial(_Protocol, self._loop, arrivals)  # type: ignore[assignment]
         self.opened = 0
         self._transports: dict[asyncio.Future[None], asyncio.Transport] = {}
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        send = current_send.get()
+        connection = None if send.needs_new_connection else await super()._get(key, traces)
+        send.took_idle_connection = connection is not None
+        return connection
 
     async def _create_connection(
         self,

@@ -38,7 +38,9 @@ class Wire:
         """Note which attempt this thread makes."""
         self._local.flight = send.flight
         self._local.policy = send.policy
+        self._local.refuses_idle = send.needs_new_connection
         self._local.is_fresh = self._local.is_ready = self._local.is_answered = False
+        self._local.took_idle = False
 
     def answered(self) -> None:
         """Note that the head of the response has come."""
@@ -47,6 +49,14 @@ class Wire:
     def is_stale(self) -> bool:
         """Whether this thread's attempt failed, unanswered, on a reused connection."""
         return not (self._local.is_fresh or self._local.is_answered)
+
+    def refuses_idle(self) -> bool:
+        """Whether this thread's attempt needs a new connection, and has not opened one yet."""
+        return getattr(self._local, "refuses_idle", False) and not self._local.is_fresh
+
+    def took_idle(self) -> bool:
+        """Whether this thread's attempt took an idle connection."""
+        return bool(self._local.took_idle)
 
     def is_connecting(self) -> bool:
         """Whether this thread's attempt failed before its connection, TLS included, was established."""
@@ -115,6 +125,7 @@ class Wire:
     def requests(self, sock: Any) -> None:
         """Note that the request is sent: at once or, without a connection, as soon as there is one."""
         self._local.is_ready = sock is not None
+        self._local.took_idle = sock is not None and not self._local.is_fresh
 
 
 class _WatchedConnection:
@@ -186,6 +197,12 @@ class _WatchedConnection:
             waiting.queue.remove(self)
         self.close()
         return True
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be used (again) by this thread's attempt."""
+        is_connected = bool(super().is_connected)  # type: ignore[misc]
+        return is_connected and (self._is_shared() or not self.wire.refuses_idle())
 
     def _is_shared(self) -> bool:
         """Whether other attempts use the socket too, so that it must not be shut down for one."""

@@ -18,6 +18,7 @@ from niquests.packages.urllib3.util.wait import wait_for_read
 
 from parallel_requests.backends.pools import Pools
 from parallel_requests.backends.sockets import NotServed
+from parallel_requests.backends.tcp import shut_down_if_dead
 
 if TYPE_CHECKING:
     from parallel_requests.backends.connections import Wire
@@ -353,5 +354,6 @@ class StreamedResponse:
             with self._police.borrow(promise) as connection:
                 if not connection.lost(self._stream):
                     connection.reset_stream(promise)
+                    shut_down_if_dead(connection.sock.fileno())
         except (OSError, queue.Empty):
             return  # the connection is gone, and so is the stream

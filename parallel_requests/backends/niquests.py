@@ -73,9 +73,8 @@ class NiquestsBackend(PooledBackend):
         self._pools = pools = SharingPools(urllib3, self._wire, settings, disabled_svn=disabled)
         self._adapter = _PooledAdapter(pools)
 
-    def send(self, send: Send) -> Response:
+    def _attempt(self, send: Send) -> Response:
         request = send.request
-        self._wire.begin(send)
         # Requested over HTTP/1.1, it would make this thread read the other threads' responses first.
         can_be_http2 = request.url.startswith("https:")
         response = self._adapter.send(

@@ -25,7 +25,8 @@ from parallel_requests.exceptions import (
 
 if TYPE_CHECKING:
     from parallel_requests.backends.pools import Pools
-    from parallel_requests.models import Request
+    from parallel_requests.exchange import Send
+    from parallel_requests.models import Request, Response
 
 _WORDS_FOR_A_CUT = (
     "without sending complete message body",
@@ -52,6 +53,18 @@ class PooledBackend(BlockingBackend):
 
     def __init__(self) -> None:
         self._wire = Wire()
+
+    def send(self, send: Send) -> Response:
+        self._wire.begin(send)
+        try:
+            return self._attempt(send)
+        except BaseException:
+            send.took_idle_connection = self._wire.took_idle()
+            raise
+
+    def _attempt(self, send: Send) -> Response:
+        """Make the attempt."""
+        raise NotImplementedError
 
     @property
     def connections_opened(self) -> int:

@@ -82,9 +82,8 @@ class RequestsBackend(PooledBackend):
     def open(self, settings: TransportSettings) -> None:
         self._pools = self._adapter.pools = Pools(urllib3, self._wire, settings)
 
-    def send(self, send: Send) -> Response:
+    def _attempt(self, send: Send) -> Response:
         request = send.request
-        self._wire.begin(send)
         prepared = self._prepare(send)
         options: dict[str, Any] = {
             "stream": True,

@@ -17,6 +17,7 @@ from parallel_requests.backends.body import Body, most_coded, too_large
 from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.curl_heads import SWITCHED
 from parallel_requests.backends.quic import udp_port
+from parallel_requests.backends.tcp import shut_down_if_dead
 from parallel_requests.exceptions import (
     BackendError,
     BodyTooLarge,
@@ -66,6 +67,7 @@ class Transfer:
         "_has_opened",
         "_head",
         "_is_https",
+        "_needs_new_connection",
         "_quic_sockets",
         "_request",
         "_sends",
@@ -93,6 +95,7 @@ class Transfer:
         self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
         self._has_opened = False  # a connection of its own
         self._is_https = False
+        self._needs_new_connection = False
 
     def prepare(self, send: Send) -> None:
         """Set up the handle for an attempt, changing only what differs from the last."""
@@ -110,8 +113,10 @@ class Transfer:
             or request.connect_timeout is not last.connect_timeout
             or is_https is not self._is_https
             or send.policy.deliver is not None
+            or send.needs_new_connection is not self._needs_new_connection
         ):
             self._is_https = is_https
+            self._needs_new_connection = send.needs_new_connection
             self._configure(send)
         if send.timeout != self._timeout:
             self._timeout = send.timeout
@@ -198,6 +203,8 @@ class Transfer:
         self._size_without_url = _size_without_url(request, header_lines)
         self._choose_proxy(request)
         self._choose_method(request)
+        if send.needs_new_connection:
+            easy.setopt(pycurl.FRESH_CONNECT, 1)
         if self._is_https:
             # Wait for a connection that may be shared, rather than open another.
             easy.setopt(pycurl.PIPEWAIT, 1)
@@ -326,6 +333,12 @@ class Transfer:
         if (reason := self.why_endless()) is not None:
             return self._backend.failure(ProtocolError, request, OSError(reason))
         kind = self._kind_of_failure(code, message)
+        descriptor = self.easy.getinfo(pycurl.ACTIVESOCKET)
+        if descriptor >= 0:
+            shut_down_if_dead(descriptor)  # libcurl keeps it, as others share it
+        else:
+            is_sent = self.easy.getinfo(pycurl.REQUEST_SIZE) > 0
+            send.took_idle_connection = is_sent and not self._has_opened
         quic = self._backend.quic
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
             quic.note_silence(request.authority, send.began_at)

@@ -30,9 +30,8 @@ class Urllib3Backend(PooledBackend):
     def open(self, settings: TransportSettings) -> None:
         self._pools = Pools(urllib3, self._wire, settings)
 
-    def send(self, send: Send) -> Response:
+    def _attempt(self, send: Send) -> Response:
         request = send.request
-        self._wire.begin(send)
         connect, read = timeouts_of(send)
         options: dict[str, Any] = {
             "body": request.content,

@@ -21,6 +21,7 @@ from tests.server.h2_faults import (
     FallSilent,
     HangUp,
     Pause,
+    Vanish,
     announce_no_window,
     go_away,
     good_answer,
@@ -285,6 +286,34 @@ def test_no_more_of_a_body_is_sent_than_the_server_takes(session: ParallelSessio
     assert session.put([server.url("/")] * 3, data=b"x" * 40_000, return_type="content") == [b"ok"] * 3
     with pytest.raises(exceptions.RequestTimeout):
         session.put(server.url("/"), data=b"x" * 200_000, timeout=0.5)
+
+
+def test_a_connection_that_is_silently_dead_costs_one_timeout(open_session: OpenSession, play: Play) -> None:
+    def answer_and_vanish(protocol: H2Connection, stream: int, path: str) -> None:
+        good_answer(protocol, stream, path)
+        raise Vanish
+
+    server = play([speak_h2(answer_and_vanish)], [speak_h2(good_answer)])
+    session = open_session(retry=RetryPolicy(max_retries=1, backoff_factor=0.01))
+    assert session.get(server.url(), return_type="content") == b"ok"
+    results = list(session.iter_results([server.url()] * 3, return_type="content", timeout=4))
+    assert [(result.value, result.attempts) for result in results] == [(b"ok", 2)] * 3
+    assert server.connections == 2
+
+
+def test_a_connection_is_kept_that_only_one_call_has_timed_out_on(
+    open_session: OpenSession, play: Play
+) -> None:
+    def answer_all_but_one(protocol: H2Connection, stream: int, path: str) -> None:
+        if path != "/never":
+            good_answer(protocol, stream, path)
+
+    server = play([speak_h2(answer_all_but_one)])
+    session = open_session(retry=RetryPolicy(max_retries=1, backoff_factor=0.01))
+    with pytest.raises(exceptions.RetryExhaustedError):
+        session.get(server.url("/never"), timeout=0.5)
+    assert session.get(server.url(), return_type="content") == b"ok"
+    assert server.connections == 1
 
 
 def test_early_hints_do_not_block_other_streams(session: ParallelSession, play: Play) -> None:

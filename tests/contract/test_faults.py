@@ -28,6 +28,7 @@ from tests.server.faults import (
     rst,
     send,
     stall,
+    vanish,
 )
 
 if TYPE_CHECKING:
@@ -298,6 +299,38 @@ def test_row_10_a_replay_while_another_connection_is_kept_counts(
     assert result.value == b"fine"
     assert result.attempts == len(result.history) == len(server.requests[2:]) == 2
     assert tuple(attempts) == result.history
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_retry_does_not_try_one_dead_connection_after_another(
+    scheme: str,
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    """As a firewall leaves them that forgets idle connections: there is no answer, not even a reset."""
+    many = 4
+    all_are_open = threading.Barrier(many)
+
+    def answer_once(connection: Connection) -> None:
+        connection.read_request()
+        all_are_open.wait(_LONG)
+        connection.send(response(b"fine"))
+
+    server = fault_server(
+        *[[answer_once, vanish()]] * many,
+        [read_request(), send(response(b"fine")), stall()],
+        tls=certificates.good.server_context() if scheme == "https" else None,
+    )
+    session = open_session(
+        concurrency=many,
+        retry=RetryPolicy(max_retries=1, backoff_factor=0.01),
+        verify_ssl=str(certificates.ca_file),
+    )
+    assert session.get([server.url()] * many, return_type="content") == [b"fine"] * many
+    [result] = session.iter_results([server.url()], return_type="content", timeout=1)
+    assert (result.value, result.attempts) == (b"fine", 2)
+    assert server.requests[-1].connection == many
 
 
 def test_row_10_a_post_is_replayed_if_the_caller_allows_it(

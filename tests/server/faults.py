@@ -12,6 +12,7 @@ the first connection plays the first one, and so on; the last one stays.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import socket
 import ssl
 import struct
@@ -31,6 +32,7 @@ T = TypeVar("T")
 Step = Callable[["Connection"], None]
 Script = Sequence[Step]
 
+_SO_ATTACH_FILTER = 26  # Linux
 _RECEIVE_SIZE = 65_536
 # What the fault server's threads are called, so that a leak check can tell them from others.
 THREAD_NAME = "fault-server"
@@ -142,6 +144,14 @@ class Connection:
         """Let time pass, or end early with the server."""
         if self.server.closing.wait(seconds):
             raise ConnectionEnded
+
+    def drop_packets(self) -> None:
+        """Drop every packet that comes from now on, unacknowledged (on Linux)."""
+        keep_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET, 0 bytes
+        program = struct.pack("HP", 1, ctypes.addressof(keep_nothing))
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        # Reset at the end: a FIN of its own would never be acknowledged.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def end(self) -> None:
         """Close; idempotent, and safe from another thread."""
@@ -373,6 +383,16 @@ def stall() -> Step:
     def step(connection: Connection) -> None:
         while True:
             connection.receive()
+
+    return step
+
+
+def vanish() -> Step:
+    """Drop every packet of the connection from now on, as a firewall does that has forgotten it."""
+
+    def step(connection: Connection) -> None:
+        connection.drop_packets()
+        connection.pause(3600)
 
     return step
 

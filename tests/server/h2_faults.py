@@ -11,7 +11,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
 from hyperframe.frame import GoAwayFrame, SettingsFrame
 
-from tests.server.faults import SeenRequest, stall
+from tests.server.faults import SeenRequest, stall, vanish
 
 if TYPE_CHECKING:
     import ssl
@@ -34,9 +34,17 @@ def h2_context(identity: Identity) -> ssl.SSLContext:
 class FallSilent(Exception):
     """Raised by an Answer: what it has said is sent, and nothing more."""
 
+    step = staticmethod(stall)
+
 
 class HangUp(Exception):
     """Raised by an Answer: what it has said is sent, and the connection is closed."""
+
+
+class Vanish(FallSilent):
+    """Raised by an Answer: what it has said is sent, and then no packet gets through any more."""
+
+    step = staticmethod(vanish)
 
 
 class Pause(Exception):
@@ -82,9 +90,9 @@ def speak_h2(
                     connection.server.record(seen)
                     try:
                         answer(protocol, event.stream_id, seen.target)
-                    except FallSilent:
+                    except FallSilent as silence:
                         connection.send(protocol.data_to_send())
-                        stall()(connection)
+                        silence.step()(connection)
                     except HangUp:
                         connection.send(protocol.data_to_send())
                         return
