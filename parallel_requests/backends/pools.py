@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import queue
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary, ref
 
@@ -29,6 +30,20 @@ _KEPT = 256
 """Idle connections that are kept, as many pools, and pool managers, which are a way to pools; twice
 ``concurrency`` if that is more."""
 _ADDED = ("User-Agent", "Accept-Encoding")
+
+
+class _IdleFirst(queue.LifoQueue[Any]):
+    """The connections of a pool of urllib3, with None for each that is still to be opened.
+
+    Those come last. Where a call has failed, urllib3 would open another one rather than use one that is idle,
+    and it might not be let through.
+    """
+
+    def _put(self, item: Any) -> None:
+        if item is None:
+            self.queue.insert(0, item)
+        else:
+            super()._put(item)
 
 
 class _Pool:
@@ -155,7 +170,10 @@ class Pools:
         connection = watched(
             base.ConnectionCls, self._wire, self._library.exceptions, socks_proxy, self._open_connections
         )
-        return type(base.__name__, (_Pool, base), {"ConnectionCls": connection})
+        attributes = {"ConnectionCls": connection}
+        if base.QueueCls is queue.LifoQueue:  # not of urllib3-future
+            attributes["QueueCls"] = _IdleFirst
+        return type(base.__name__, (_Pool, base), attributes)
 
     def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:
         url, credentials = split_proxy(proxy, authorization)

@@ -7,6 +7,7 @@ import gc
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -15,16 +16,17 @@ import pytest
 
 from parallel_requests import exceptions
 from parallel_requests.aio import ParallelRequests
+from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
 from tests.polling import until
-from tests.server.faults import close, read_request, repeat, response, send
+from tests.server.faults import close, read_request, repeat, response, send, stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.server.control import Server
-    from tests.server.faults import FaultServer
+    from tests.server.faults import Connection, FaultServer
 
 ROOT = Path(__file__).parents[2]
 GOOD = [repeat(read_request(), send(response(b"ok")))]
@@ -62,6 +64,28 @@ def test_connections_are_kept(session: ParallelSession, server: Server) -> None:
     for _ in range(5):
         session.request(server.url("/conn"))
     assert server.stats().connections == 1
+
+
+def test_a_call_that_fails_keeps_no_other_from_using_an_idle_connection(
+    open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+) -> None:
+    """A server that limits connections, or a firewall, might not let another one through."""
+    both_are_open = threading.Barrier(2)
+
+    def answer_all_but_one(connection: Connection) -> None:
+        connection.read_request()
+        both_are_open.wait(10)
+        connection.send(response(b"fine"))
+        while connection.read_request().target != "/never":
+            connection.send(response(b"fine"))
+
+    server = fault_server([answer_all_but_one, stall()])
+    session = open_session(concurrency=2, retry=RetryPolicy(max_retries=0))
+    session.get([server.url()] * 2, return_type="content")
+    with pytest.raises(exceptions.RequestTimeout):
+        session.get(server.url("/never"), timeout=0.3)
+    assert session.get(server.url(), return_type="content") == b"fine"
+    assert server.connections == 2
 
 
 def test_a_connection_with_an_unread_body_is_not_used_again(session: ParallelSession, server: Server) -> None:
