@@ -51,14 +51,15 @@ class ConnectRace:
         self._deadline = None if seconds is None else monotonic() + seconds
         self._in_turn = in_turn
         self._connecting: list[socket.socket] = []
-        self._failure = OSError("the name has no address")
+        self._failure: OSError | None = None
 
     def run(self) -> socket.socket:
         """Return a socket that is connected.
 
         Raises:
             TimeoutError: None was in time, or the attempt has been cut.
-            OSError: No address could be connected to; this is the error of the last one.
+            OSError: No address could be connected to; this is the error of the first one, as the system sorts
+                them by how well it can reach them.
         """
         self._wire.uses(self._abort)
         try:
@@ -68,14 +69,14 @@ class ConnectRace:
                 if connected is not None:
                     self._connecting.remove(connected)
                     return connected
-            failure = self._failure.with_traceback(None)  # or it would keep this frame alive
         finally:
             for sock in self._connecting:
                 sock.close()
+        failure = self._failure or OSError("the name has no address")
         try:
             raise failure
         finally:
-            del failure, self._failure  # for the same reason
+            del failure, self._failure  # its traceback would keep this frame alive
 
     def _check_time(self) -> None:
         if self._wire.is_cut():  # checked first: a socket that is not connecting yet cannot be shut down
@@ -94,7 +95,7 @@ class ConnectRace:
         try:
             sock = self._open_socket(*kind)  # fails if this machine has no IPv6, say
         except OSError as error:
-            self._failure = error
+            self._note(error)
             return None
         try:
             sock.settimeout(self._seconds_to_block())
@@ -136,7 +137,11 @@ class ConnectRace:
     def _give_up(self, sock: socket.socket, error: OSError) -> None:
         self._connecting.remove(sock)
         sock.close()
-        self._failure = error
+        self._note(error)
+
+    def _note(self, error: OSError) -> None:
+        if self._failure is None:
+            self._failure = error.with_traceback(None)  # or it would keep a frame, and so its socket, alive
 
     def _abort(self) -> None:
         for sock in list(self._connecting):

@@ -435,6 +435,23 @@ def test_an_address_of_an_unsupported_family_is_skipped(
     assert session.request(server.url("/id/1")) == {"id": 1}
 
 
+def test_row_12_the_error_of_a_name_is_that_of_its_first_address(
+    open_session: Callable[..., ParallelSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one may be that this machine has no IPv6, where "localhost" refuses."""
+    look_up = socket.getaddrinfo
+
+    def with_a_strange_one_last(*arguments: Any, **options: Any) -> list[Any]:
+        found = look_up(*arguments, **options)
+        return [*found, (socket.AF_APPLETALK, *found[0][1:])]
+
+    monkeypatch.setattr(socket, "getaddrinfo", with_a_strange_one_last)
+    with refusing_port() as port:
+        [result] = open_session(retry=NEVER_AGAIN).iter_results([f"http://127.0.0.1:{port}/"])
+    assert type(result.error) is exceptions.ConnectError
+    assert "not supported" not in str(result.error)
+
+
 def test_a_reset_after_the_handshake_is_never_a_protocol_error(
     open_session: Callable[..., ParallelSession],
     fault_server: Callable[..., FaultServer],
