@@ -239,9 +239,13 @@ class _WatchedConnection:
 
         def open_socket(*kind: int) -> socket.socket:
             sock = new(*kind)
-            # urllib3-future adds the protocol that an option is for: "tcp".
-            for level, name, value, *_ in self.socket_options or ():
-                sock.setsockopt(level, name, value)
+            try:
+                # urllib3-future adds the protocol that an option is for: "tcp".
+                for level, name, value, *_ in self.socket_options or ():
+                    sock.setsockopt(level, name, value)
+            except OSError:
+                sock.close()
+                raise
             return sock
 
         # By position, as urllib3 does: programs put functions of their own in its place.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import socket
@@ -433,6 +434,19 @@ def test_an_address_of_an_unsupported_family_is_skipped(
         socket.socket(socket.AF_APPLETALK, socket.SOCK_STREAM)
     monkeypatch.setattr(socket, "getaddrinfo", with_a_strange_one_first)
     assert session.request(server.url("/id/1")) == {"id": 1}
+
+
+def test_a_socket_whose_options_cannot_be_set_is_closed(
+    session: ParallelSession, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def with_one_without_tcp_first(*arguments: Any, **options: Any) -> list[Any]:
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", ""), *look_up(*arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", with_one_without_tcp_first)
+    assert session.request(server.url("/id/1")) == {"id": 1}
+    gc.collect()  # a socket left open would give a warning
 
 
 def test_row_12_the_error_of_a_name_is_that_of_its_first_address(
