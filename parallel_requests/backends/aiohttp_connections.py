@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from contextvars import ContextVar
 from functools import partial
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.exchange import Send
 
+_HAS_POLL = hasattr(select, "poll")
 READ_SIZE = 1 << 18
 """Bytes that are read at a time, or buffered ahead of the reader of a body."""
 
@@ -58,6 +60,7 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
     """
 
     _interim_size = 0  # bytes since the last final response
+    _arrived: select.poll | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, arrivals: memoryview) -> None:
         super().__init__(loop)
@@ -73,9 +76,21 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
         """Receive what was read."""
         self.data_received(bytes(self._arrivals[:nbytes]))
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the socket to look at before it is used again."""
+        super().connection_made(transport)
+        if _HAS_POLL:
+            self._arrived = select.poll()
+            self._arrived.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
     def is_connected(self) -> bool:
-        """Whether it may be used again; it may not if data has arrived that nobody requested."""
-        return super().is_connected() and not self.should_close
+        """Whether it may be used again; it may not if anything has arrived that nobody requested.
+
+        The loop learns of that, as of the end of the connection, only once it has run what is due before.
+        """
+        if not super().is_connected() or self.should_close:
+            return False
+        return self._arrived is None or not self._arrived.poll(0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Distinguish a TLS connection that was cut, which asyncio does not, from one that was closed."""

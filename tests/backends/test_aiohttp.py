@@ -21,8 +21,9 @@ from tests.server.faults import close, full_port, read_request, repeat, response
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from parallel_requests.models import Attempt, Request
     from tests.lateness import Lateness
-    from tests.server.faults import FaultServer, Step
+    from tests.server.faults import Connection, FaultServer, Step
 
 _HEAD = b"HTTP/1.1 200 OK\r\n"
 _ANSWER = response(b'{"ok": true}')
@@ -95,6 +96,30 @@ def test_an_idempotent_request_is_not_sent_again_behind_our_back(
     with pytest.raises(TruncatedBody):
         session.get(server.url())
     assert len(server.requests) == 1
+
+
+def test_a_connection_that_has_ended_while_the_loop_was_busy_is_not_used(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    other_is_idle, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def end(connection: Connection) -> None:
+        connection.end()
+        has_ended.set()
+
+    def keep_the_loop_busy(_request: Request, _attempt: Attempt) -> None:
+        may_end.set()
+        has_ended.wait()
+
+    redirect = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n"
+    server = fault_server(
+        [read_request(), wait(other_is_idle), send(_ANSWER), wait(may_end), end],
+        [read_request(), send(_ANSWER), read_request(), send(redirect), read_request(), send(_ANSWER)],
+    )
+    for _ in session.iter_results([server.url()] * 2):
+        other_is_idle.set()
+    assert session.post(server.url(), data="x", on_attempt=keep_the_loop_busy) == {"ok": True}
+    assert [request.connection for request in server.requests[2:]] == [1, 1]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
