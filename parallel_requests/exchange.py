@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, final
 
 from parallel_requests.exceptions import (
     BackendError,
+    ConnectError,
     DeadlineExceededError,
     HTTPStatusError,
     ParallelRequestsError,
@@ -324,7 +325,8 @@ class _ExchangeState:
         """Whether to resend a request whose kept-alive connection was closed just as it was reused; once."""
         if self.replayed or not isinstance(error, BackendError) or not error.stale:
             return False
-        if self._is_partly_delivered() or self.target.method not in self.policy.retry.allowed_methods:
+        may_repeat = self.target.method in self.policy.retry.allowed_methods
+        if self._is_partly_delivered() or not (may_repeat or isinstance(error, ConnectError)):
             return False
         self.replayed = self._spend_replay()
         return self.replayed

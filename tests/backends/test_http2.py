@@ -424,7 +424,7 @@ def test_a_post_that_a_goaway_leaves_out(
     backend: str, open_session: OpenSession, play: Play, leave: Answer
 ) -> None:
     server = play([speak_h2(leave)], _HEALTHY)
-    session = open_session(retry=ONE_QUICK_RETRY)
+    session = open_session()
     results = list(
         session.iter_results([server.url("/")] * 3, method="POST", data="x", timeout=5, return_type="content")
     )

@@ -191,6 +191,12 @@ def test_a_post_is_never_replayed_unless_the_caller_allows() -> None:
     assert allowed.run(get(method="POST"), [stale(), Answer(200)]).ok
 
 
+def test_a_post_that_was_not_received_is_replayed_at_once_and_for_free() -> None:
+    stage = Stage(retry=RetryPolicy(max_retries=0))
+    result = stage.run(get(method="POST"), [ConnectError("left out", stale=True), Answer(200)])
+    assert (result.ok, result.attempts, stage.waits) == (True, 2, [])
+
+
 def test_a_partly_delivered_stream_does_not_start_over() -> None:
     for restart, attempts in ((None, 1), (lambda request: False, 1), (lambda request: True, 2)):
         stage = Stage(restart=restart)
