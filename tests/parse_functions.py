@@ -131,6 +131,16 @@ def waits_then_fails(path: Path, kind: str, at: int, value: dict[str, int]) -> A
     return trouble(kind, at, value)
 
 
+def does_as_told(path: Path, what: bytes) -> bytes:
+    """Take a tenth of a second, return a MiB, or return once a file is there."""
+    end = time.monotonic() + 0.1
+    while what == b"take time" and time.monotonic() < end:
+        pass
+    while what == b"wait" and not path.exists():
+        time.sleep(0.005)
+    return bytes(1 << 20) if what == b"return much" else b""
+
+
 def never_returns(begun: Path, value: Any) -> NoReturn:
     """Add a character to a file to show that it has begun, and never return."""
     with begun.open("a") as file:

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from parallel_requests.gates.pacing import Pacer
 from parallel_requests.models import Headers, Request, Response, Result, ReturnType
 from parallel_requests.parsing.items import Item, Job
 from parallel_requests.parsing.processes import ParsePool
-from parallel_requests.parsing.work import Work
+from parallel_requests.parsing.work import Work, plan_work
 from parallel_requests.parsing.workers import Child, check_can_start
 from parallel_requests.policy import Policy
 from tests import parse_functions as functions
@@ -419,6 +420,28 @@ def test_chunks_grow_with_what_is_known_of_the_items() -> None:
     for _ in range(30):
         job.learn(0.001, 100)
     assert job.items_per_chunk() == 256
+
+
+@pytest.mark.parametrize("first", [b"take time", b"return much"])
+def test_a_process_sends_what_it_has_done_before_it_ends_its_chunk(tmp_path: Path, first: bytes) -> None:
+    gate = tmp_path / "gate"
+    work = plan_work(ReturnType.CONTENT, functools.partial(functions.does_as_told, gate))
+    job, request = Job(work, Policy()), Request("http://a.test/")
+    bodies = [Response(200, Headers(), body, request) for body in (first, b"wait")]
+    items = [Item(job, Result(request, response=body), lambda _: None) for body in bodies]
+    child = Child()
+    try:
+        assert wait(child.waitables(), _LONG_ENOUGH)
+        assert child.receive() == (0.0, [])
+        child.give(items)
+        assert wait(child.waitables(), _LONG_ENOUGH)
+        assert len(child.receive()[1]) == 1
+        gate.touch()
+        assert wait(child.waitables(), _LONG_ENOUGH)
+        assert len(child.receive()[1]) == 1
+    finally:
+        child.disconnect()
+        child.reap(time.monotonic() + _LONG_ENOUGH)
 
 
 def test_a_chunk_holds_items_of_one_batch_and_no_suspect_and_not_too_much() -> None:
