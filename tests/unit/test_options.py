@@ -291,8 +291,9 @@ def test_params_headers_and_cookies_of_a_call_are_merged_into_those_of_the_sessi
     assert call.params == {"p": "1", "q": "2"}
     assert call.headers == {"A": "1", "B": "2"}
     assert call.cookies == {"a": "1", "b": "2"}
-    per_url = session.override({"headers": [{"B": "3"}, None]}, "request")
-    assert per_url.headers == [{"A": "1", "B": "3"}, {"A": "1", "B": "1"}]
+    for own in ([{"B": "3"}, None], ({"B": "3"}, None)):
+        per_url = session.override({"headers": own}, "request")
+        assert per_url.headers == [{"A": "1", "B": "3"}, {"A": "1", "B": "1"}]
     assert Settings().override({"headers": {"B": "2"}}, "request").headers == {"B": "2"}
     nothing = session.override({"params": None, "headers": None, "cookies": None}, "request")
     assert (nothing.params, nothing.headers, nothing.cookies) == tuple(common.values())
@@ -339,5 +340,8 @@ def test_the_conditions_in_a_calls_policy_override_those_of_the_session() -> Non
     assert session.override({"retry": own}, "request").retry_policy == RetryPolicy(
         retry_on=OSError, dont_retry_on=KeyError
     )
+    assert session.override(
+        {"retry": RetryPolicy(dont_retry_on=OSError)}, "request"
+    ).retry_policy == RetryPolicy(retry_on=ValueError, dont_retry_on=OSError)
     call = session.override({"retry": own, "retry_on": TypeError}, "request")
     assert call.retry_policy.retry_on is TypeError
