@@ -470,6 +470,7 @@ def test_a_warning_reaches_code_without_a_module() -> None:
         ("stream", "stream_callback"),
         ("max_connections", "concurrency"),
         ("pool_maxsize", "concurrency"),
+        ("ssl", "verify_ssl"),
         ("limit", "concurrency"),
         ("limits", "concurrency"),
         ("limit_per_host", "concurrency_per_host"),
