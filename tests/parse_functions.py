@@ -149,6 +149,15 @@ def never_returns(begun: Path, value: Any) -> NoReturn:
         time.sleep(60)
 
 
+def outlives_its_parent(begun: Path, value: dict[str, int]) -> int:
+    """Create a file to show that it has begun, and return once the process that started this one has died."""
+    parent = os.getppid()
+    begun.touch()
+    while os.getppid() == parent:
+        time.sleep(0.005)
+    return value["id"]
+
+
 def with_child(_: Any) -> int:
     """Return the process ID of a child that never ends, and keeps what this process has open."""
     pid = os.fork()

@@ -678,6 +678,28 @@ def test_ctrl_c_ends_everything_within_a_second(server: Server, tmp_path: Path, 
     assert server.stats().requests == 10
 
 
+KILLED = """\
+import functools, sys
+from pathlib import Path
+from parallel_requests import ParallelSession
+from tests.parse_functions import outlives_its_parent
+
+if __name__ == "__main__":
+    parse_func = functools.partial(outlives_its_parent, Path(sys.argv[2]))
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        session.request(sys.argv[1], parse_func=parse_func)
+"""
+
+
+def test_a_child_whose_parent_was_killed_ends_without_a_word(server: Server, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    process = run_script(tmp_path, KILLED, server.url("/id/1"), str(begun))
+    until(begun.exists)
+    process.kill()
+    assert process.communicate(timeout=_LONG_ENOUGH) == ("", "")
+    until(lambda: not alive_in_group(process.pid))
+
+
 INTERRUPTED_WHILE_STARTING = """\
 import os, signal, sys
 from parallel_requests import ParallelSession
