@@ -58,12 +58,8 @@ class Wire:
         """Whether this thread's attempt took an idle connection."""
         return bool(self._local.took_idle)
 
-    def is_connecting(self) -> bool:
-        """Whether this thread's attempt failed before its connection, TLS included, was established."""
-        return self._local.is_fresh and not self._local.is_ready
-
     def is_ready(self) -> bool:
-        """Whether this thread's attempt got a connection, so that the request may have been received."""
+        """Whether this thread's attempt got a connection, TLS included: its request may have been sent."""
         return bool(self._local.is_ready)
 
     def uses(self, means: Any) -> None:

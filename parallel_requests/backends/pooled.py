@@ -91,7 +91,7 @@ class PooledBackend(BlockingBackend):
             return self.proxy_failure(request, str(chain[-1]))
         for cause in chain:
             kind = _kind_of(cause, errors)
-            if kind is TruncatedBody and wire.is_connecting():
+            if kind is TruncatedBody and not wire.is_ready():
                 kind = ConnectError
             elif kind is TLSError and wire.is_ready() and "certificate" not in str(cause):
                 kind = TruncatedBody  # after the handshake, unless the server asks for a certificate then
