@@ -186,7 +186,10 @@ class AiohttpBackend(AsyncBackend):
                 if isinstance(cause, aiohttp.ClientOSError) and _CERTIFICATE_REQUIRED in str(cause):
                     kind = TLSError  # in TLS 1.3, a server says so after the handshake
                 return self.failure(kind, request, _without_bytes(cause), stale=is_fresh is False)
-        return super().translate(error, request)
+        failure = super().translate(error, request)
+        if type(failure) is TruncatedBody and is_fresh_connection.get() is None:
+            return self.failure(ConnectError, request, error)  # while it connected
+        return failure
 
 
 _ERRORS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (

@@ -160,10 +160,14 @@ class Connector(aiohttp.TCPConnector):
         for _ in range(sum(map(len, self._conns.values())) - self._most_idle + 1):
             self._drop_idle()
         protocol = await super()._create_connection(req, traces, timeout)
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            # In TLS within TLS, the loop may not notice that it has ended, and never tell the protocol.
+            raise aiohttp.ClientConnectionResetError("the connection ended before it was ready")
         self.opened += 1
         is_fresh_connection.set(True)
-        closed, transport = protocol.closed, protocol.transport
-        if closed is not None and transport is not None:
+        closed = protocol.closed
+        if closed is not None:
             self._transports[closed] = transport
             closed.add_done_callback(self._forget)
         return protocol

@@ -20,6 +20,7 @@ from parallel_requests.engines.base import EngineThreads
 from parallel_requests.engines.event_loop import EventLoopEngine
 from parallel_requests.engines.run import Run
 from parallel_requests.exceptions import (
+    ConnectError,
     PartialFailureError,
     RequestTimeout,
     ResourceExhausted,
@@ -32,7 +33,7 @@ from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
 from tests.polling import until
 from tests.server.content import content
-from tests.server.faults import notify_end, read_request, send, stall, within_tls
+from tests.server.faults import close, notify_end, read_request, receive, send, stall, within_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -330,6 +331,25 @@ def test_a_silent_tls_server_leaves_no_socket_behind(
     assert [type(result.error) for result in results] == [RequestTimeout] * 10
     until(lambda: mute.connections == 10)
     until(lambda: open_sockets() == before)  # those of the server, too
+    assert not loop_threads()
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "at the hello"])
+def test_an_https_proxy_that_leaves_once_there_is_a_tunnel(
+    loop_kind: str, waits: bool, fault_server: Callable[..., FaultServer], certificates: Certificates
+) -> None:
+    tunnel = [read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), *[receive()] * waits]
+    proxy = fault_server([*tunnel, close()], tls=certificates.good.server_context())
+    before = open_sockets()
+    with ParallelSession(
+        backend="aiohttp",
+        max_retries=0,
+        verify_ssl=str(certificates.ca_file),
+        proxy=f"https://127.0.0.1:{proxy.port}",
+    ) as session:
+        results = list(session.iter_results(["https://target.example/"] * 10))
+    assert {type(result.error) for result in results} == {ConnectError}
+    until(lambda: open_sockets() == before)  # those of the proxy, too
     assert not loop_threads()
 
 
