@@ -478,8 +478,7 @@ def documents_options(
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         shown = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        taken = {*without, *(parameter.name for parameter in shown)}
-        names = [n for n in _FIELDS if n not in taken and (session or n in CALL_OPTION_NAMES)]
+        names = [n for n in _FIELDS if n not in without and (session or n in CALL_OPTION_NAMES)]
         shown += [
             inspect.Parameter(
                 name,

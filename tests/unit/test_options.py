@@ -248,6 +248,7 @@ def test_signature_and_help_show_every_option(function: Any) -> None:
     parameters = inspect.signature(function).parameters
     for field in dataclasses.fields(Settings):
         assert parameters[field.name].default == field.default
+        assert parameters[field.name].annotation == field.type
         assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
         if function is not ParallelSession:
             assert f"{field.name}: {field.metadata['doc']}" in (function.__doc__ or "")
@@ -258,6 +259,7 @@ def test_the_help_of_a_coroutine_describes_its_arguments(verb: str) -> None:
     text = inspect.getdoc(getattr(ParallelRequests, verb)) or ""
     titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     assert titles == ["Args:", "Raises:", "Options:"]
+    assert not text.startswith("Args:"), "a summary comes first"
     for name in inspect.signature(getattr(ParallelRequests, verb)).parameters:
         assert name == "self" or f"\n    {name}: " in text
 
