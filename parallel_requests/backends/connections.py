@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -156,10 +155,10 @@ class _WatchedConnection:
 
     def connect(self) -> Any:
         outcome = super().connect()  # type: ignore[misc]
-        means = socket_beneath(self.sock)
-        if isinstance(means, ssl.SSLSocket):
-            # A connection cut by somebody else must not look as if its peer had ended it (RFC 9112, 9.8).
-            means.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+        for means in (self.sock, socket_beneath(self.sock)):  # the second one is that of a TLS proxy
+            if hasattr(means, "suppress_ragged_eofs"):
+                # A connection cut by somebody else must not look as if its peer had ended it (RFC 9112, 9.8).
+                means.suppress_ragged_eofs = False
         if getattr(self, "cert_reqs", None) == "CERT_NONE":
             # The caller has chosen this; urllib3 would warn about it at each request.
             self.is_verified = True

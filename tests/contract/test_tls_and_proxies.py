@@ -22,6 +22,7 @@ from tests.server.faults import (
     ConnectionEnded,
     FaultServer,
     close,
+    notify_end,
     read_request,
     receive,
     redirect,
@@ -467,6 +468,22 @@ def test_the_certificate_of_an_https_proxy_is_checked_like_the_targets(
         assert isinstance(result.error, exceptions.ProxyError), result.error
     assert len(proxy.requests) == 4
     assert len(forwarding.requests) == 2
+
+
+def test_a_body_cut_off_beneath_an_https_proxy_is_truncated(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    """The proxy ends its own TLS in good order, as it should; the target has not."""
+    context = certificates.good.server_context()
+    target = within_tls(context, read_request(), send(b"HTTP/1.1 200 OK\r\n\r\nhalf of i"))
+    tunnel = [read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), target, notify_end()]
+    proxy = fault_server([within_tls(context, *tunnel), close()])
+    session = open_session(verify_ssl=str(certificates.ca_file), retry=RetryPolicy(max_retries=0))
+    [result] = session.iter_results(["https://localhost/"], proxy=f"https://localhost:{proxy.port}")
+    assert type(result.error) is exceptions.TruncatedBody
+    assert len(proxy.requests) == 2
 
 
 @pytest.mark.parametrize("url", ["http://target.example/", "https://127.0.0.1/"], ids=["http", "https"])
