@@ -333,12 +333,8 @@ class Transfer:
         if (reason := self.why_endless()) is not None:
             return self._backend.failure(ProtocolError, request, OSError(reason))
         kind = self._kind_of_failure(code, message)
-        descriptor = self.easy.getinfo(pycurl.ACTIVESOCKET)
-        if descriptor >= 0:
-            shut_down_if_dead(descriptor)  # libcurl keeps it, as others share it
-        else:
-            is_sent = self.easy.getinfo(pycurl.REQUEST_SIZE) > 0
-            send.took_idle_connection = is_sent and not self._has_opened
+        if kind is RequestTimeout:
+            self._note_dead_connection()
         quic = self._backend.quic
         if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
             quic.note_silence(request.authority, send.began_at)
@@ -354,6 +350,15 @@ class Transfer:
         return self._backend.failure(
             kind, request, OSError(message or f"libcurl's error {code}"), stale=stale
         )
+
+    def _note_dead_connection(self) -> None:
+        """After a timeout, keep a connection that may be dead, or others like it, from being used again."""
+        descriptor = self.easy.getinfo(pycurl.ACTIVESOCKET)
+        if descriptor >= 0:  # libcurl keeps it, as others share it
+            shut_down_if_dead(descriptor)
+        else:
+            is_sent = self.easy.getinfo(pycurl.REQUEST_SIZE) > 0
+            self.send.took_idle_connection = is_sent and not self._has_opened
 
     def _kind_of_failure(self, code: int, message: str) -> type[BackendError]:
         kind = MEANING.get(code, BackendError)
