@@ -10,6 +10,7 @@ from pathlib import Path
 
 _PATIENCE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.005
+_TIMERS = {"00": "none", "02": "keepalive"}
 _PROCESSES = Path("/proc")
 # Servers of the session, and the standard library's own helpers of multiprocessing,
 # which serve the whole process and end with it.
@@ -70,6 +71,14 @@ def open_sockets() -> int:
         except OSError:
             continue  # the descriptor of this very listing
     return count
+
+
+def timers_of_connections_to(port: int) -> list[tuple[str, float]]:
+    """Which timer the system runs for each connection to a port of 127.0.0.1, and for how many seconds."""
+    lines = (_PROCESSES / "net" / "tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    timers = [each[5].split(":") for each in fields if each[2] == f"0100007F:{port:04X}" and each[3] == "01"]
+    return [(_TIMERS.get(kind, kind), int(ticks, 16) / os.sysconf("SC_CLK_TCK")) for kind, ticks in timers]
 
 
 def _alive(pid: int) -> bool:

@@ -14,6 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
+from parallel_requests.backends.tcp import keepalive_options
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
@@ -169,6 +170,8 @@ class Connector(aiohttp.TCPConnector):
         closed = protocol.closed
         if closed is not None:
             self._transports[closed] = transport
+            for option in keepalive_options():
+                transport.get_extra_info("socket").setsockopt(*option)
             closed.add_done_callback(self._forget)
         return protocol
 

@@ -13,6 +13,7 @@ from parallel_requests.backends.racing import ConnectRace
 from parallel_requests.backends.reading import FinalResponse
 from parallel_requests.backends.sockets import WatchedSocket, plain_socket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
+from parallel_requests.backends.tcp import keepalive_options
 from parallel_requests.backends.urllib3_future import with_fixes
 from parallel_requests.locks import Lock
 
@@ -236,7 +237,7 @@ class _WatchedConnection:
             sock = new(*kind)
             try:
                 # urllib3-future adds the protocol that an option is for: "tcp".
-                for level, name, value, *_ in self.socket_options or ():
+                for level, name, value, *_ in (*keepalive_options(), *(self.socket_options or ())):
                     sock.setsockopt(level, name, value)
             except OSError:
                 sock.close()

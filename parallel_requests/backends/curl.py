@@ -14,6 +14,7 @@ import pycurl
 from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
 from parallel_requests.backends.curl_heads import Head, parse_head
 from parallel_requests.backends.quic import QuicReach
+from parallel_requests.backends.tcp import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL
 from parallel_requests.exceptions import ProtocolError, TruncatedBody
 from parallel_requests.models import Headers
 
@@ -79,6 +80,9 @@ class CurlBackend(Backend):
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.HTTP_VERSION, version),
             (pycurl.BUFFERSIZE, _BUFFER),
+            (pycurl.TCP_KEEPALIVE, 1),
+            (pycurl.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+            (pycurl.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
             (pycurl.HTTP_CONTENT_DECODING, 0),
             (pycurl.PATH_AS_IS, 1),
             (pycurl.NOPROXY, ""),  # or libcurl would read NO_PROXY, and bypass a proxy given as an option

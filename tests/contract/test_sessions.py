@@ -18,7 +18,7 @@ from parallel_requests import exceptions
 from parallel_requests.aio import ParallelRequests
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.session import ParallelSession
-from tests.leaks import open_sockets
+from tests.leaks import open_sockets, timers_of_connections_to
 from tests.polling import until
 from tests.server.faults import close, read_request, repeat, response, send, stall
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from tests.server.control import Server
     from tests.server.faults import Connection, FaultServer
+    from tests.server.tls import Certificates
 
 ROOT = Path(__file__).parents[2]
 GOOD = [repeat(read_request(), send(response(b"ok")))]
@@ -64,6 +65,21 @@ def test_connections_are_kept(session: ParallelSession, server: Server) -> None:
     for _ in range(5):
         session.request(server.url("/conn"))
     assert server.stats().connections == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_system_notices_if_the_peer_of_a_connection_vanishes(
+    scheme: str,
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    """That takes minutes; so what is tested is when it will look."""
+    server = fault_server(GOOD, tls=certificates.good.server_context() if scheme == "https" else None)
+    open_session(verify_ssl=str(certificates.ca_file)).get(server.url(), return_type="content")
+    [(timer, seconds)] = timers_of_connections_to(server.port)
+    assert timer == "keepalive"
+    assert 0 < seconds <= 60
 
 
 def test_a_call_that_fails_keeps_no_other_from_using_an_idle_connection(
