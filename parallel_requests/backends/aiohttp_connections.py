@@ -80,9 +80,10 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the socket to look at before it is used again."""
         super().connection_made(transport)
-        if _HAS_POLL:
+        sock = transport.get_extra_info("socket")
+        if _HAS_POLL and sock is not None:  # None once it has ended
             self._arrived = select.poll()
-            self._arrived.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+            self._arrived.register(sock.fileno(), select.POLLIN)
 
     def is_connected(self) -> bool:
         """Whether it may be used again; it may not if anything has arrived that nobody requested.
