@@ -67,6 +67,7 @@ class Transfer:
         "_has_opened",
         "_head",
         "_is_https",
+        "_is_refused",
         "_needs_new_connection",
         "_quic_sockets",
         "_request",
@@ -94,7 +95,7 @@ class Transfer:
         self._sends = 0  # over https or through a proxy, how often the request went out
         self._quic_sockets: list[int] = []  # opened for the attempt, while it waits for a connection
         self._has_opened = False  # a connection of its own
-        self._is_https = False
+        self._is_https = self._is_refused = False
         self._needs_new_connection = False
 
     def prepare(self, send: Send) -> None:
@@ -124,7 +125,7 @@ class Transfer:
         easy.setopt(pycurl.URL, request.url)
         self._request = request
         self._sends = 0
-        self._has_opened = False
+        self._has_opened = self._is_refused = False
         if is_https:
             self._backend.unconnected.add(self)
             if self._backend.quic is not None:
@@ -267,9 +268,20 @@ class Transfer:
         easy.setopt(pycurl.POSTFIELDSIZE_LARGE, len(content))
         if method in _REPLAYABLE:
             easy.setopt(pycurl.POSTFIELDS, content)
-        else:
-            # libcurl cannot rewind this, and so never replays the request on its own.
-            easy.setopt(pycurl.READFUNCTION, BytesIO(content).read)
+            return
+        # libcurl cannot rewind this, and so never replays the request on its own.
+        easy.setopt(pycurl.READFUNCTION, BytesIO(content).read)
+        if self._is_https:
+            easy.setopt(pycurl.VERBOSE, 1)
+            easy.setopt(pycurl.DEBUGFUNCTION, self._heard)
+
+    def _heard(self, kind: int, text: bytes) -> None:
+        """Note that an HTTP/2 server does not serve the request, as after a GOAWAY; called by libcurl.
+
+        Only this says so: for libcurl it ends like a connection that is lost, when it may have been served.
+        """
+        if kind == pycurl.INFOTYPE_TEXT and b"refused by server" in text:
+            self._is_refused = True
 
     def _receive(self, data: bytes) -> int | None:
         """Receive a piece of a streamed or limited body; called by libcurl."""
@@ -332,12 +344,11 @@ class Transfer:
             return self._backend.translate(self._error, request)
         if (reason := self.why_endless()) is not None:
             return self._backend.failure(ProtocolError, request, OSError(reason))
+        if self._is_refused:
+            return self._backend.failure(ConnectError, request, OSError("the server goes away"), stale=True)
         kind = self._kind_of_failure(code, message)
         if kind is RequestTimeout:
-            self._note_dead_connection()
-        quic = self._backend.quic
-        if kind is RequestTimeout and quic is not None and self._is_https and not self._head:
-            quic.note_silence(request.authority, send.began_at)
+            self._note_timeout()
         if request.proxy and code != pycurl.E_SSL_CACERT_BADFILE and self._is_proxy_to_blame(kind):
             return self._backend.proxy_failure(request, message)
         if code == pycurl.E_SSL_CONNECT_ERROR and any(words in message for words in HUNG_UP):
@@ -351,14 +362,17 @@ class Transfer:
             kind, request, OSError(message or f"libcurl's error {code}"), stale=stale
         )
 
-    def _note_dead_connection(self) -> None:
-        """After a timeout, keep a connection that may be dead, or others like it, from being used again."""
+    def _note_timeout(self) -> None:
+        """Keep what may be dead from being used again: the connection, others like it, or QUIC."""
+        send, quic = self.send, self._backend.quic
         descriptor = self.easy.getinfo(pycurl.ACTIVESOCKET)
         if descriptor >= 0:  # libcurl keeps it, as others share it
             shut_down_if_dead(descriptor)
         else:
             is_sent = self.easy.getinfo(pycurl.REQUEST_SIZE) > 0
-            self.send.took_idle_connection = is_sent and not self._has_opened
+            send.took_idle_connection = is_sent and not self._has_opened
+        if quic is not None and self._is_https and not self._head:
+            quic.note_silence(send.request.authority, send.began_at)
 
     def _kind_of_failure(self, code: int, message: str) -> type[BackendError]:
         kind = MEANING.get(code, BackendError)
