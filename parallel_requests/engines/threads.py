@@ -173,7 +173,7 @@ class ThreadsEngine:
 
     def _work(self) -> None:
         self.threads.enter()
-        with self._changed:
+        with self._start_lock, self._changed:  # whoever starts it goes on first, and may have more to feed
             self._is_worker_starting = False
             self._workers += 1
         try:
