@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final
 
 from parallel_requests import ParallelSession, RetryPolicy
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from parallel_requests.backends.registry import BACKEND_NAMES, is_installed
 from tests.server.arrivals import mean_rate, worst_excess
 from tests.server.control import Server
 from tests.server.faults import FaultServer, read_request, response, send, trickle

@@ -27,7 +27,7 @@ import requests
 from fastapi import FastAPI, Request
 
 from parallel_requests import ParallelRequests, ParallelSession, TokenBucket
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from parallel_requests.backends.registry import BACKEND_NAMES, is_installed
 from tests.server.control import Server
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings, backend_class
+from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings
+from parallel_requests.backends.registry import backend_class
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.gates.pacing import Pacer

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import parallel_requests
 from parallel_requests import ConfigurationError, ParallelSession
-from parallel_requests.backends.base import BACKEND_NAMES
+from parallel_requests.backends.registry import BACKEND_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from parallel_requests.backends.registry import BACKEND_NAMES, is_installed
 from parallel_requests.session import ParallelSession
 from tests.lateness import Lateness
 from tests.leaks import Census

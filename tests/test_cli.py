@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import parallel_requests
-from parallel_requests.backends.base import BACKEND_NAMES, Capabilities, backend_class, is_installed
+from parallel_requests.backends.base import Capabilities
+from parallel_requests.backends.registry import BACKEND_NAMES, backend_class, is_installed
 from parallel_requests.cli import main
 from tests.polling import until
 from tests.server.content import content_sha256

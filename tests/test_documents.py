@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parallel_requests.backends.base import BACKEND_NAMES, Capabilities, backend_class, is_installed
+from parallel_requests.backends.base import Capabilities
+from parallel_requests.backends.registry import BACKEND_NAMES, backend_class, is_installed
 from parallel_requests.options import Settings
 from tests.documents import played_hosts, python_blocks
 

@@ -6,13 +6,8 @@ from dataclasses import fields
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from parallel_requests.backends.base import (
-    BACKEND_NAMES,
-    ENTRY_POINT_GROUP,
-    Capabilities,
-    backend_class,
-    is_installed,
-)
+from parallel_requests.backends.base import Capabilities
+from parallel_requests.backends.registry import BACKEND_NAMES, ENTRY_POINT_GROUP, backend_class, is_installed
 from parallel_requests.cli.exits import SUCCESS
 from parallel_requests.exceptions import ConfigurationError
 

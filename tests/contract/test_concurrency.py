@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from parallel_requests.backends.base import backend_class
+from parallel_requests.backends.registry import backend_class
 from parallel_requests.exceptions import ConfigurationError
 from tests.lateness import fits
 from tests.server.control import together

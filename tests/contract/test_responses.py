@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import exceptions
-from parallel_requests.backends.base import is_installed
 from parallel_requests.backends.content_codings import ACCEPT_ENCODING
+from parallel_requests.backends.registry import is_installed
 from tests.server.content import content
 from tests.server.faults import close, read_request, repeat, response, send, stall, wait
 

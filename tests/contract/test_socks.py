@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parallel_requests import exceptions
-from parallel_requests.backends.base import BACKEND_NAMES, is_installed
+from parallel_requests.backends.registry import BACKEND_NAMES, is_installed
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.server.faults import (
     close,

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from parallel_requests import exceptions
-from parallel_requests.backends.base import backend_class
+from parallel_requests.backends.registry import backend_class
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.server.faults import (
     ConnectionEnded,

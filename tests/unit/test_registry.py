@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from parallel_requests import ConfigurationError
-from parallel_requests.backends.base import BACKEND_NAMES, backend_class, is_installed
+from parallel_requests.backends.registry import BACKEND_NAMES, backend_class, is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,86 @@
+"""Which backends there are, and how one is found by its name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parallel_requests.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from parallel_requests.backends.base import Backend
+
+ENTRY_POINT_GROUP = "parallel_requests.backends"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    module: str
+    attribute: str
+    requires: str
+    extra: str
+    is_blocking: bool = True
+
+    def load(self) -> type[Backend]:
+        loaded: type[Backend] = getattr(importlib.import_module(self.module), self.attribute)
+        return loaded
+
+
+# In the order in which "auto" looks for them.
+_REGISTRY: dict[str, _Entry] = {
+    "curl": _Entry("parallel_requests.backends.curl", "CurlBackend", "pycurl", "curl", is_blocking=False),
+    "niquests": _Entry("parallel_requests.backends.niquests", "NiquestsBackend", "niquests", "niquests"),
+    "aiohttp": _Entry(
+        "parallel_requests.backends.aiohttp", "AiohttpBackend", "aiohttp", "aiohttp", is_blocking=False
+    ),
+    "requests": _Entry("parallel_requests.backends.requests", "RequestsBackend", "requests", "requests"),
+    "urllib3": _Entry("parallel_requests.backends.urllib3", "Urllib3Backend", "urllib3", ""),
+}
+BACKEND_NAMES = tuple(_REGISTRY)
+
+
+def is_installed(name: str) -> bool:
+    """Whether the library of one of our backends can be imported."""
+    return importlib.util.find_spec(_REGISTRY[name].requires) is not None
+
+
+def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
+    """Return the class of a backend by its name; ``"auto"`` takes the first one installed.
+
+    Args:
+        name: The name.
+        needs_threads: Whether ``"auto"`` may only take a blocking one.
+
+    Raises:
+        ConfigurationError: There is no such backend, or its library is not installed or cannot be imported.
+    """
+    if name == "auto":
+        candidates = [own for own, entry in _REGISTRY.items() if entry.is_blocking or not needs_threads]
+        name = next((own for own in candidates if is_installed(own)), "")
+        if not name:
+            raise ConfigurationError(
+                "No suitable backend found: install one with pip install 'parallel-requests[all]'.", "backend"
+            )
+    entry = _REGISTRY.get(name)
+    if entry is not None and not is_installed(name):
+        target = f"parallel-requests[{entry.extra}]" if entry.extra else entry.requires
+        raise ConfigurationError(
+            f"backend {name!r} needs the package {entry.requires}: install it with pip install '{target}'.",
+            "backend",
+        )
+    try:
+        return _from_entry_point(name) if entry is None else entry.load()
+    except (ImportError, AttributeError) as error:  # an entry point may name what its module lacks
+        raise ConfigurationError(f"backend {name!r} cannot be imported: {error}.", "backend") from error
+
+
+def _from_entry_point(name: str) -> type[Backend]:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        loaded: type[Backend] = point.load()
+        return loaded
+    known = sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+    raise ConfigurationError(f"There is no backend {name!r}; known are auto, {', '.join(known)}.", "backend")
