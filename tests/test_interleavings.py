@@ -35,8 +35,9 @@ from parallel_requests import (
 )
 from parallel_requests.backends.aiohttp import AiohttpBackend
 from parallel_requests.backends.base import BlockingBackend
-from parallel_requests.backends.connections import Wire, watched
+from parallel_requests.backends.connections import watched
 from parallel_requests.backends.open_connections import OpenConnections
+from parallel_requests.backends.wire import Wire
 from parallel_requests.batch import Batch
 from parallel_requests.engines.curl_multi import CurlMultiEngine
 from parallel_requests.engines.notifier import Notifier

@@ -21,8 +21,8 @@ from parallel_requests.backends.sockets import NotServed
 from parallel_requests.backends.tcp import shut_down_if_dead
 
 if TYPE_CHECKING:
-    from parallel_requests.backends.connections import Wire
     from parallel_requests.backends.socks_proxies import SocksProxy
+    from parallel_requests.backends.wire import Wire
 
 _POLL_INTERVAL = 0.05
 """Seconds between two checks, by a thread that waits, of whether its own attempt was cut."""

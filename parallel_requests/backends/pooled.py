@@ -9,8 +9,8 @@ import ssl
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from parallel_requests.backends.base import BlockingBackend, chain_of, is_exhaustion
-from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.sockets import NotServed, PeerReset
+from parallel_requests.backends.wire import Wire
 from parallel_requests.exceptions import (
     BackendError,
     ConnectError,

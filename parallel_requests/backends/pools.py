@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from parallel_requests.backends.base import TransportSettings
-    from parallel_requests.backends.connections import Wire
+    from parallel_requests.backends.wire import Wire
     from parallel_requests.models import Request
 
 _Setting: TypeAlias = tuple[bool | str | None, str | None, str | None]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from parallel_requests.backends.connections import Wire
+    from parallel_requests.backends.wire import Wire
 
 _HEAD_START = 0.25
 """Seconds after which the next address is tried as well (RFC 8305, 5)."""

@@ -8,8 +8,8 @@ import pytest
 import urllib3
 
 from parallel_requests.backends.base import TransportSettings
-from parallel_requests.backends.connections import Wire
 from parallel_requests.backends.pools import Pools
+from parallel_requests.backends.wire import Wire
 
 
 @pytest.mark.niquests
