@@ -108,10 +108,7 @@ class _WatchedConnection:
         target = self._dns_host.strip("[]"), self.port or self.default_port
         proxy = self.socks_proxy
         try:
-            if proxy is None:
-                sock = self._connect_to(target, plain_socket)
-            else:
-                sock = self._connect_to(proxy.address, proxy.sockets_to(target), in_turn=True)
+            sock = self._connect_to(target) if proxy is None else self._connect_through(proxy, target)
         except TimeoutError as error:
             raise self.errors.ConnectTimeoutError(self, f"not within {self.timeout} s") from error
         except TargetNotFound as error:
@@ -125,15 +122,23 @@ class _WatchedConnection:
         self.wire.opened(sock)
         return sock
 
-    def _connect_to(
-        self, address: tuple[str, int], new: Callable[..., socket.socket], *, in_turn: bool = False
-    ) -> socket.socket:
+    def _connect_through(self, proxy: SocksProxy, target: tuple[str, int]) -> socket.socket:
+        sock = self._connect_to(proxy.address)
+        self.wire.uses(sock)
+        try:
+            proxy.negotiate(sock, target)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _connect_to(self, address: tuple[str, int]) -> socket.socket:
         """Do what ``socket.create_connection`` does, but with all addresses at once, and abortably."""
         # urllib3's marker for the default is not a number.
         seconds = self.timeout if isinstance(self.timeout, int | float) else None
 
         def open_socket(*kind: int) -> socket.socket:
-            sock = new(*kind)
+            sock = plain_socket(*kind)
             try:
                 # urllib3-future adds the protocol that an option is for: "tcp".
                 for level, name, value, *_ in (*keepalive_options(), *(self.socket_options or ())):
@@ -145,7 +150,7 @@ class _WatchedConnection:
 
         # By position, as urllib3 does: programs put functions of their own in its place.
         found = socket.getaddrinfo(*address, socket.AF_UNSPEC, socket.SOCK_STREAM)
-        sock = ConnectRace(found, open_socket, self.wire, seconds, in_turn=in_turn).run()
+        sock = ConnectRace(found, open_socket, self.wire, seconds).run()
         sock.settimeout(seconds)
         return sock
 

@@ -32,8 +32,6 @@ class ConnectRace:
         open_socket: Callable[..., socket.socket],
         wire: Wire,
         seconds: float | None,
-        *,
-        in_turn: bool = False,
     ) -> None:
         """Set up; nothing is opened yet.
 
@@ -42,14 +40,11 @@ class ConnectRace:
             open_socket: Opens a socket, given family, kind and protocol.
             wire: Told how to abort the sockets that are connecting.
             seconds: How long it may take altogether; None for no limit.
-            in_turn: Whether the sockets have to block while they connect, so that each gets a share of the
-                time instead.
         """
         self._untried = deque(_alternating(found))
         self._open_socket = open_socket
         self._wire = wire
         self._deadline = None if seconds is None else monotonic() + seconds
-        self._in_turn = in_turn
         self._connecting: list[socket.socket] = []
         self._failure: OSError | None = None
 
@@ -98,7 +93,8 @@ class ConnectRace:
             self._note(error)
             return None
         try:
-            sock.settimeout(self._seconds_to_block())
+            has_rivals = self._untried or self._connecting
+            sock.settimeout(0.0 if has_rivals else self._seconds_left())
             self._connecting.append(sock)
             sock.connect(place)
         except BlockingIOError:
@@ -107,13 +103,6 @@ class ConnectRace:
             self._give_up(sock, error)
             return None
         return sock
-
-    def _seconds_to_block(self) -> float | None:
-        """Return for how long the next socket may block while it connects."""
-        if (self._untried or self._connecting) and not self._in_turn:
-            return 0.0
-        left = self._seconds_left()
-        return None if left is None else left / (len(self._untried) + 1)
 
     def _wait(self) -> socket.socket | None:
         """Return a socket that has connected; None if it is time for the next address."""

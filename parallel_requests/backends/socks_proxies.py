@@ -1,4 +1,4 @@
-"""SOCKS proxies for urllib3 and the libraries based on it: PySocks sockets that connect through one.
+"""SOCKS proxies for urllib3 and the libraries based on it, negotiated with by PySocks.
 
 The libraries' own SOCKS connection classes are not used: they do not expose the socket while they
 connect, so an attempt could not be aborted while a proxy hangs.
@@ -6,17 +6,12 @@ connect, so an attempt could not be aborted while a proxy hangs.
 
 from __future__ import annotations
 
-import functools
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-from parallel_requests.backends.sockets import WatchedSocket
 from parallel_requests.urls import split_user_info
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _DEFAULT_PORT = 1080
 
@@ -61,36 +56,26 @@ class SocksProxy:
             password=password or None,
         )
 
-    def sockets_to(self, target: tuple[str, int]) -> Callable[..., Any]:
-        """Return a socket factory; its sockets connect to a target through the proxy.
+    def negotiate(self, sock: socket.socket, target: tuple[str, int]) -> None:
+        """Have the proxy, to which a socket is connected, connect it to a target.
 
         Raises:
-            TargetNotFound: From the socket's ``connect``: the name of the target has no address.
-            SocksError: Likewise: the proxy did not connect to it.
+            TargetNotFound: The name of the target has no address.
+            SocksError: The proxy did not connect to the target.
+            OSError: The connection to the proxy has ended, or the timeout of the socket has passed.
         """
-        return functools.partial(_socket_class(), proxy=self, target=target)
+        import socks
 
-
-@functools.cache
-def _socket_class() -> Any:
-    import socks
-
-    class SocksSocket(WatchedSocket, socks.socksocket):  # type: ignore[misc]
-        def __init__(self, *args: Any, proxy: SocksProxy, target: tuple[str, int]) -> None:
-            super().__init__(*args)
-            self._through, self._target = proxy, target
-
-        def connect(self, place: Any) -> None:
-            proxy = self._through
-            version = socks.SOCKS4 if proxy.version == 4 else socks.SOCKS5
-            self.set_proxy(version, *place[:2], proxy.resolves_names, proxy.user, proxy.password)
-            try:
-                super().connect(self._target, catch_errors=True)  # those of the socket, then, are let through
-            except socket.gaierror as error:
-                self.close()
-                raise TargetNotFound(str(error)) from error
-            except socks.ProxyError as error:
-                self.close()
-                raise SocksError(str(error)) from error
-
-    return SocksSocket
+        version = socks.SOCKS4 if self.version == 4 else socks.SOCKS5
+        speaker = socks.socksocket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+        try:
+            speaker.settimeout(sock.gettimeout())
+            speaker.set_proxy(version, *self.address, self.resolves_names, self.user, self.password)
+            # Its own connect() would begin with the connection to the proxy.
+            speaker._proxy_negotiators[version](speaker, *target)  # noqa: SLF001
+        except socket.gaierror as error:
+            raise TargetNotFound(str(error)) from error
+        except socks.ProxyError as error:
+            raise SocksError(str(error)) from error
+        finally:
+            speaker.detach()

@@ -26,6 +26,7 @@ from tests.server.faults import (
     TLSConnection,
     full_port,
     read_request,
+    receive,
     refusing_port,
     repeat,
     response,
@@ -140,6 +141,19 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_others(
         host = resolve(silent, silent, server.address[1])
         session = open_session(retry=NEVER_AGAIN, timeout=5)
         assert session.get([f"http://{host}/id/{n}" for n in range(3)]) == [{"id": n} for n in range(3)]
+
+
+@on_threads
+def test_an_address_of_a_proxy_that_does_not_answer_is_not_waited_for(
+    open_session: OpenSession, fault_server: Callable[..., FaultServer], resolve: Callable[..., str]
+) -> None:
+    granted = b"\x05\x00\x00\x01" + bytes(6)
+    script = [receive(), send(b"\x05\x00"), receive(), send(granted), read_request(), send(response(b"{}"))]
+    proxy = fault_server(script)
+    with full_port() as silent:
+        host = resolve(silent, silent, proxy.port)
+        session = open_session(proxy=f"socks5h://{host}", timeout=None)  # so that nothing else ends the wait
+        assert session.get("http://target.test/") == {}
 
 
 @on_threads
