@@ -1,11 +1,10 @@
 """libcurl through pycurl: what all transfers share.
 
-The engine ``curl_multi`` drives the transfers; each is configured and read in `transfer`.
+The engine ``curl_multi`` drives the transfers; each is a `Transfer`.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,13 +61,6 @@ class CurlBackend(Backend):
     @property
     def connections_opened(self) -> int:
         return self._connections
-
-    @functools.cached_property
-    def ca_file(self) -> str:
-        """The CA bundle that is trusted by default."""
-        import certifi
-
-        return certifi.where()
 
     def open(self, settings: TransportSettings) -> None:
         self._has_pools = settings.concurrency > _POOL_SIZE

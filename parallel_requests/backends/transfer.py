@@ -1,21 +1,25 @@
-"""One libcurl transfer, from a Request to a Response: how it is configured and read."""
+"""One libcurl transfer, from a Request to a Response or the error that says why there is none."""
 
 from __future__ import annotations
 
-import math
-import os
 import re
 import sys
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pycurl
 
-from parallel_requests.backends.base import split_proxy
 from parallel_requests.backends.body import Body, most_coded, too_large
 from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.curl_heads import SWITCHED
+from parallel_requests.backends.curl_options import (
+    REPLAYABLE,
+    choose_method,
+    choose_proxy,
+    choose_trust,
+    header_lines,
+    milliseconds,
+    size_without_url,
+)
 from parallel_requests.backends.quic import udp_port
 from parallel_requests.backends.tcp import shut_down_if_dead
 from parallel_requests.exceptions import (
@@ -36,24 +40,10 @@ if TYPE_CHECKING:
     from parallel_requests.engines.run import Run
     from parallel_requests.exchange import Send
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
-"""Methods whose requests have no Content-Length if there is no body (RFC 9110, 8.6)."""
-_REPLAYABLE = _WITHOUT_BODY | {"PUT"}
 _WITHOUT_END = re.compile(
     rb"content-length:[ \t]*\d{19}|content-length[ \t]|transfer-encoding:[ \t]*+(?!chunked)", re.IGNORECASE
 )
 """Fields that announce a body in a way that libcurl ignores: it reads on until the connection ends."""
-
-_TRUST = (pycurl.SSL_VERIFYPEER, pycurl.SSL_VERIFYHOST, pycurl.CAINFO, pycurl.CAPATH)
-_TRUST_IN_PROXY = (
-    pycurl.PROXY_SSL_VERIFYPEER,
-    pycurl.PROXY_SSL_VERIFYHOST,
-    pycurl.PROXY_CAINFO,
-    pycurl.PROXY_CAPATH,
-)
-
-_SOCKS5_AUTH = 267
-"""``CURLOPT_SOCKS5_AUTH``, which pycurl has no name for."""
 
 
 class Transfer:
@@ -121,7 +111,7 @@ class Transfer:
             self._configure(send)
         if send.timeout != self._timeout:
             self._timeout = send.timeout
-            easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(send.timeout))
+            easy.setopt(pycurl.TIMEOUT_MS, milliseconds(send.timeout))
         easy.setopt(pycurl.URL, request.url)
         self._request = request
         self._sends = 0
@@ -136,7 +126,7 @@ class Transfer:
         send = self.send
         if send.timeout is not None:
             self._timeout = max(0.001, send.began_at + send.timeout - send.policy.pacer.clock())
-            self.easy.setopt(pycurl.TIMEOUT_MS, _milliseconds(self._timeout))
+            self.easy.setopt(pycurl.TIMEOUT_MS, milliseconds(self._timeout))
 
     def can_begin_again(self, code: int) -> bool:
         """Whether a transfer that has failed has sent nothing, and may succeed on another connection."""
@@ -149,7 +139,7 @@ class Transfer:
             self.easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
         self._sends = 0
         if self.send.request.content is not None:
-            self._choose_method(self.send.request)  # with a reader that begins at the start
+            choose_method(self.easy, self.send.request)  # with a reader that begins at the start
         if self._is_https:
             self._backend.unconnected.add(self)
         self.shorten()
@@ -198,19 +188,23 @@ class Transfer:
             easy.setopt(option, value)
         easy.setopt(pycurl.HEADERFUNCTION, self._head.append)
         easy.setopt(pycurl.SOCKOPTFUNCTION, self._opened_socket)
-        easy.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(request.connect_timeout))
-        header_lines = _header_lines(request)
-        easy.setopt(pycurl.HTTPHEADER, header_lines)
-        self._size_without_url = _size_without_url(request, header_lines)
-        self._choose_proxy(request)
-        self._choose_method(request)
+        easy.setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(request.connect_timeout))
+        lines = header_lines(request)
+        easy.setopt(pycurl.HTTPHEADER, lines)
+        self._size_without_url = size_without_url(request, lines)
+        choose_method(easy, request)
+        choose_proxy(easy, request)
         if send.needs_new_connection:
             easy.setopt(pycurl.FRESH_CONNECT, 1)
         if self._is_https:
             # Wait for a connection that may be shared, rather than open another.
             easy.setopt(pycurl.PIPEWAIT, 1)
+            if request.content is not None and request.method not in REPLAYABLE:
+                easy.setopt(pycurl.VERBOSE, 1)
+                easy.setopt(pycurl.DEBUGFUNCTION, self._heard)
         if self._is_https or request.proxy:
             easy.setopt(pycurl.PREREQFUNCTION, self._found_connection)
+            choose_trust(easy, request)
         if send.policy.deliver is None and send.policy.max_response_size is None:
             easy.setopt(pycurl.WRITEFUNCTION, self._content.append)
         else:
@@ -219,61 +213,6 @@ class Transfer:
             # libcurl counts coded bytes, which may be more than the decoded ones; Body checks those exactly.
             coded_size = min(most_coded(send.policy.max_response_size), sys.maxsize)
             easy.setopt(pycurl.MAXFILESIZE_LARGE, coded_size)
-        if self._is_https:
-            self._choose_trust(request, *_TRUST)
-        if request.proxy and request.proxy.startswith("https:"):
-            self._choose_trust(request, *_TRUST_IN_PROXY)
-
-    def _choose_trust(self, request: Request, check: int, check_name: int, file: int, folder: int) -> None:
-        """Set which certificates are trusted, with the options for the server or for the proxy."""
-        easy, verify = self.easy, request.verify
-        if verify is False:
-            easy.setopt(check, 0)
-            easy.setopt(check_name, 0)
-            return
-        bundle = verify if isinstance(verify, str) else self._backend.ca_file
-        chosen, other = (folder, file) if Path(bundle).is_dir() else (file, folder)
-        easy.setopt(chosen, os.fsencode(bundle))
-        easy.unsetopt(other)  # libcurl may be built with a default, which would be trusted as well
-
-    def _choose_proxy(self, request: Request) -> None:
-        easy, proxy, authorization = self.easy, request.proxy or "", request.proxy_authorization
-        if proxy and authorization is not None and not proxy.startswith("socks"):
-            proxy, _ = split_proxy(proxy, authorization)
-            easy.setopt(pycurl.PROXYHEADER, [f"Proxy-Authorization: {authorization}".encode("latin-1")])
-            # Not sent, as that header is; but libcurl distinguishes tunnels by it.
-            easy.setopt(pycurl.PROXYUSERNAME, authorization.encode("latin-1"))
-        easy.setopt(pycurl.PROXY, proxy.encode())
-        if proxy.startswith("socks5"):
-            # Or a proxy could ask for the user's Kerberos ticket, and libcurl would wait for it, blocking.
-            easy.setopt(_SOCKS5_AUTH, pycurl.HTTPAUTH_BASIC)
-        if proxy.startswith("http:"):
-            easy.setopt(pycurl.PROXYPORT, 80)  # the default if the URL names no port; that of libcurl is 1080
-
-    def _choose_method(self, request: Request) -> None:
-        easy, method, content = self.easy, request.method, request.content
-        if method == "HEAD":
-            easy.setopt(pycurl.NOBODY, 1)
-            return
-        if content is None:
-            if method != "GET":
-                easy.setopt(pycurl.CUSTOMREQUEST, method)
-            if method not in _REPLAYABLE:
-                easy.setopt(pycurl.FRESH_CONNECT, 1)  # or libcurl might replay it on its own
-            if method not in _WITHOUT_BODY:
-                easy.setopt(pycurl.POSTFIELDS, "")
-            return
-        easy.setopt(pycurl.POST, 1)
-        easy.setopt(pycurl.CUSTOMREQUEST, method)
-        easy.setopt(pycurl.POSTFIELDSIZE_LARGE, len(content))
-        if method in _REPLAYABLE:
-            easy.setopt(pycurl.POSTFIELDS, content)
-            return
-        # libcurl cannot rewind this, and so never replays the request on its own.
-        easy.setopt(pycurl.READFUNCTION, BytesIO(content).read)
-        if self._is_https:
-            easy.setopt(pycurl.VERBOSE, 1)
-            easy.setopt(pycurl.DEBUGFUNCTION, self._heard)
 
     def _heard(self, kind: int, text: bytes) -> None:
         """Note that an HTTP/2 server does not serve the request, as after a GOAWAY; called by libcurl.
@@ -416,31 +355,3 @@ class Transfer:
         self.task = self.send = self._body = self._error = None
         self._head.clear()
         self._content.clear()
-
-
-def _milliseconds(seconds: float | None) -> int:
-    # Rounded up, so that it is never early.
-    return 0 if seconds is None else max(1, math.ceil(seconds * 1000))
-
-
-def _header_lines(request: Request) -> list[bytes]:
-    given = {name.lower() for name in request.headers}
-    own = [f"{name}: {value}" if value else f"{name};" for name, value in request.headers.items()]
-    # A name without a value prevents libcurl from adding that header itself.
-    unwanted = ["accept", "user-agent"]
-    if request.proxy:
-        unwanted.append("proxy-connection")
-    if request.content is not None or request.method not in _WITHOUT_BODY:
-        unwanted += ["expect", "content-type"]
-    kept_out = [f"{name}:" for name in unwanted if name not in given]
-    return [line.encode("latin-1") for line in own + kept_out]
-
-
-def _size_without_url(request: Request, header_lines: list[bytes]) -> int:
-    """Return the approximate size of a request in HTTP/1.1 less the length of its URL, in bytes.
-
-    The path and the host, which make up the URL, are sent once each.
-    """
-    start_line = len(request.method) + len(" / HTTP/1.1\r\nHost: \r\n") - len("http://")
-    fields = sum([len(line) + 2 for line in header_lines if not line.endswith(b":")])
-    return start_line + fields + 2 + len(request.content or b"")
