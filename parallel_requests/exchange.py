@@ -381,7 +381,8 @@ class _ExchangeState:
         """Take a retry from the host's budget and prepare for it; return False if the budget is spent."""
         if self.policy.reason_to_stop() is not None:
             return True  # the exchange ends before the gates
-        budget = self.policy.pacer.open_budget(self.target.authority)
+        is_host_up = isinstance(reply, Response) and reply.ok  # a 202 that is polled, say
+        budget = None if is_host_up else self.policy.pacer.open_budget(self.target.authority)
         if budget is not None and not budget.withdraw():
             return False
         self.retries += 1

@@ -44,6 +44,10 @@ def to(location: str, status: int = 302, *, set_cookie: str | None = None) -> An
     return Answer(status, {"Location": location} | ({} if set_cookie is None else {"Set-Cookie": set_cookie}))
 
 
+def is_accepted(outcome: Response | Exception) -> bool:
+    return isinstance(outcome, Response) and outcome.status_code == 202
+
+
 # -- success
 
 
@@ -382,7 +386,7 @@ def test_of_several_retry_afters_the_longest_counts(others: list[str]) -> None:
 
 
 def test_retry_after_of_a_success_that_is_retried_holds_back_this_retry_only() -> None:
-    stage = Stage(retry=RetryPolicy(retry_on=lambda outcome: getattr(outcome, "status_code", None) == 202))
+    stage = Stage(retry=RetryPolicy(retry_on=is_accepted))
     assert stage.run(get(), [Answer(202, {"Retry-After": "7"}), Answer(200)]).ok
     assert [(wait.seconds, wait.gate) for wait in stage.waits] == [(7.0, None)]
     result = stage.run(get(), [Answer(202, {"Retry-After": "121"})])
@@ -599,6 +603,15 @@ def test_the_error_says_if_the_budget_is_spent() -> None:
     full = Stage().run(get(), [Answer(503)])
     assert full.attempts == 4
     assert "budget" not in str(full.error)
+
+
+def test_polling_a_host_that_is_up_spends_no_budget() -> None:
+    stage = Stage(retry=RetryPolicy(max_retries=10, retry_on=is_accepted))
+    for _ in range(100):
+        result = stage.run(get(), [*[Answer(202)] * 10, Answer(200)])
+        assert result.response is not None
+        assert (result.response.status_code, result.retries) == (200, 10)
+    assert "api.test" not in stage.pacer.budgets, "it has not failed"
 
 
 def test_the_budget_is_the_hosts_own() -> None:
