@@ -251,8 +251,14 @@ class _ExchangeState:
         )
 
     def is_plain_success(self, reply: Reply) -> TypeGuard[Response]:
-        """Whether nothing needs judging: no redirect, no failure, no predicate that might want a retry."""
-        return type(reply) is Response and reply.status_code < 300 and self.policy.retry.retry_on is None
+        """Whether nothing needs judging: no redirect, no failure, nothing that might have to be retried."""
+        retry = self.policy.retry
+        return (
+            type(reply) is Response
+            and reply.status_code < 300
+            and retry.retry_on is None
+            and reply.status_code not in retry.status_forcelist
+        )
 
     def _record(self, reply: Reply) -> None:
         """Add the attempt to the history, and call the caller's hook."""

@@ -158,6 +158,14 @@ def test_a_predicate_may_refuse_a_200() -> None:
     assert (result.ok, result.attempts) == (True, 2)
 
 
+@pytest.mark.parametrize("status", [202, 304, 404])
+def test_any_status_can_be_retried(status: int) -> None:
+    stage = Stage(retry=RetryPolicy(status_forcelist={status}))
+    result = stage.run(get(), [Answer(status), Answer(status), Answer(200)])
+    assert (result.ok, result.attempts, result.retries) == (True, 3, 2)
+    assert stage.run(get(method="POST"), [Answer(status)]).attempts == 1
+
+
 def test_a_predicate_that_raises_fails_its_item() -> None:
     def predicate(outcome: Response | Exception) -> bool:
         raise LookupError("a bug of the caller's")
