@@ -340,19 +340,20 @@ def test_a_deadline_takes_from_the_callers_pool_what_has_not_begun(
     gate, begun = tmp_path / "open", tmp_path / "begun"
     own = [callers_pool.submit(functions.waits_for, gate, {"id": number}) for number in range(9)]
     with (
-        ThreadPoolExecutor(1) as other,
+        ThreadPoolExecutor(2) as callers,
         ParallelSession(backend="urllib3", parse_processes=callers_pool) as session,
+        contextlib.ExitStack() as in_any_case,
     ):
+        in_any_case.callback(gate.touch)  # or a failure would leave the pool waiting for ever
         parse_func = functools.partial(functions.never_returns, begun)
-        late = other.submit(session.request, ids(server, 9), parse_func=parse_func, deadline=0.5)
-        until(lambda: server.stats().requests == 9)
-        with ThreadPoolExecutor(1) as another:
-            answers = another.submit(session.request, ids(server, 9), parse_func=functions.number)
-            error = late.exception()
-            assert isinstance(error, PartialFailureError)
-            assert [type(result.error) for result in error.results] == [DeadlineExceededError] * 9
-            gate.touch()
-            assert answers.result(_LONG_ENOUGH) == list(range(9))
+        late = callers.submit(session.request, ids(server, 9), parse_func=parse_func, deadline=0.5)
+        until(lambda: late.done() or server.stats().requests == 9)
+        answers = callers.submit(session.request, ids(server, 9), parse_func=functions.number)
+        error = late.exception()
+        assert isinstance(error, PartialFailureError)
+        assert [type(result.error) for result in error.results] == [DeadlineExceededError] * 9
+        gate.touch()
+        assert answers.result(_LONG_ENOUGH) == list(range(9))
     assert [future.result() for future in own] == list(range(9))
     assert not begun.exists()
 
