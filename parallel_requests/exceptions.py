@@ -17,7 +17,7 @@
     │ ├ BodyTooLarge                       more than ``max_response_size``
     │ ├ RedirectError                      a loop, too many hops, or a forbidden target
     │ └ ResourceExhausted                  this process has no threads, sockets or memory left
-    ├ HTTPStatusError                      the server answered with a status >= 400
+    ├ HTTPStatusError                      the final status is >= 400, or was retried in vain
     ├ DecodeError                          the body cannot be decoded as ``return_type``
     ├ ParseError                           ``parse_func`` raised
     ├ DownloadError                        the file cannot be written, or does not match its checksum
@@ -192,7 +192,7 @@ class ResourceExhausted(BackendError):
 
 
 class HTTPStatusError(ParallelRequestsError):
-    """The final response has a status of 400 or above.
+    """The final response has a status of 400 or above, or was to be retried and no retries are left.
 
     Attributes:
         response: The whole response.

@@ -417,7 +417,7 @@ class _ExchangeState:
         """
         if not isinstance(reply, Response):
             return self.end(reply, is_exhausted=is_exhausted)
-        if reply.ok or not self.policy.raise_for_status:
+        if not self.policy.raise_for_status or (reply.ok and not is_exhausted):
             return self.succeed(reply)
         message = f"{redact(reply.url)} answered {reply.status_code} {reply.reason}."
         return self.end(HTTPStatusError(message, reply), reply, is_exhausted=is_exhausted)

@@ -210,7 +210,8 @@ class Settings:
     raise_for_status: bool | None = _option(
         None,
         checks.BOOLEAN_OR_NONE,
-        "Whether a final status >= 400 is a failure; None means yes, unless return_type is 'response'.",
+        "Whether a final status >= 400, or one retried in vain, is a failure; None means yes, unless "
+        "return_type is 'response'.",
     )
     max_response_size: int | None = _option(
         None, checks.BYTES_OR_NONE, "Maximum size of a body, in decoded bytes."

@@ -48,7 +48,7 @@ class Policy:
         retry: What is retried, and when.
         cookies: The session's cookies.
         redirects: The rules for redirects; None if none are followed.
-        raise_for_status: Whether a final status >= 400 is a failure.
+        raise_for_status: Whether a final status >= 400, or one retried in vain, is a failure.
         deadline: When the batch ends, on the pacer's clock.
         max_response_size: Decoded bytes a body may have.
         deliver: Called with each chunk of a streamed body, and the request.

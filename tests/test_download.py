@@ -30,6 +30,7 @@ from parallel_requests import (
     ParallelSession,
     PartialFailureError,
     ProtocolError,
+    Response,
     RetryExhaustedError,
     RetryPolicy,
     RunStoppedError,
@@ -252,6 +253,21 @@ def test_failures_lose_nothing(session: ParallelSession, server: Server, tmp_pat
     assert isinstance(results[1].error, HTTPStatusError)
     assert names(tmp_path) == ["10", "20"]
     assert session.download(urls, tmp_path, return_none_on_failure=True)[1:3] == [None, None]
+
+
+def test_an_export_that_is_not_ready_after_the_last_retry_gives_no_file(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    def is_not_ready(outcome: Response | Exception) -> bool:
+        return isinstance(outcome, Response) and outcome.status_code == 202
+
+    url = server.url("/status-seq/export?seq=202,202,202,202,202,200")
+    with pytest.raises(RetryExhaustedError, match="answered 202 Accepted"):
+        session.download(url, [tmp_path / "export"], retry_on=is_not_ready)
+    assert names(tmp_path) == []
+    file = session.download(url, [tmp_path / "export"], retry_on=is_not_ready)
+    assert file.result.retries == 2
+    assert json.loads(file.path.read_bytes())["count"] == 6
 
 
 def test_a_redirect_that_is_not_followed_gives_no_file(

@@ -166,6 +166,20 @@ def test_any_status_can_be_retried(status: int) -> None:
     assert stage.run(get(method="POST"), [Answer(status)]).attempts == 1
 
 
+def test_a_success_that_is_retried_in_vain_is_a_failure() -> None:
+    policies = [RetryPolicy(max_retries=2, retry_on=is_accepted), RetryPolicy(2, status_forcelist={202})]
+    for policy in policies:
+        result = Stage(retry=policy).run(get(), [Answer(202, body=b"wait")])
+        assert isinstance(result.error, RetryExhaustedError)
+        assert isinstance(result.error.last_error, HTTPStatusError)
+        assert (result.error.last_error.status_code, result.attempts) == (202, 3)
+        assert "answered 202 Accepted" in str(result.error)
+        assert result.response is not None
+        assert result.response.content == b"wait"
+        lenient = Stage(raise_for_status=False, retry=policy).run(get(), [Answer(202)])
+        assert (lenient.ok, lenient.attempts) == (True, 3)
+
+
 def test_a_predicate_that_raises_fails_its_item() -> None:
     def predicate(outcome: Response | Exception) -> bool:
         raise LookupError("a bug of the caller's")
