@@ -14,6 +14,7 @@ from parallel_requests.backends.base import Capabilities, TransportSettings
 from parallel_requests.backends.pooled import PooledBackend
 from parallel_requests.backends.pools import Pools, headers_of
 from parallel_requests.backends.responses import read_response, timeouts_of
+from parallel_requests.exceptions import BackendError, ParallelRequestsError, RequestTimeout
 
 if TYPE_CHECKING:
     from requests.adapters import BaseAdapter
@@ -81,6 +82,12 @@ class RequestsBackend(PooledBackend):
 
     def open(self, settings: TransportSettings) -> None:
         self._pools = self._adapter.pools = Pools(urllib3, self._wire, settings)
+
+    def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:
+        translated = super().translate(error, request)
+        if type(translated) is BackendError and isinstance(error, requests.Timeout):
+            return self.failure(RequestTimeout, request, error)  # a mock raised it: no cause says what it is
+        return translated
 
     def _attempt(self, send: Send) -> Response:
         request = send.request

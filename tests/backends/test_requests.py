@@ -45,6 +45,15 @@ def test_users_mocks_with_responses_work() -> None:
     assert len(responses.calls) == 5
 
 
+@responses.activate
+@pytest.mark.parametrize("kind", [requests.Timeout, requests.ReadTimeout, requests.ConnectTimeout])
+def test_a_timeout_that_a_mock_raises_is_a_timeout(kind: type[Exception]) -> None:
+    responses.get("http://mocked.example/slow", body=kind("too slow"))
+    session = ParallelSession(backend="requests", max_retries=0)
+    with session, pytest.raises(exceptions.RequestTimeout, match="too slow"):
+        session.request("http://mocked.example/slow")
+
+
 def test_a_mounted_adapter_is_used(server: Server) -> None:
     class Stamping(HTTPAdapter):
         def add_headers(self, request: Any, **kwargs: Any) -> None:
