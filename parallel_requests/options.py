@@ -35,7 +35,7 @@ Params: TypeAlias = Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | None
 Data: TypeAlias = (
     Mapping[str, Any] | tuple[tuple[str, Any], ...] | str | bytes | bytearray | memoryview | None
 )
-HeaderFields: TypeAlias = Mapping[str, str | None] | None
+HeaderFields: TypeAlias = Mapping[str, str | bytes | None] | None
 """Names and values; None removes a header that would otherwise be sent."""
 StreamCallback: TypeAlias = Callable[[bytes], object] | Callable[[bytes, "Request"], object]
 

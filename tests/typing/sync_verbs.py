@@ -20,7 +20,7 @@ from parallel_requests import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from parallel_requests.signatures import HeadVerb, OneCallVerb, RequestVerb
 
@@ -340,4 +340,6 @@ def items(session: ParallelSession) -> None:
     listed: list[RequestItem] = [{"url": URL, "headers": {"X-One": None}}, {"url": URL, "proxy": False}]
     assert_type(session.get(listed, return_type="text"), list[str])
     assert_type(session.get(URLS, headers={"User-Agent": None}, return_type="text"), list[str])
+    of_requests: Mapping[str, str | bytes] = {"X-One": b"1"}  # the type of the headers of its sessions
+    assert_type(session.get(URLS, headers=of_requests, return_type="text"), list[str])
     assert_type(session.put(URLS, data=bytearray(b"a"), return_type="text"), list[str])
