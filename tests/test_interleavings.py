@@ -781,7 +781,7 @@ def test_ctrl_c_when_the_thread_of_the_engine_has_not_begun(
 
 @pytest.mark.parametrize(
     ("backend", "opening"),
-    [("curl", "socket.socketpair"), ("aiohttp", "uvloop.new_event_loop")],
+    [("curl", "socket.socketpair"), ("aiohttp", "parallel_requests.engines.event_loop._new_event_loop")],
     indirect=["backend"],
 )
 def test_sockets_of_the_engine_are_opened_where_no_ctrl_c_can_come_in_between(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -312,5 +313,26 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = _loop_class(uvloop.Loop)()
     return loop
+
+
+@functools.cache
+def _loop_class(base: Any) -> Any:
+    """Return a class of event loops, derived from uvloop's, that close no file descriptor twice."""
+
+    class Loop(base):  # type: ignore[misc]
+        async def create_connection(self, *args: Any, sock: Any = None, **options: Any) -> Any:
+            """Connect; if that fails, take the descriptor from the caller's socket.
+
+            The transport closes it. If the server has reset the connection before TLS begins, the socket does
+            not learn of that, and would close the number again, which may be that of another file by then.
+            """
+            try:
+                return await super().create_connection(*args, sock=sock, **options)
+            except BaseException:
+                if sock is not None:
+                    sock.detach()
+                raise
+
+    return Loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import threading
 import time
@@ -116,16 +117,17 @@ def test_one_thread_starts_with_the_first_batch_and_ends_with_the_session(server
 def test_the_loop_is_of_the_kind_that_is_installed(
     loop_kind: str, engine: EventLoopEngine, server: Server
 ) -> None:
-    modules: list[str] = []
+    are_of_uvloop: list[bool] = []
 
     def note_loop(result: Result[Any], deliver: Callable[[Result[Any]], None]) -> None:
-        modules.append(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+        kinds = type(asyncio.get_running_loop()).__mro__
+        are_of_uvloop.append(any(kind.__module__ == "uvloop" for kind in kinds))
         deliver(result)
 
     run = run_of([server.url("/static")], note_loop)
     engine.submit(run)
     assert run.notifier.wait(run.is_done, 10)
-    assert modules == [loop_kind]
+    assert are_of_uvloop == [loop_kind == "uvloop"]
 
 
 def test_calls_from_other_threads_are_harmless_before_the_first_batch_and_after_the_end(
@@ -351,6 +353,27 @@ def test_an_https_proxy_that_leaves_once_there_is_a_tunnel(
     assert {type(result.error) for result in results} == {ConnectError}
     until(lambda: open_sockets() == before)  # those of the proxy, too
     assert not loop_threads()
+
+
+def test_a_descriptor_that_the_loop_has_closed_belongs_to_no_socket_any_more(
+    session: ParallelSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the socket would close what has been given the same number since: any file of the process."""
+    loop_class = pytest.importorskip("uvloop").Loop
+    connect = loop_class.sock_connect
+    connected: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        async def connect_and_lose(loop: Any, sock: socket.socket, address: Any) -> None:
+            await connect(loop, sock, address)
+            connected.append(sock)
+            listener.close()  # resets what it has not accepted, before TLS begins
+
+        monkeypatch.setattr(loop_class, "sock_connect", connect_and_lose)
+        with pytest.raises(ConnectError, match="reset"):
+            session.request(f"https://127.0.0.1:{port}/")
+    assert [sock.fileno() for sock in connected] == [-1]
 
 
 # -- what connections share
