@@ -252,13 +252,7 @@ class _ExchangeState:
 
     def is_plain_success(self, reply: Reply) -> TypeGuard[Response]:
         """Whether nothing needs judging: no redirect, no failure, nothing that might have to be retried."""
-        retry = self.policy.retry
-        return (
-            type(reply) is Response
-            and reply.status_code < 300
-            and retry.retry_on is None
-            and reply.status_code not in retry.status_forcelist
-        )
+        return type(reply) is Response and reply.status_code < 300 and not self.policy.may_retry_success
 
     def _record(self, reply: Reply) -> None:
         """Add the attempt to the history, and call the caller's hook."""

@@ -60,6 +60,7 @@ class Policy:
         stop: The reason why unfinished items fail, once the batch has been ended.
         on_stop: Called by an engine when it ends the batch; must not block.
         is_watched: Whether attempts that succeed have to be recorded, too, for a hook or the log.
+        may_retry_success: Whether a status below 300 may have to be retried.
     """
 
     pacer: Pacer = field(default_factory=Pacer)
@@ -78,9 +79,12 @@ class Policy:
     stop: ParallelRequestsError | None = None
     on_stop: Callable[[], None] | None = None
     is_watched: bool = field(init=False)
+    may_retry_success: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.is_watched = self.on_attempt is not None or logger.isEnabledFor(logging.DEBUG)
+        is_listed = any(status < 300 for status in self.retry.status_forcelist)
+        self.may_retry_success = is_listed or self.retry.retry_on is not None
 
     def end(self, reason: ParallelRequestsError) -> None:
         """End the batch: its unfinished items fail, for the first reason that is given."""
