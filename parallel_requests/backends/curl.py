@@ -12,14 +12,14 @@ import pycurl
 
 from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
 from parallel_requests.backends.curl_heads import Head, parse_head
-from parallel_requests.backends.quic import QuicReach
+from parallel_requests.backends.curl_quic import QuicReach
 from parallel_requests.backends.tcp import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL
 from parallel_requests.exceptions import ProtocolError, TruncatedBody
 from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
-    from parallel_requests.backends.idle_connections import IdleConnections
-    from parallel_requests.backends.transfer import Transfer
+    from parallel_requests.backends.curl_idle_connections import IdleConnections
+    from parallel_requests.backends.curl_transfer import Transfer
     from parallel_requests.models import Request
 
 _FEATURES = pycurl.version_info()[4]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pycurl
 
-from parallel_requests.backends.idle_connections import IdleConnections
-from parallel_requests.backends.transfer import Transfer
+from parallel_requests.backends.curl_idle_connections import IdleConnections
+from parallel_requests.backends.curl_transfer import Transfer
 from parallel_requests.engines.base import EngineThreads, translated
 from parallel_requests.engines.curl_drivers import new_driver
 from parallel_requests.engines.opening import Opening

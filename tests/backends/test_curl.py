@@ -19,7 +19,7 @@ import pycurl
 
 from parallel_requests import exceptions
 from parallel_requests.backends.curl import CurlBackend
-from parallel_requests.backends.idle_connections import IdleConnections
+from parallel_requests.backends.curl_idle_connections import IdleConnections
 from parallel_requests.engines.curl_drivers import _EpollDriver, _SelectDriver
 from parallel_requests.engines.curl_multi import CurlMultiEngine
 from parallel_requests.session import ParallelSession

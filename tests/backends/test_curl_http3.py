@@ -17,7 +17,7 @@ import pycurl
 
 from parallel_requests import exceptions
 from parallel_requests.backends.curl import CurlBackend
-from parallel_requests.backends.quic import QuicReach
+from parallel_requests.backends.curl_quic import QuicReach
 from parallel_requests.models import Request
 from parallel_requests.session import ParallelSession
 from tests.lateness import fits

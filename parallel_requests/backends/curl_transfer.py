@@ -20,7 +20,7 @@ from parallel_requests.backends.curl_options import (
     milliseconds,
     size_without_url,
 )
-from parallel_requests.backends.quic import udp_port
+from parallel_requests.backends.curl_quic import udp_port
 from parallel_requests.backends.tcp import shut_down_if_dead
 from parallel_requests.exceptions import (
     BackendError,
