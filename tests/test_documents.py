@@ -111,6 +111,13 @@ def test_every_module_is_in_the_table_of_layers() -> None:
     assert modules - set(listed) == set()
 
 
+def test_every_module_of_the_backends_is_on_the_map() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = re.findall(r"`(\w+)`", page.partition("| in `backends/` |")[2].partition("\n\n")[0])
+    modules = [path.stem for path in (ROOT / "parallel_requests/backends").glob("[!_]*.py")]
+    assert sorted(listed) == sorted(modules)
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     for page in FOR_USERS[1:]:
