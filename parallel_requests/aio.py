@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from parallel_requests.backends.base import Backend
     from parallel_requests.batch import Batch
-    from parallel_requests.downloading import Checksums, Existing, Target
+    from parallel_requests.checksums import Checksums
+    from parallel_requests.downloading import Existing, Target
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.planning import Item
     from parallel_requests.runtime import Runtime

@@ -8,38 +8,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
-from parallel_requests.exceptions import (
-    ConfigurationError,
-    DownloadError,
-    ValidationError,
-)
+from parallel_requests.checksums import ExpectedChecksums, sha256_of
+from parallel_requests.exceptions import ConfigurationError, DownloadError, ValidationError
 from parallel_requests.filenames import name_from_headers, name_from_url, numbered
 from parallel_requests.locks import Lock
 from parallel_requests.logs import warn
 from parallel_requests.models import Headers, Request, Result
-from parallel_requests.part_files import Download, PartFile, sha256_of
+from parallel_requests.part_files import Download, PartFile
 from parallel_requests.redaction import redact, text_of
 from parallel_requests.turns import Turns
-from parallel_requests.urls import check_url, split_user_info
 
 if TYPE_CHECKING:
+    from parallel_requests.checksums import Checksum, Checksums
     from parallel_requests.exchange import Reply
     from parallel_requests.observing import Progress
     from parallel_requests.policy import Policy
 
 Existing: TypeAlias = Literal["skip", "replace", "keep"]
 Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-Checksums: TypeAlias = str | bool | Sequence[str | None] | Mapping[str, str] | None
 
 _CHUNK_SIZE: Final = 1 << 20
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Downloads:
@@ -78,8 +72,7 @@ class Downloads:
                 f"existing must be 'skip', 'replace' or 'keep', not {existing!r}.", "existing"
             )
         self._existing = existing
-        self._checksums = _checked_checksums(sha256)
-        self._unmatched = set(self._checksums) if isinstance(self._checksums, dict) else set()
+        self._checksums = ExpectedChecksums(sha256)
         self._paths: list[Path] | None = None
         if isinstance(to, str | os.PathLike):
             self._folder = _create_folder(to)
@@ -101,7 +94,7 @@ class Downloads:
     @property
     def needs_time(self) -> bool:
         """Whether finishing a file takes more than moving it."""
-        return self._checksums is not None
+        return bool(self._checksums)
 
     def policy(self, policy: Policy) -> Policy:
         """Return a policy of a batch changed so that bodies go to these files."""
@@ -117,12 +110,13 @@ class Downloads:
         Raises:
             ConfigurationError: A checksum is for a URL that is not in the batch.
         """
-        if not self.is_counted or not self._unmatched:
+        unmatched = self._checksums.unmatched
+        if not self.is_counted or not unmatched:
             return requests
         planned = list(requests)
-        self._unmatched -= {request.url for request in planned}
-        if self._unmatched:
-            raise ConfigurationError(self._unmatched_text(), "sha256")
+        unmatched.difference_update(request.url for request in planned)
+        if unmatched:
+            raise ConfigurationError(self._checksums.unmatched_text(), "sha256")
         return planned
 
     def wanted(self, requests: Iterable[Request], policy: Policy) -> Iterator[Request]:
@@ -131,7 +125,7 @@ class Downloads:
         Once the batch has to end, no more files are looked for: verifying those that exist may take long.
         """
         for request in requests:
-            self._unmatched.discard(request.url)
+            self._checksums.unmatched.discard(request.url)
             if request.problem is None:
                 request.problem = self._missing_entry(request)
             if request.problem is not None or policy.reason_to_stop() is not None:
@@ -144,8 +138,8 @@ class Downloads:
                 yield request
             else:
                 self._skip(request, there, part.checksum)
-        if self._unmatched:
-            warn(self._unmatched_text())
+        if self._checksums.unmatched:
+            warn(self._checksums.unmatched_text())
 
     def merge(self, results: Iterable[Result[Any]]) -> list[Result[Any]]:
         """Return the Results of the run and those of the files that were skipped, in input order."""
@@ -216,8 +210,8 @@ class Downloads:
 
     def _lengths(self) -> Iterator[tuple[str, int]]:
         """Yield the name and the length of each list with one entry per URL."""
-        for name, column in (("to", self._paths), ("sha256", self._checksums)):
-            if isinstance(column, list):
+        for name, column in (("to", self._paths), ("sha256", self._checksums.in_order)):
+            if column is not None:
                 yield name, len(column)
 
     def _check_lengths(self, count: int) -> None:
@@ -233,7 +227,7 @@ class Downloads:
         return None
 
     def _new_part(self, request: Request) -> PartFile:
-        checksum = self._checksum_of(request)
+        checksum = self._checksums.of(request)
         self._asked[request.url] += 1
         occurrence = f"{request.method} {request.url} {self._asked[request.url]}"
         mark = hashlib.sha256(occurrence.encode()).hexdigest()[:16]
@@ -244,18 +238,6 @@ class Downloads:
         part = PartFile(self._folder / name, f"{name}.{mark}", checksum)
         part.place = self._folder / self._take(name, beside_files=self._existing == "keep")
         return part
-
-    def _checksum_of(self, request: Request) -> str | bool | None:
-        if isinstance(self._checksums, list):
-            return self._checksums[request.index]
-        if isinstance(self._checksums, Mapping):
-            return self._checksums.get(request.url)
-        return self._checksums
-
-    def _unmatched_text(self) -> str:
-        first, *others = sorted(self._unmatched)
-        more = f" (and {len(others)} more)" if others else ""
-        return f"sha256 has a checksum for {redact(first)}{more}, which is not a URL of the batch."
 
     def _take(self, name: str, *, beside_files: bool) -> str:
         """Return a name that is unused in this batch and, with ``beside_files``, in the folder."""
@@ -292,7 +274,7 @@ class Downloads:
                 return None
         return there
 
-    def _skip(self, request: Request, there: Path, checksum: str | bool | None) -> None:
+    def _skip(self, request: Request, there: Path, checksum: Checksum) -> None:
         result: Result[Any] = Result(request, _index=request.index)
         try:
             digest = sha256_of(there) if checksum is True else checksum or None
@@ -345,40 +327,3 @@ def _is_encodable(path: Path) -> bool:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         return False
-
-
-def _checked_checksums(
-    sha256: Checksums,
-) -> str | bool | list[str | bool | None] | dict[str, str | bool | None] | None:
-    """Return checksums in lower case.
-
-    Raises:
-        ConfigurationError: One of them is not a SHA-256.
-    """
-    if sha256 is None or sha256 is False:
-        return None
-    if isinstance(sha256, Mapping):
-        return {_as_sent(url): _checked_checksum(value) for url, value in sha256.items()}
-    if isinstance(sha256, list | tuple):
-        return [_checked_checksum(value) for value in sha256]
-    return _checked_checksum(sha256)
-
-
-def _as_sent(url: object) -> str:
-    """Return a URL as its Request has it, so that any spelling of it finds its checksum."""
-    try:
-        address, _ = check_url(url)
-    except ValidationError as error:
-        raise ConfigurationError(f"sha256 has a key that is not a URL: {error}", "sha256") from None
-    return split_user_info(address)[0]
-
-
-def _checked_checksum(value: object) -> str | bool | None:
-    if isinstance(value, str) and _SHA256.fullmatch(value):
-        return value.lower()
-    if value is None or value is True:
-        return value
-    raise ConfigurationError(
-        f"sha256 must be 64 hex digits, True, a list with one per URL or a dict by URL, not {value!r}.",
-        "sha256",
-    )

@@ -7,7 +7,6 @@ downloads, in one process or in several, write the same file, the second one wri
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -21,6 +20,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from parallel_requests.checksums import sha256_of
 from parallel_requests.exceptions import DownloadError, ProtocolError
 from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, NO_LINK, is_claimed, move_to_free, open_claimed
 from parallel_requests.header_fields import byte_count, is_utf8
@@ -30,6 +30,7 @@ from parallel_requests.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from parallel_requests.checksums import Checksum
     from parallel_requests.exchange import Reply
 
 logger = logging.getLogger("parallel_requests")
@@ -84,7 +85,7 @@ class PartFile:
         known_as: The name under which an earlier call has put the file in its place.
     """
 
-    def __init__(self, place: Path, stem: str, checksum: str | bool | None) -> None:
+    def __init__(self, place: Path, stem: str, checksum: Checksum) -> None:
         """Set up, and read the record of an earlier call.
 
         Args:
@@ -342,12 +343,6 @@ class PartFile:
 
     def _failure(self, what: str, error: OSError) -> DownloadError:
         return DownloadError(f"The file {self.place} could not be {what}: {error}", str(self.place))
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _status_of_ours(path: Path) -> os.stat_result | None:

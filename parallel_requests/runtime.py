@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parallel_requests.calls import Call
-    from parallel_requests.downloading import Checksums, Existing, Target
+    from parallel_requests.checksums import Checksums
+    from parallel_requests.downloading import Existing, Target
     from parallel_requests.gates.rotation import Rotation
     from parallel_requests.parsing.in_place import Parse
     from parallel_requests.policy import Policy

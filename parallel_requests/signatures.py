@@ -36,7 +36,8 @@ from parallel_requests.options import Options, RequestOptions
 from parallel_requests.planning import Item
 
 if TYPE_CHECKING:
-    from parallel_requests.downloading import Checksums, Existing, Target
+    from parallel_requests.checksums import Checksums
+    from parallel_requests.downloading import Existing, Target
     from parallel_requests.models import Response, Result, ReturnType
     from parallel_requests.part_files import Download
 

@@ -17,7 +17,7 @@ from parallel_requests.exceptions import ConfigurationError
 if TYPE_CHECKING:
     import argparse
 
-    from parallel_requests.downloading import Checksums
+    from parallel_requests.checksums import Checksums
     from parallel_requests.models import Result
 
 HELP = "download URLs to files, and print one line of JSON for each"
