@@ -8,19 +8,19 @@ from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
 import aiohttp
-from aiohttp.hdrs import CONTENT_LENGTH, PROXY_AUTHORIZATION, TRANSFER_ENCODING
+from aiohttp.hdrs import PROXY_AUTHORIZATION
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, TransferEncodingError
 from multidict import CIMultiDict
 from yarl import URL
 
 from parallel_requests.backends.aiohttp_connections import (
     READ_SIZE,
-    AbortingResponse,
     Connector,
     ImmediateRequest,
     current_send,
     is_fresh_connection,
 )
+from parallel_requests.backends.aiohttp_responses import AbortingResponse, read_response
 from parallel_requests.backends.base import (
     AsyncBackend,
     Capabilities,
@@ -28,7 +28,6 @@ from parallel_requests.backends.base import (
     chain_of,
     split_proxy,
 )
-from parallel_requests.backends.body import Body
 from parallel_requests.backends.tls import ssl_context
 from parallel_requests.exceptions import (
     BackendError,
@@ -40,25 +39,20 @@ from parallel_requests.exceptions import (
     TruncatedBody,
     ValidationError,
 )
-from parallel_requests.models import Headers, Request, Response
+from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
     from parallel_requests.exchange import Send
+    from parallel_requests.models import Request, Response
 
 _LONGEST_HEADER = 1 << 18
 _MOST_HEADERS = 1_000
 _LARGE_BODY = 1 << 18
 _KEPT_IDLE = 256
 """Idle connections that are kept, or twice ``concurrency`` if that is more."""
-_VERSIONS = {
-    aiohttp.HttpVersion10: "HTTP/1.0",
-    aiohttp.HttpVersion11: "HTTP/1.1",
-    None: "HTTP/1.1",  # of a response that a mock made up
-}
-_FRAMING = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING})
 _PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
 _AUTOMATIC_HEADERS = _PLANNED_HEADERS | {"Content-Type"}
 """The headers that aiohttp adds to a request that does not have them."""
@@ -146,7 +140,7 @@ class AiohttpBackend(AsyncBackend):
             proxy_headers=proxy_headers,
         )
         try:
-            return await _read(send, response, self._received(response))
+            return await read_response(send, response, self._received(response))
         except BaseException:
             response.close()
             raise
@@ -220,57 +214,6 @@ def _fault_of_proxy(error: BaseException, proxy: str) -> str | None:
         url = URL(proxy)
         return str(error) if (error.host, error.port) == (url.raw_host, url.port) else None
     return None
-
-
-async def _read(send: Send, response: aiohttp.ClientResponse, headers: Headers) -> Response:
-    policy, source = send.policy, response.content
-    closed = None if source.is_eof() else _watch(response)
-    if response.status < 200 or response.version not in _VERSIONS:
-        raise aiohttp.ClientResponseError(response.request_info, (), message="bad status line")
-    is_free = policy.deliver is None and policy.max_response_size is None
-    if is_free and headers.is_framing_plain:
-        # The common case; aiohttp has checked the length of the body.
-        content = source.read_nowait() if closed is None else await source.read()
-    else:
-        body = Body(send, response.status, headers)
-        async for chunk in source.iter_any():
-            body.feed(chunk)
-        content = body.finish()
-    if closed is not None and closed.done() and response.headers.keys().isdisjoint(_FRAMING):
-        closed.result()  # raises if it was reset, which must not pass for the end of a body without a length
-    return Response(
-        response.status,
-        headers,
-        content,
-        send.request,
-        (response.reason or "").encode("utf-8", "surrogateescape").decode("latin-1").strip(),
-        _VERSIONS[response.version],
-    )
-
-
-def _watch(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
-    """Make a malformed body raise as such; aiohttp would report it as truncated.
-
-    Returns:
-        A future that is done once the connection has ended.
-    """
-    content, connection = response.content, response.connection
-    protocol = connection.protocol if connection is not None else None
-    closed = protocol.closed if protocol is not None else None
-    if protocol is None or closed is None:
-        return None
-
-    def pass_on_error(_: object) -> None:
-        error = protocol.exception()
-        if isinstance(error, HttpProcessingError) and not content.is_eof():
-            content.set_exception(error)
-
-    def stop_watching() -> None:
-        closed.remove_done_callback(pass_on_error)
-
-    closed.add_done_callback(pass_on_error)
-    content.on_eof(stop_watching)
-    return closed
 
 
 class _SentHeaders:

@@ -1,4 +1,4 @@
-"""aiohttp's connections and what goes over them, with the gaps closed that its options leave open."""
+"""aiohttp's connections, with the gaps closed that its options leave open."""
 
 from __future__ import annotations
 
@@ -41,16 +41,6 @@ class ImmediateRequest(aiohttp.ClientRequest):
 
     def update_expect_continue(self, expect: bool = False) -> None:
         """Do nothing: the header is sent as it is."""
-
-
-class AbortingResponse(aiohttp.ClientResponse):
-    """Aborts its connection when closed: TLS would wait half a minute for the peer's close_notify."""
-
-    def close(self) -> None:
-        connection = self.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.abort()
-        super().close()
 
 
 class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
