@@ -71,12 +71,7 @@ class _WatchedConnection:
         self.used_at = monotonic()
         if not self._is_shared():
             self._user = wire.takes_over(self.sock, self._user)
-            return super().request(*args, **kwargs)  # type: ignore[misc]
-        wire.shares(self.sock)
-        try:
-            return super().request(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            wire.uses(None)
+        return super().request(*args, **kwargs)  # type: ignore[misc]
 
     def close_if_idle(self) -> bool:
         """Close it if it waits in its pool, on any thread; return whether it did."""

@@ -1,8 +1,9 @@
 """HTTP/2 connections of urllib3-future that many threads share.
 
-In urllib3-future, a thread that waits for its response holds the connection: a slow response would
-delay all the others, and nothing could be sent meanwhile. Here no thread holds a connection while it
-waits. One of the waiting threads at a time watches the socket, and reads what arrives for all of them.
+In urllib3-future, a thread that waits for its response holds the connection, and so does one that waits
+until the server takes more of a body: all others would be delayed. Here no thread holds a connection while
+it waits. One of the waiting threads at a time watches the socket; for all of them, it reads what arrives
+and sends more of their bodies.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+from niquests.packages.urllib3 import ResponsePromise
 from niquests.packages.urllib3.exceptions import EmptyPoolError, MustDowngradeError, ProtocolError
-from niquests.packages.urllib3.util.wait import wait_for_read
+from niquests.packages.urllib3.util.wait import wait_for_socket
 
 from parallel_requests.backends.pools import Pools
-from parallel_requests.backends.sockets import NotServed
+from parallel_requests.backends.sockets import NotServed, socket_beneath
 from parallel_requests.backends.tcp import shut_down_if_dead
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 _POLL_INTERVAL = 0.05
 """Seconds between two checks, by a thread that waits, of whether its own attempt was cut."""
 
+_FRAME_SIZE = 1 << 14
+"""Bytes in a frame, as many as every server takes (RFC 9113, 4.2)."""
+_FRAMES_AT_ONCE = 4
+"""Frames of one body that are sent before those of others, and before the socket is read again."""
+_CANCEL = 8
+"""The error code of a stream that is no longer needed (RFC 9113, 7)."""
 _LOST = "the shared connection was lost"
 
 
@@ -34,11 +42,15 @@ class _Stream:
     """One stream, and the protocol object of the connection it was opened on.
 
     A lost connection is reconnected with a new protocol object, and numbers its streams from the start.
+
+    Attributes:
+        unsent: What has yet to be sent of the request's body.
     """
 
-    def __init__(self, promise: Any) -> None:
-        self.number: int = promise.stream_id
-        self.protocol: Any = promise.get_parameter("protocol")
+    def __init__(self, number: int, protocol: Any, body: bytes) -> None:
+        self.number = number
+        self.protocol = protocol
+        self.unsent = memoryview(body)
         self.has_news = False
         self.wake = threading.Event()
 
@@ -47,13 +59,36 @@ class _Stream:
         """Whether the server has said in a GOAWAY that it does not serve the stream."""
         return bool(self.number > self.protocol._events.last_stream)  # noqa: SLF001
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether its response is complete, or it was reset."""
+        return self.number not in self.protocol._open_streams  # noqa: SLF001
+
+    def room(self) -> int:
+        """Return how many bytes of the body the server would take now."""
+        if not self.unsent or self.is_answered:
+            return 0
+        window: int = self.protocol._connection.local_flow_control_window(self.number)  # noqa: SLF001
+        return max(0, window)
+
+    def forgo_body(self) -> None:
+        """Have the server told that the rest of the body does not come; its response stays."""
+        self.unsent = self.unsent[:0]
+        machine = self.protocol._connection  # noqa: SLF001
+        if self.number in machine.streams and not machine.streams[self.number].closed:
+            machine.reset_stream(self.number, _CANCEL)
+
 
 class SharedConnection:
     """Connection mixin: threads wait for their streams without holding the connection."""
 
     sock: Any
-    _protocol: Any
+    is_multiplexed: bool
     on_connected: Any
+    _protocol: Any
+    _promises: dict[str, Any]
+    _promises_per_stream: dict[int, Any]
+    _stream_id: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,16 +97,28 @@ class SharedConnection:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
+        if self.is_multiplexed:
+            socket_beneath(self.sock).queue_sends()
         self.on_connected(self)
 
-    def request(self, *args: Any, **kwargs: Any) -> Any:
-        promise = super().request(*args, **kwargs)  # type: ignore[misc]
-        promise.set_parameter("protocol", self._protocol)
+    def request(self, method: str, url: str, body: bytes | None = None, **options: Any) -> Any:
+        """Send a request; over HTTP/2 only its head, as `wait_for_news` sends its body."""
+        later, body = (body, b"") if body and self.is_multiplexed else (b"", body or None)
+        promise = super().request(method, url, body=body, **options)  # type: ignore[misc]
+        promise.set_parameter("stream", _Stream(promise.stream_id, self._protocol, later))
         promise.set_parameter("connection", self)
         return promise
 
+    def send(self, data: bytes, *, eot: bool = False) -> Any:
+        """Send a part of a body, or its end; over HTTP/2 that is left to `wait_for_news`."""
+        if not self.is_multiplexed:
+            return super().send(data, eot=eot)  # type: ignore[misc]
+        promise = ResponsePromise(self, self._stream_id, self._HfaceBackend__headers)  # type: ignore[attr-defined]
+        self._promises[promise.uid] = self._promises_per_stream[promise.stream_id] = promise
+        return promise
+
     def wait_for_news(self, wire: Wire, police: Any, owner: Any, stream: _Stream) -> None:
-        """Block until there is something to read from a stream, or until its connection is lost.
+        """Send a stream's body, and block until there is something to read or the connection is lost.
 
         Args:
             wire: Tells whether the attempt has been cut.
@@ -86,13 +133,14 @@ class SharedConnection:
         wire.uses(stream.wake.set)
         try:
             with police.borrow(owner):
+                self._send_body(stream)
                 stream.has_news = self._has_news(stream)
             while not stream.has_news:
                 if wire.is_cut():
                     raise TimeoutError("the attempt was ended")
                 if self._turn.acquire(blocking=False):
                     try:
-                        self._read_arrived(police, owner)
+                        self._exchange(police, owner)
                     finally:
                         self._turn.release()
                 else:
@@ -155,29 +203,54 @@ class SharedConnection:
 
     def reset_stream(self, promise: Any) -> None:
         """Cancel a stream whose response has not begun; the connection must be borrowed."""
-        self._promises.pop(promise.uid, None)  # type: ignore[attr-defined]
-        self._promises_per_stream.pop(promise.stream_id, None)  # type: ignore[attr-defined]
+        self._promises.pop(promise.uid, None)
+        self._promises_per_stream.pop(promise.stream_id, None)
         if self._is_terminated():
             self._protocol._events.discard(promise.stream_id)  # noqa: SLF001
             return
         self._protocol.submit_stream_reset(stream_id=promise.stream_id)
-        while data := self._protocol.bytes_to_send():
-            self.sock.sendall(data)
+        if not self._flush() and self._protocol.is_idle():
+            self._protocol.connection_lost()  # it would hold the next calls up, and nobody else needs it
 
-    def _read_arrived(self, police: Any, owner: Any) -> None:
-        """Read what has arrived, for all streams; if nothing has, wait for it briefly."""
+    def _exchange(self, police: Any, owner: Any) -> None:
+        """Read what has arrived, and send more of the bodies, for all streams; wait briefly for either."""
         with police.borrow(owner):
             came = self.peek_and_react()  # type: ignore[attr-defined]
             for stream in list(self._waiting):
+                self._send_body(stream)
                 if self._has_news(stream):
                     stream.has_news = True
                     stream.wake.set()
+            can_send = not self._flush() or any(stream.room() for stream in list(self._waiting))
         sock = self.sock
         if not came and sock is not None:
             try:
-                wait_for_read(sock, _POLL_INTERVAL)
+                wait_for_socket(sock, read=True, write=can_send, timeout=_POLL_INTERVAL)
             except (OSError, ValueError):
                 return  # closed by another thread, which the next check detects
+
+    def _send_body(self, stream: _Stream) -> None:
+        """Send more of a stream's body, as far as the server and the socket take it at once.
+
+        The connection must be borrowed: nobody could read while this thread waited for either.
+        """
+        if not stream.unsent or self.lost(stream) or stream.is_left_out or self._is_terminated():
+            return
+        if stream.is_answered:
+            stream.forgo_body()
+        for _ in range(_FRAMES_AT_ONCE if self._flush() else 0):
+            if size := min(stream.room(), _FRAME_SIZE):
+                part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
+                stream.protocol.submit_data(stream.number, bytes(part), end_stream=not stream.unsent)
+        self._flush()
+
+    def _flush(self) -> bool:
+        """Send what is ready, as far as the socket takes it at once; return whether that was all."""
+        if self._protocol is None:
+            return True
+        while data := self._protocol.bytes_to_send():
+            self.sock.sendall(data)
+        return bool(socket_beneath(self.sock).flush())
 
     def _has_news(self, stream: _Stream) -> bool:
         return self.lost(stream) or self._has_event(stream) or stream.is_left_out or self._is_terminated()
@@ -298,7 +371,7 @@ class StreamedResponse:
         self._wire = wire
         self._police: Any = promise.get_parameter("police_officer")
         self._connection: Any = promise.get_parameter("connection")
-        self._stream = _Stream(promise)
+        self._stream: _Stream = promise.get_parameter("stream")
         try:
             self._await(promise)
             with self._police.borrow(promise) as connection:

@@ -7,6 +7,7 @@ import functools
 import http.client
 import os
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,10 +25,17 @@ class NotServed(ConnectionError):
     """The peer has said that it will not serve a request that it may have received."""
 
 
-class WatchedSocket:
-    """Socket mixin: makes resets distinguishable, and can do without timeouts."""
+_MOST_AT_ONCE = 1 << 16
+"""Queued bytes that are sent in one go."""
 
+
+class WatchedSocket:
+    """Socket mixin: makes resets distinguishable, and can do without timeouts, or without blocking."""
+
+    gettimeout: Any
+    send: Any
     _blocks = False
+    _queued: bytearray | None = None
     _has_failed: Callable[[], bool] | None = None
 
     def fail_reads_if(self, has_failed: Callable[[], bool]) -> None:
@@ -49,6 +57,37 @@ class WatchedSocket:
         except ConnectionResetError as error:
             raise PeerReset(*error.args) from None
         return data
+
+    def queue_sends(self) -> None:
+        """From now on, let `sendall` send what can be sent at once, and leave the rest to `flush`."""
+        self._queued = bytearray()
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send, as any socket does, or queue."""
+        if self._queued is None:
+            super().sendall(data, flags)  # type: ignore[misc]
+        else:
+            self._queued += data
+            self.flush()
+
+    def flush(self) -> bool:
+        """Send of the queue what can be sent at once; return whether that was all."""
+        queued = self._queued
+        if not queued:
+            return True
+        timeout = self.gettimeout()
+        self.settimeout(0)
+        try:
+            while queued:
+                # After an attempt in vain, TLS insists on the same bytes.
+                del queued[: self.send(bytes(queued[:_MOST_AT_ONCE]))]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError:
+            queued.clear()  # the peer has hung up, which reading tells, after what it has sent before
+        finally:
+            self.settimeout(timeout)
+        return True
 
     def settimeout(self, value: float | None) -> None:
         """Set the timeout, unless the socket has been left to the watchdog."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
@@ -27,7 +25,6 @@ class Wire:
     def begin(self, send: Send) -> None:
         """Note which attempt this thread makes."""
         self._local.flight = send.flight
-        self._local.policy = send.policy
         self._local.refuses_idle = send.needs_new_connection
         self._local.is_fresh = self._local.is_ready = self._local.is_answered = False
         self._local.took_idle = False
@@ -77,17 +74,6 @@ class Wire:
             before.uses(None)
         self.uses(sock)
         return None if flight is None else ref(flight)
-
-    def shares(self, sock: socket.socket) -> None:
-        """Note that this thread's attempt shares a socket with others, so that only a stop shuts it down."""
-        policy = self._local.policy
-
-        def end() -> None:
-            if policy.stop is not None:
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-        self.uses(end)
 
     def is_cut(self) -> bool:
         """Whether this thread's attempt has been cut by the watchdog."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -503,3 +504,103 @@ def test_closing_ends_an_upload_that_the_server_does_not_take(
     caller.join()
     assert time.monotonic() - began < 1.0 + lateness.slack()
     assert {type(result.error) for result in results} == {exceptions.RunStoppedError}
+
+
+def test_an_upload_that_times_out_costs_no_other_call_its_response(
+    session: ParallelSession, play: Play
+) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def answer_late(protocol: H2Connection, stream: int, path: str) -> None:
+        if path == "/late":
+            is_asked.set()
+            raise Pause(may_answer, lambda: good_answer(protocol, stream))
+        good_answer(protocol, stream)
+
+    server = play([speak_h2(answer_late)], _HEALTHY)
+    assert session.get(server.url("/"), return_type="content") == b"ok"
+    with ThreadPoolExecutor(1) as caller:
+        late = caller.submit(session.post, server.url("/late"), data="x", return_type="content")
+        assert is_asked.wait(5)
+        [result] = session.iter_results([server.url("/")], method="POST", data=b"x" * 300_000, timeout=0.5)
+        assert isinstance(result.error, exceptions.RequestTimeout)
+        may_answer.set()
+        assert late.result() == b"ok"
+    assert [request.target for request in server.requests] == ["/", "/late"]
+
+
+def test_an_upload_that_the_server_does_not_take_delays_no_other_call(
+    session: ParallelSession, play: Play, lateness: Lateness
+) -> None:
+    has_data = threading.Event()
+    server = play([speak_h2(good_answer, has_data=has_data)])
+    with ThreadPoolExecutor(1) as caller:
+        upload = caller.submit(lambda: session.post(server.url("/up"), data=b"x" * 300_000, timeout=3))
+        assert has_data.wait(5)
+        began = time.monotonic()
+        assert session.get(server.url("/"), return_type="content", timeout=30) == b"ok"
+        assert time.monotonic() - began < 1.0 + lateness.slack()
+        with pytest.raises(exceptions.RequestTimeout):
+            upload.result()
+    assert server.connections == 1
+
+
+def test_a_body_is_sent_on_after_its_response_has_begun(session: ParallelSession, play: Play) -> None:
+    def begin_and_take_it_all(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", "200")])
+        protocol.increment_flow_control_window(300_000)
+        protocol.increment_flow_control_window(300_000, stream)
+
+    def finish(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_data(stream, b"ok", end_stream=True)
+
+    server = play([speak_h2(finish, at_once=begin_and_take_it_all)])
+    assert session.put(server.url("/"), data=b"x" * 300_000, timeout=5, return_type="content") == b"ok"
+
+
+def test_a_response_to_half_a_body_leaves_room_for_the_next_call(
+    session: ParallelSession, play: Play
+) -> None:
+    def allow_one_stream(protocol: H2Connection) -> None:
+        protocol.initiate_connection()
+        protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+
+    def refuse_uploads(protocol: H2Connection, stream: int, path: str) -> None:
+        if path == "/up":
+            protocol.send_headers(stream, [(":status", "413")], end_stream=True)
+
+    server = play([speak_h2(good_answer, at_once=refuse_uploads, begin=allow_one_stream)])
+    refused = session.post(server.url("/up"), data=b"x" * 300_000, timeout=5, return_type="response")
+    assert refused.status_code == 413
+    assert session.get(server.url("/"), timeout=5, return_type="content") == b"ok"
+
+
+def test_an_upload_that_times_out_while_nothing_is_read_costs_no_other_call(
+    session: ParallelSession, play: Play, lateness: Lateness
+) -> None:
+    is_stuck, may_read = threading.Event(), threading.Event()
+
+    def take_any_amount(protocol: H2Connection) -> None:
+        protocol.initiate_connection()
+        protocol.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+        protocol.increment_flow_control_window(1 << 30)
+
+    def stop_reading(_protocol: H2Connection, _stream: int, path: str) -> None:
+        if path == "/up":
+            is_stuck.set()
+            may_read.wait(10)
+
+    server = play([speak_h2(good_answer, at_once=stop_reading, begin=take_any_amount)], _HEALTHY)
+    assert session.get(server.url("/"), return_type="content") == b"ok"
+    with ThreadPoolExecutor(2) as caller:
+        much = b"x" * 30_000_000  # more than the system buffers
+        uploading = caller.submit(lambda: session.post(server.url("/up"), data=much, timeout=1.0))
+        assert is_stuck.wait(5)
+        late = caller.submit(lambda: session.post(server.url("/late"), data="x", return_type="content"))
+        began = time.monotonic()
+        with pytest.raises(exceptions.RequestTimeout):
+            uploading.result()
+        assert time.monotonic() - began < 1.0 + _PATIENCE + lateness.slack()
+        may_read.set()
+        assert late.result() == b"ok"
+    assert server.connections == 1

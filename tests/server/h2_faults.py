@@ -59,6 +59,7 @@ class Pause(Exception):
 def speak_h2(
     answer: Answer,
     *,
+    at_once: Answer = lambda *_: None,
     has_data: threading.Event | None = None,
     begin: Callable[[H2Connection], None] = H2Connection.initiate_connection,
 ) -> Step:
@@ -68,6 +69,7 @@ def speak_h2(
 
     Args:
         answer: What is done about a request.
+        at_once: What is done as soon as its head has come.
         has_data: Set once a part of a body has come.
         begin: Sends the settings.
     """
@@ -83,6 +85,7 @@ def speak_h2(
                     headers[event.stream_id] = {
                         name.decode(): value.decode() for name, value in event.headers or ()
                     }
+                    at_once(protocol, event.stream_id, headers[event.stream_id][":path"])
                 elif isinstance(event, DataReceived) and has_data is not None:
                     has_data.set()
                 elif isinstance(event, StreamEnded):
