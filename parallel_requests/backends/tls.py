@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 import sys
 from pathlib import Path
@@ -111,5 +112,18 @@ def _watched_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
         def do_handshake(self, block: bool = False) -> None:
             uses(self)
             super().do_handshake(block)
+
+        def send(self, data: Any, flags: int = 0) -> int:
+            """Send, as any TLS socket does.
+
+            Raises:
+                BrokenPipeError: The peer has hung up. urllib3 then reads what it has sent before, such as why
+                    it takes no more of a body, as it does without TLS.
+            """
+            try:
+                sent: int = super().send(data, flags)
+            except ssl.SSLEOFError as error:
+                raise BrokenPipeError(errno.EPIPE, str(error)) from error
+            return sent
 
     return WatchedSSLSocket

@@ -23,6 +23,7 @@ from tests.server.faults import (
     FaultServer,
     close,
     read_request,
+    receive,
     refusing_port,
     repeat,
     response,
@@ -496,6 +497,29 @@ def test_tls_that_breaks_after_the_handshake_may_have_delivered_the_request(
     [result] = session.iter_results([server.url()])
     assert result.attempts == 2
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["requests", "urllib3", pytest.param("niquests", marks=pytest.mark.niquests)],
+    indirect=True,  # libcurl and aiohttp do not always read on once they cannot write
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_response_that_cuts_an_upload_short_is_read(
+    scheme: str,
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    refusal = response(b"too much", "Connection: close", status="413 Content Too Large")
+    server = fault_server(
+        [receive(), send(refusal), close()],
+        tls=certificates.good.server_context() if scheme == "https" else None,
+    )
+    session = open_session(retry=NEVER_AGAIN, verify_ssl=str(certificates.ca_file))
+    for _ in range(10):
+        refused = session.post(server.url(), data=b"x" * 5_000_000, return_type="response")
+        assert (refused.status_code, refused.content) == (413, b"too much")
 
 
 def test_a_process_without_a_socket_left(backend: str, open_session: Callable[..., ParallelSession]) -> None:
