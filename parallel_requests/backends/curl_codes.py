@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pycurl
@@ -76,6 +77,12 @@ MALFORMED = (
     "nghttp2 recv error",
 )
 """Messages, as the code is ambiguous, for a response that is not valid HTTP rather than truncated."""
+
+LEFT_OUT = re.compile(r"stream \d+ reset by curl \(error 0x([b-f]|[0-9a-f]{2,}) ")
+"""The message for a request that an HTTP/2 server leaves out of a GOAWAY with an error.
+
+With a lower number, libcurl may itself have found that error in the response.
+"""
 
 HUNG_UP = ("Recv failure", "Send failure", "SSL_ERROR_SYSCALL", "unexpected eof", "error:00000000:")
 """Messages, as the code is ambiguous, for a peer that hung up during the TLS handshake."""

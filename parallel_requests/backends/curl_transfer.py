@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pycurl
 
 from parallel_requests.backends.body import Body, most_coded, too_large
-from parallel_requests.backends.curl_codes import HUNG_UP, MALFORMED, MEANING, UNANSWERED
+from parallel_requests.backends.curl_codes import HUNG_UP, LEFT_OUT, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.curl_heads import SWITCHED
 from parallel_requests.backends.curl_options import (
     REPLAYABLE,
@@ -283,7 +283,7 @@ class Transfer:
             return self._backend.translate(self._error, request)
         if (reason := self.why_endless()) is not None:
             return self._backend.failure(ProtocolError, request, OSError(reason))
-        if self._is_refused:
+        if self._is_refused or LEFT_OUT.search(message):
             return self._backend.failure(ConnectError, request, OSError("the server goes away"), stale=True)
         kind = self._kind_of_failure(code, message)
         if kind is RequestTimeout:

@@ -405,37 +405,33 @@ def shut_down_after_the_first_of_three(protocol: H2Connection, stream: int, _pat
         raise HangUp
 
 
-def test_what_a_goaway_leaves_out_is_sent_again_at_once(open_session: OpenSession, play: Play) -> None:
-    server = play([speak_h2(serve_the_first_of_three)], _HEALTHY)
-    results = list(open_session().iter_results([server.url("/")] * 3, timeout=5, return_type="content"))
-    assert [result.value for result in results] == [b"ok"] * 3
-    assert sorted(result.attempts for result in results) == [1, 2, 2]
-    assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
-
-
-def test_a_server_that_goes_away_with_an_error_loses_no_call(open_session: OpenSession, play: Play) -> None:
-    server = play([speak_h2(shut_down_after_the_first_of_three)], _HEALTHY)
-    session = open_session(retry=ONE_QUICK_RETRY)
-    assert session.get([server.url("/")] * 3, timeout=5, return_type="content") == [b"ok"] * 3
-    assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
-
-
+@pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("leave", [serve_the_first_of_three, shut_down_after_the_first_of_three])
-def test_a_post_that_a_goaway_leaves_out(
-    backend: str, open_session: OpenSession, play: Play, leave: Answer
+def test_what_a_goaway_leaves_out_is_sent_again_at_once(
+    open_session: OpenSession, play: Play, leave: Answer, method: str
 ) -> None:
+    """POSTs, too, as they were not received."""
     server = play([speak_h2(leave)], _HEALTHY)
-    session = open_session()
-    results = list(
-        session.iter_results([server.url("/")] * 3, method="POST", data="x", timeout=5, return_type="content")
-    )
-    if backend == "curl" and leave is shut_down_after_the_first_of_three:
-        # libcurl does not say which streams a GOAWAY with an error leaves out.
-        kinds = [type(result.error) for result in results]
-        assert sorted(kinds, key=str) == [type(None), exceptions.TruncatedBody, exceptions.TruncatedBody]
-    else:  # it was not received, so it may be sent again
+    urls, data = [server.url("/")] * 3, "x" if method == "POST" else None
+    with open_session() as session:
+        results = list(session.iter_results(urls, method=method, data=data, timeout=5, return_type="content"))
         assert [result.value for result in results] == [b"ok"] * 3
-        assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
+        assert sorted(result.attempts for result in results) == [1, 2, 2]
+        assert session.last_run.retries == 0
+    assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("code", [ErrorCodes.ENHANCE_YOUR_CALM, ErrorCodes.INTERNAL_ERROR])
+def test_a_post_that_the_server_has_reset_is_not_sent_again(
+    open_session: OpenSession, play: Play, code: ErrorCodes
+) -> None:
+    def reset(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.reset_stream(stream, code)
+
+    server = play([speak_h2(reset)], _HEALTHY)
+    with pytest.raises(exceptions.TruncatedBody):
+        open_session().post(server.url("/"), data="x", timeout=5)
+    assert len(server.requests) == 1
 
 
 def test_a_body_that_goes_on_after_a_goaway_is_not_cut(open_session: OpenSession, play: Play) -> None:
