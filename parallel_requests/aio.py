@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
+from parallel_requests.awaiting import Running, let_others_run, run_batch
 from parallel_requests.calls import Call
 from parallel_requests.exceptions import ResourceExhausted, starting
 from parallel_requests.models import Result, ReturnType
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from parallel_requests.downloading import Existing, Target
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.planning import Item
-    from parallel_requests.runtime import Runtime
     from parallel_requests.signatures import (
         AsyncDownloadVerb,
         AsyncHeadVerb,
@@ -59,113 +58,6 @@ _one_call_verb: Callable[[Callable[..., Any]], AsyncOneCallVerb] = documents_opt
 
 _STOP_PATIENCE = 1.0
 """Seconds a cancelled download waits for its thread, which may be blocked in the caller's input."""
-
-
-class _Listener:
-    """Wakes a coroutine when something has changed in a run, from any thread."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        batch.run.notifier.listen(self._call_from_thread)
-
-    def _call_from_thread(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed, so nobody is waiting
-            self._loop.call_soon_threadsafe(self._changed.set)
-
-    def call(self) -> None:
-        """Make all waiting coroutines check their conditions again."""
-        self._changed.set()
-
-    async def wait(self, until: Callable[[], bool]) -> None:
-        """Wait until a condition holds; it is checked whenever something has changed."""
-        while True:
-            self._changed.clear()
-            if until():
-                return
-            await self._changed.wait()
-
-
-async def _feed(batch: Batch, urls: AsyncIterable[Item], listener: _Listener) -> None:
-    """Feed an asynchronous input to a batch, as far as there is room."""
-    run = batch.run
-    try:
-        index = 0
-        async for item in urls:
-            run.feed(batch.plan_item(item, index))
-            index += 1
-            await listener.wait(lambda: run.room() > 0 or run.is_exhausted())
-            if run.is_exhausted():  # stopped: an endless input would now keep the loop busy
-                return
-    except BaseException as error:
-        run.end_input(error)  # raised again by the consumer, once the rest is done
-        if not isinstance(error, Exception):
-            raise  # a cancellation, of this task or from within the input
-    else:
-        run.end_input()
-
-
-class _Running:
-    """Runs a batch for the duration of an ``async with`` block; leaving it early stops the batch.
-
-    It is not a contextlib generator: a loop that shuts down closes all async generators, in any order.
-    """
-
-    def __init__(self, runtime: Runtime, batch: Batch, urls: object = None) -> None:
-        """Set up.
-
-        Args:
-            runtime: Where the batch is carried out.
-            batch: The batch.
-            urls: Its input, which is fed to the batch if it is asynchronous.
-        """
-        self._runtime = runtime
-        self._batch = batch
-        self._urls = urls
-        self._feeder: asyncio.Future[None] | None = None
-
-    async def __aenter__(self) -> _Listener:
-        listener = _Listener(self._batch)
-        if isinstance(self._urls, AsyncIterable):
-            self._feeder = asyncio.ensure_future(_feed(self._batch, self._urls, listener))
-        try:
-            self._batch.start()
-        except BaseException:
-            await self._end(is_early=True)
-            raise
-        return listener
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._end(is_early=kind is not None)
-
-    async def _end(self, *, is_early: bool) -> None:
-        if is_early:
-            self._batch.stop()
-            self._batch.keep_finished()
-        self._runtime.conclude(self._batch)
-        feeder = self._feeder
-        # If the loop was closed meanwhile, its tasks can neither be cancelled nor awaited.
-        if feeder is not None and not feeder.done() and feeder.get_loop().is_running():
-            feeder.cancel()
-            await asyncio.wait([feeder])  # raises if we are cancelled, but not what the feeder raised
-
-
-async def _all_results(batch: Batch, listener: _Listener) -> list[Result[Any]]:
-    """Wait for the end of a batch and return all its Results, in input order."""
-    while not batch.is_over:
-        batch.feed_what_fits()
-        await listener.wait(batch.needs_attention)
-        batch.collect()
-        await _let_others_run(batch)
-    return batch.finish()
-
-
-async def _let_others_run(batch: Batch) -> None:
-    """Let the loop run, if a stopped batch has more Results of items that were never started."""
-    if batch.run.is_done() and not batch.is_over:
-        await asyncio.sleep(0)
 
 
 def _http_verb(method: str, default: ReturnType = ReturnType.JSON) -> Callable[..., Any]:
@@ -241,9 +133,7 @@ class ParallelRequests:
             options=options,
         )
         batch = self._plan(urls, call)
-        async with _Running(self._runtime, batch, urls) as listener:
-            results = await _all_results(batch, listener)
-        return batch.to_value(results)
+        return await run_batch(self._runtime, batch, urls)
 
     get: AsyncRequestVerb = _http_verb("GET")
     post: AsyncRequestVerb = _http_verb("POST")
@@ -278,14 +168,14 @@ class ParallelRequests:
             options=options,
         )
         batch = self._plan(urls, call)
-        async with _Running(self._runtime, batch, urls) as listener:
+        async with Running(self._runtime, batch, urls) as listener:
             while not batch.is_over:
                 batch.feed_what_fits()
                 await listener.wait(batch.needs_attention_or_has_results)
                 for result in batch.hand_over():
                     yield result
                 listener.call()
-                await _let_others_run(batch)
+                await let_others_run(batch)
 
     @_download_verb
     async def download(
@@ -349,9 +239,7 @@ class ParallelRequests:
             Exception: What `ParallelSession.retry_failed` raises.
         """
         batch = self._runtime.plan_retry(error)
-        async with _Running(self._runtime, batch) as listener:
-            results = await _all_results(batch, listener)
-        return batch.to_value(results)
+        return await run_batch(self._runtime, batch)
 
     def set_cookies(self, cookies: Mapping[str, str]) -> None:
         """Do what `ParallelSession.set_cookies` does."""
