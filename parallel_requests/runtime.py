@@ -206,14 +206,16 @@ class Runtime:
             downloads.close()
             batch.stats.add(downloads.skipped)
 
-        batch = self._new_batch(
+        batch = Batch(
+            self._engine,
             run,
-            planner,
             # Fed by the consumer, as looking for existing files and verifying them takes time.
-            inputs=downloads.wanted(requests, policy),
-            is_counted=downloads.is_counted,
+            downloads.wanted(requests, policy),
+            plan_item=planner.plan_item,
             to_value=lambda results: collect(downloads.merge(results), call),
             on_end=on_end,
+            is_counted=downloads.is_counted,
+            connections_before=self.backend.connections_opened,
         )
         return batch
 
@@ -325,36 +327,15 @@ class Runtime:
             holds_back=call.yields_results,
             observe=observer or None,
         )
-        return self._new_batch(
-            run,
-            planner,
-            inputs=inputs,
-            is_counted=total is not None,
-            to_value=to_value,
-            on_end=observer.close,
-            is_ordered=call.is_ordered,
-        )
-
-    def _new_batch(
-        self,
-        run: Run,
-        planner: Planner,
-        *,
-        inputs: Iterator[Request] | None,
-        is_counted: bool,
-        to_value: Callable[[list[Result[Any]]], Any],
-        on_end: Callable[[], object],
-        is_ordered: bool = False,
-    ) -> Batch:
         return Batch(
             self._engine,
             run,
             inputs,
             plan_item=planner.plan_item,
             to_value=to_value,
-            on_end=on_end,
-            is_counted=is_counted,
-            is_ordered=is_ordered,
+            on_end=observer.close,
+            is_counted=total is not None,
+            is_ordered=call.is_ordered,
             connections_before=self.backend.connections_opened,
         )
 
