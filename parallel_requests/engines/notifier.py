@@ -1,4 +1,4 @@
-"""How the consumer of a run learns that something has changed."""
+"""How a thread or an event loop learns that something has changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_SLEEP = 0.25
 
 
 class Notifier:
-    """Wakes the consumer of a run: a thread that waits, or a function that it has registered."""
+    """Wakes whoever waits for a change: a thread, or a function that has been registered."""
 
     def __init__(self) -> None:
         # Unlocked once something has changed. A Ctrl-C at the wrong moment would leave a Condition locked.
@@ -23,7 +23,7 @@ class Notifier:
         self._listener: Callable[[], None] | None = None
 
     def notify(self) -> None:
-        """Wake the consumer; called by one thread at a time."""
+        """Say that something has changed; called by one thread at a time."""
         if self._unchanged.locked():
             self._unchanged.release()
         if self._listener is not None:
