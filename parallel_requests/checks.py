@@ -106,7 +106,9 @@ TIMEOUT = Check(
     "seconds above 0, a (connect, total) pair, None, or a list with one of these per URL",
 )
 STRINGS = Check(_are_strings, "a list of strings")
-PROXIES = STRINGS._replace(is_secret=True)
+PROXIES = Check(
+    _are_strings, "a list of proxy URLs to rotate through (one for all calls is proxy=)", is_secret=True
+)
 HOOK = Check(
     lambda value: value is None or _is_hook(value), "a function, but not a coroutine function, or None"
 )
@@ -154,7 +156,11 @@ PARSE_PROCESSES = Check(
     lambda value: is_count(value, 0) or _is_process_pool(value),
     "a whole number of processes or a ProcessPoolExecutor",
 )
-PROGRESS = Check(lambda value: _is_bool(value) or _is_hook(value), "True, False or a function")
+PROGRESS = Check(
+    # A class, such as tqdm, would make a new object of each call.
+    lambda value: _is_bool(value) or (_is_hook(value) and not isinstance(value, type)),
+    "True for a bar, False, or a function of (completed, total)",
+)
 EXECUTOR = Check(
     lambda value: value is None or (isinstance(value, Executor) and not _is_process_pool(value)),
     "a concurrent.futures executor of threads, or None",

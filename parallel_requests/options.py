@@ -355,6 +355,7 @@ _CALLED_ELSEWHERE = {
     "content": "data",
     "event_hooks": "on_attempt",
     "exception_handler": "on_result",
+    "files": "data",
     "hooks": "on_attempt",
     "limit": "concurrency",
     "limit_per_host": "concurrency_per_host",

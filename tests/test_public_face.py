@@ -477,6 +477,7 @@ def test_a_warning_reaches_code_without_a_module() -> None:
         ("size", "concurrency"),
         ("body", "data"),
         ("content", "data"),
+        ("files", "data"),
         ("user_agent", "headers"),
         ("hooks", "on_attempt"),
         ("event_hooks", "on_attempt"),
@@ -499,8 +500,8 @@ def test_a_name_of_other_libraries_is_not_translated_to_what_is_refused() -> Non
 
 
 def test_a_verb_lists_only_what_it_takes() -> None:
-    options: Any = {"files": {}}
-    with ParallelSession() as session, pytest.raises(TypeError, match="unexpected option 'files'") as raised:
+    options: Any = {"cert": "own.pem"}
+    with ParallelSession() as session, pytest.raises(TypeError, match="unexpected option 'cert'") as raised:
         session.post([], **options)
     listed = str(raised.value).partition("Its options are: ")[2].rstrip(".").split(", ")
     assert listed == sorted({*CALL_OPTION_NAMES, *VERB_ARGUMENTS["request"]} - {"method"})

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
+from tqdm import tqdm
 
 from parallel_requests import (
     ConfigurationError,
@@ -97,10 +98,10 @@ WRONG: dict[str, list[Any]] = {
     "random_user_agent": [None, 1, "yes"],
     "user_agents": ["Mozilla", [5], None],
     "random_proxy": [None, 1],
-    "proxies": [f"a:{SECRET}@p.test", [5], None],
+    "proxies": [f"a:{SECRET}@p.test", {"https": f"http://a:{SECRET}@p.test"}, [5], None],
     "on_attempt": [5, "print", coroutine_function],
     "on_result": [5, "print", coroutine_function],
-    "progress": [None, 1, "yes", coroutine_function],
+    "progress": [None, 1, "yes", coroutine_function, tqdm],
     "executor": [5, "threads"],
     "verbose": [None, 1],
     "debug": [None, 1],
@@ -121,6 +122,11 @@ def test_a_wrong_value_is_a_configuration_error_that_names_the_option(name: str,
 def test_a_wrong_value_is_shown() -> None:
     with pytest.raises(ConfigurationError, match=r"^concurrency must be a whole number of .* 1, not '20'\.$"):
         Settings.of({"concurrency": "20"}, "ParallelSession")
+
+
+def test_proxies_by_scheme_as_in_requests_lead_to_proxy() -> None:
+    with pytest.raises(ConfigurationError, match=r"\(one for all calls is proxy=\), not a dict\.$"):
+        Settings.of({"proxies": {"https": "http://p.test"}}, "ParallelSession")
 
 
 def test_every_option_has_wrong_values() -> None:
