@@ -45,10 +45,16 @@ def unstable(call: Call) -> Answer:
 
 @example.route("orders")
 def orders(call: Call, customer: str) -> Answer:
-    """Two orders a page; a customer has as many pages as its number says, and each names the next one."""
+    """Two orders a page; a customer has as many pages as its number says.
+
+    Each names the next one, in its body and in a ``Link`` header.
+    """
     page, pages = int(call.arg("page", "1")), int(customer)
     following = f"{call.origin}{call.path}?page={page + 1}" if page < pages else None
-    return json_answer({"orders": [{"id": 2 * page - 1}, {"id": 2 * page}], "next": following})
+    links = [f'<{call.origin}{call.path}?page={pages}>; rel="last"']
+    links += [f'<{following}>; rel="next"'] if following else []
+    body = {"orders": [{"id": 2 * page - 1}, {"id": 2 * page}], "next": following}
+    return json_answer(body, headers=[("Link", ", ".join(links))])
 
 
 @example.route("robots.txt")
