@@ -134,12 +134,13 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 @on_threads
+@pytest.mark.parametrize("timeout", [5, None])
 def test_an_address_that_does_not_answer_leaves_time_for_the_others(
-    open_session: OpenSession, server: Server, resolve: Callable[..., str]
+    open_session: OpenSession, server: Server, resolve: Callable[..., str], timeout: float | None
 ) -> None:
     with full_port() as silent:
         host = resolve(silent, silent, server.address[1])
-        session = open_session(retry=NEVER_AGAIN, timeout=5)
+        session = open_session(retry=NEVER_AGAIN, timeout=timeout)
         assert session.get([f"http://{host}/id/{n}" for n in range(3)]) == [{"id": n} for n in range(3)]
 
 
@@ -157,11 +158,12 @@ def test_an_address_of_a_proxy_that_does_not_answer_is_not_waited_for(
 
 
 @on_threads
+@pytest.mark.parametrize("others", ["silent", "refusing"])
 def test_the_connect_part_covers_all_addresses_of_a_name(
-    open_session: OpenSession, resolve: Callable[..., str], lateness: Lateness
+    open_session: OpenSession, resolve: Callable[..., str], lateness: Lateness, others: str
 ) -> None:
-    with full_port() as silent:
-        host = resolve(*[silent] * 4)
+    with full_port() as silent, refusing_port() as refusing:
+        host = resolve(silent, *([silent] * 3 if others == "silent" else [refusing]))
         [result] = open_session(retry=NEVER_AGAIN, timeout=(0.4, 30)).iter_results([f"http://{host}/"])
     assert type(result.error) is RequestTimeout
     assert 0.35 <= result.elapsed <= 0.4 + OVERSHOOT + lateness.slack()
@@ -188,6 +190,20 @@ def test_the_error_of_a_name_none_of_whose_addresses_answers_is_that_of_one_of_t
         [result] = open_session(retry=NEVER_AGAIN).iter_results([f"http://{host}/"])
     assert type(result.error) is ConnectError
     assert "refused" in str(result.error)
+
+
+@on_threads
+@pytest.mark.parametrize(
+    ("families", "problem"), [([], "no address"), ([socket.AF_APPLETALK], "not supported")]
+)
+def test_a_name_without_an_address_that_can_be_used(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, families: list[int], problem: str
+) -> None:
+    found = [(family, socket.SOCK_STREAM, 0, "", ()) for family in families]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    [result] = open_session(retry=NEVER_AGAIN).iter_results(["http://no-address.test/"])
+    assert type(result.error) is ConnectError
+    assert problem in str(result.error)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -300,6 +300,18 @@ def test_a_missing_proxy_is_never_bypassed(
     assert server.stats().requests == tls_server.stats().requests == 0, "never a silent direct connection"
 
 
+def test_the_next_address_of_a_proxy_is_tried(
+    session: ParallelSession, server: Server, socks_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = socks_proxy()
+    look_up = socket.getaddrinfo
+    with refusing_port() as refusing:
+        dead = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", refusing))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *asked: [dead, *look_up(*asked)])
+        assert session.get(server.url("/id/1"), proxy=running.url(), max_retries=0) == {"id": 1}
+    assert len(running.greetings) == 1
+
+
 def test_a_proxy_that_names_no_port_is_at_port_1080(session: ParallelSession) -> None:
     address = f"127.80.{os.getpid() // 256 % 256}.{os.getpid() % 256}"  # nobody else's
     with socket.create_server((address, 1080)) as listener, ThreadPoolExecutor(1) as proxies:
