@@ -166,6 +166,12 @@ def with_child(_: Any) -> int:
     return pid
 
 
+def dies_before_its_child(note: Path, _: Any) -> NoReturn:
+    """Die, and leave a child behind that keeps what this process has open; its process ID is in a file."""
+    note.write_text(str(with_child(None)))
+    os._exit(7)
+
+
 def what_travelled(response: Response) -> dict[str, Any]:
     request = response.request
     return {

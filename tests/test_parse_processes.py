@@ -209,6 +209,21 @@ def test_every_item_may_kill_its_process(server: Server, session: ParallelSessio
     assert server.stats().requests == 8
 
 
+def test_a_process_that_dies_is_noticed_though_one_that_it_has_started_keeps_its_pipe_open(
+    server: Server, session: ParallelSession, tmp_path: Path
+) -> None:
+    note = tmp_path / "pid"
+    with ThreadPoolExecutor(1) as consumer:
+        parse_func = functools.partial(functions.dies_before_its_child, note)
+        failing = consumer.submit(session.request, server.url("/id/1"), parse_func=parse_func)
+        try:
+            error = failing.exception(_LONG_ENOUGH)
+        finally:
+            os.kill(int(note.read_text()), signal.SIGKILL)
+    assert isinstance(error, ParseError)
+    assert "died (exit code 7)" in str(error)
+
+
 def test_of_a_chunk_that_kills_its_process_only_the_item_to_blame_fails(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

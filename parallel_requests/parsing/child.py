@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
+import sys
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -25,6 +27,9 @@ _REPLY_BYTES = 1 << 20
 def serve(connection: Connection) -> None:
     """Serve the parent until it closes the connection: the main function of a parse process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only needed where it could not be blocked: on Windows
+    if sys.platform != "win32":
+        # A process that parse_func forks and that lives on would hide the end of this one from the parent.
+        os.register_at_fork(after_in_child=connection.close)
     with suppress(EOFError, OSError):
         connection.send_bytes(b"")
         work = Work(ReturnType.JSON, None, by_value=False)

@@ -103,7 +103,7 @@ class Child:
 
     def waitables(self) -> list[Any]:
         """Return what becomes ready when it replies or dies."""
-        return [self._connection, self._process.sentinel]
+        return [self._connection]
 
     def give(self, items: list[Item]) -> None:
         """Send a chunk.
@@ -125,8 +125,6 @@ class Child:
             EOFError: It is dead.
             OSError: It is dead.
         """
-        if not self._connection.poll():  # it is the sentinel that woke us
-            raise EOFError
         message = self._connection.recv_bytes()
         reply: Reply = pickle.loads(message) if message else (0.0, [])  # noqa: S301 - from our child
         self.is_replaceable = True
