@@ -309,7 +309,7 @@ class OriginPool:
         while True:
             try:
                 connection = super()._get_conn(_POLL_INTERVAL, **kwargs)  # type: ignore[misc]
-            except EmptyPoolError:
+            except (EmptyPoolError, queue.Full):  # full: another thread has made it smaller meanwhile
                 if self.wire.is_cut():
                     raise TimeoutError("the attempt was ended") from None
                 count = pool.rsize()  # first, as another thread may open one while all are looked at
