@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import pycurl
 
+from parallel_requests.backends.base import is_exhaustion
 from parallel_requests.backends.body import Body, most_coded, too_large
 from parallel_requests.backends.curl_codes import HUNG_UP, LEFT_OUT, MALFORMED, MEANING, UNANSWERED
 from parallel_requests.backends.curl_heads import SWITCHED
@@ -30,6 +32,7 @@ from parallel_requests.exceptions import (
     ProtocolError,
     ProxyError,
     RequestTimeout,
+    ResourceExhausted,
     TLSError,
     TruncatedBody,
 )
@@ -319,6 +322,8 @@ class Transfer:
             return ProtocolError
         if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
             return TLSError  # the certificate was rejected over TCP, and QUIC was not answered
+        if code == pycurl.E_COULDNT_CONNECT and _is_out_of_descriptors():
+            return ResourceExhausted  # libcurl does not say that it could open no socket
         if kind is TruncatedBody and "alert certificate required" in message:
             return TLSError  # in TLS 1.3, a server says so after the handshake
         return kind
@@ -355,3 +360,12 @@ class Transfer:
         self.task = self.send = self._body = self._error = None
         self._head.clear()
         self._content.clear()
+
+
+def _is_out_of_descriptors() -> bool:
+    """Whether this process can open nothing now, be it a file or a socket."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return is_exhaustion(error)
+    return False

@@ -522,16 +522,14 @@ def test_a_response_that_cuts_an_upload_short_is_read(
         assert (refused.status_code, refused.content) == (413, b"too much")
 
 
-def test_a_process_without_a_socket_left(backend: str, open_session: Callable[..., ParallelSession]) -> None:
-    # libcurl does not tell why there is no connection.
-    kind = exceptions.ConnectError if backend == "curl" else exceptions.ResourceExhausted
+def test_a_process_without_a_socket_left(open_session: Callable[..., ParallelSession]) -> None:
     answers = [repeat(read_request(), send(response(b"fine")))]
     with FaultServer(answers) as known, FaultServer(answers) as other:
         session = open_session(retry=NEVER_AGAIN)
         session.get(known.url(), return_type="content")
         with every_descriptor_taken():
             [result] = session.iter_results([other.url()], return_type="content")
-        assert type(result.error) is kind
+        assert type(result.error) is exceptions.ResourceExhausted
         assert other.connections == 0
         assert session.get(other.url(), return_type="content") == b"fine"
 
