@@ -192,7 +192,7 @@ class ResourceExhausted(BackendError):
 
 
 class HTTPStatusError(ParallelRequestsError):
-    """The final response has a status of 400 or above, or was to be retried and no retries are left.
+    """The final response has a status of 400 or above, or was to be retried and could not be.
 
     Attributes:
         response: The whole response.

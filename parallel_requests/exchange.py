@@ -289,7 +289,7 @@ class _ExchangeState:
                     reply, is_exhausted=self.retries_used > 0 and retry.wants_retry(method, reply, 0)
                 )
             if self._is_partly_delivered():
-                return self._conclude(reply)
+                return self._conclude(reply, is_refused=True)
         except RedirectError as error:
             return self.end(error, reply)
         except BaseException as error:  # noqa: BLE001 - a bug in the caller's predicate must not lose the item
@@ -402,16 +402,17 @@ class _ExchangeState:
             response.history = self.redirects
         return self._result(None, response, self.sent_at - self.started_at + response.elapsed)
 
-    def _conclude(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
+    def _conclude(self, reply: Reply, *, is_exhausted: bool = False, is_refused: bool = False) -> Result[Any]:
         """Return the Result of the final reply.
 
         Args:
             reply: The outcome of the last attempt.
             is_exhausted: Whether it would have been retried, had there been retries left.
+            is_refused: Whether it would have been retried, had the caller not received a part of it.
         """
         if not isinstance(reply, Response):
             return self.end(reply, is_exhausted=is_exhausted)
-        if not self.policy.raise_for_status or (reply.ok and not is_exhausted):
+        if not self.policy.raise_for_status or (reply.ok and not is_exhausted and not is_refused):
             return self.succeed(reply)
         message = f"{redact(reply.url)} answered {reply.status_code} {reply.reason}."
         return self.end(HTTPStatusError(message, reply), reply, is_exhausted=is_exhausted)

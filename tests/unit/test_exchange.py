@@ -35,7 +35,7 @@ from parallel_requests.redirects import RedirectRules
 from tests.unit.driving import WALL_TIME, Answer, Stage, get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SECRET = "s3cr3t"
 
@@ -234,6 +234,19 @@ def test_a_partly_delivered_stream_does_not_start_over() -> None:
                 yield reply
 
         assert stage.run(get(), replies()).attempts == attempts
+
+
+def test_a_stream_that_was_to_be_retried_but_is_partly_delivered_is_a_failure() -> None:
+    for lenient in (False, True):
+        stage = Stage(retry=RetryPolicy(retry_on=is_accepted), raise_for_status=not lenient)
+
+        def replies(stage: Stage = stage) -> Iterator[Answer]:
+            stage.sent[-1].delivered = 4
+            yield Answer(202, body=b"")
+
+        result = stage.run(get(), replies())
+        assert (result.ok, result.attempts) == (lenient, 1)
+        assert lenient or type(result.error) is HTTPStatusError
 
 
 def test_a_redirect_is_not_a_retry() -> None:
