@@ -64,6 +64,11 @@ class _Stream:
         """Whether its response is complete, or it was reset."""
         return self.number not in self.protocol._open_streams  # noqa: SLF001
 
+    def forget(self) -> None:
+        """Expect nothing more of it, without telling the server."""
+        self.protocol._events.discard(self.number)  # noqa: SLF001
+        self.protocol._open_streams.discard(self.number)  # noqa: SLF001
+
     def room(self) -> int:
         """Return how many bytes of the body the server would take now."""
         if not self.unsent or self.is_answered:
@@ -201,12 +206,13 @@ class SharedConnection:
         streams: int = self._protocol.max_stream_count  # 1 with HTTP/1.1
         return max(1, streams)
 
-    def reset_stream(self, promise: Any) -> None:
+    def cancel(self, promise: Any, stream: _Stream) -> None:
         """Cancel a stream whose response has not begun; the connection must be borrowed."""
         self._promises.pop(promise.uid, None)
         self._promises_per_stream.pop(promise.stream_id, None)
-        if self._is_terminated():
-            self._protocol._events.discard(promise.stream_id)  # noqa: SLF001
+        if self._is_terminated() or stream.is_left_out:
+            # To a server that leaves it out it does not exist: on a reset, Go's would end the connection.
+            stream.forget()
             return
         self._protocol.submit_stream_reset(stream_id=promise.stream_id)
         if not self._flush() and self._protocol.is_idle():
@@ -426,7 +432,7 @@ class StreamedResponse:
         try:
             with self._police.borrow(promise) as connection:
                 if not connection.lost(self._stream):
-                    connection.reset_stream(promise)
+                    connection.cancel(promise, self._stream)
                     shut_down_if_dead(connection.sock.fileno())
         except (OSError, queue.Empty):
             return  # the connection is gone, and so is the stream

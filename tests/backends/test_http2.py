@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from h2.errors import ErrorCodes
+from h2.events import DataReceived, PingAckReceived, StreamReset
 from h2.settings import SettingCodes
 
 from parallel_requests import exceptions
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from h2.connection import H2Connection
+    from h2.events import Event
 
     from parallel_requests.models import Result
     from parallel_requests.session import ParallelSession
@@ -190,6 +192,16 @@ def close_the_door(protocol: H2Connection, stream: int, _path: str) -> None:
     """Answer, and allow no further stream."""
     protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 0})
     good_answer(protocol, stream)
+
+
+def sets_with_data(event: threading.Event) -> Callable[[H2Connection, Event], None]:
+    """Return an ``on_other`` that sets an event once a part of a body has come."""
+
+    def look_at(_protocol: H2Connection, came: Event) -> None:
+        if isinstance(came, DataReceived):
+            event.set()
+
+    return look_at
 
 
 @pytest.fixture
@@ -421,6 +433,35 @@ def test_what_a_goaway_leaves_out_is_sent_again_at_once(
     assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
 
 
+def test_a_goaway_costs_nothing_that_is_still_served(open_session: OpenSession, play: Play) -> None:
+    """Go's server ends the connection if a stream is reset that it leaves out."""
+    have_come_again = threading.Event()
+
+    def leave(protocol: H2Connection, stream: int, _path: str) -> None:
+        if stream == 5:
+            go_away(protocol, last_stream=1)
+            raise Pause(have_come_again, lambda: protocol.ping(bytes(8)))
+
+    def serve_the_first(protocol: H2Connection, event: Event) -> None:
+        if isinstance(event, StreamReset):
+            raise HangUp
+        if isinstance(event, PingAckReceived):  # it follows all that was sent before
+            good_answer(protocol, 1)
+
+    def answer(protocol: H2Connection, stream: int, path: str) -> None:
+        good_answer(protocol, stream)
+        if stream == 3:
+            have_come_again.set()
+
+    server = play([speak_h2(leave, on_other=serve_the_first)], [speak_h2(answer)])
+    urls = [server.url("/")] * 3
+    results = list(
+        open_session().iter_results(urls, method="POST", data="x", timeout=5, return_type="content")
+    )
+    assert [result.value for result in results] == [b"ok"] * 3
+    assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("code", [ErrorCodes.ENHANCE_YOUR_CALM, ErrorCodes.INTERNAL_ERROR])
 def test_a_post_that_the_server_has_reset_is_not_sent_again(
     open_session: OpenSession, play: Play, code: ErrorCodes
@@ -484,7 +525,7 @@ def test_closing_ends_an_upload_that_the_server_does_not_take(
     open_session: OpenSession, play: Play, lateness: Lateness
 ) -> None:
     has_data = threading.Event()
-    server = play([speak_h2(good_answer, has_data=has_data)])
+    server = play([speak_h2(good_answer, on_other=sets_with_data(has_data))])
     session = open_session()
     results: list[Result[object]] = []
 
@@ -529,7 +570,7 @@ def test_an_upload_that_the_server_does_not_take_delays_no_other_call(
     session: ParallelSession, play: Play, lateness: Lateness
 ) -> None:
     has_data = threading.Event()
-    server = play([speak_h2(good_answer, has_data=has_data)])
+    server = play([speak_h2(good_answer, on_other=sets_with_data(has_data))])
     with ThreadPoolExecutor(1) as caller:
         upload = caller.submit(lambda: session.post(server.url("/up"), data=b"x" * 300_000, timeout=3))
         assert has_data.wait(5)

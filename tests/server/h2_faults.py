@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded
+from h2.events import Event, RequestReceived, StreamEnded
 from hyperframe.frame import GoAwayFrame, SettingsFrame
 
 from tests.server.faults import SeenRequest, stall, vanish
@@ -60,7 +60,7 @@ def speak_h2(
     answer: Answer,
     *,
     at_once: Answer = lambda *_: None,
-    has_data: threading.Event | None = None,
+    on_other: Callable[[H2Connection, Event], None] = lambda *_: None,
     begin: Callable[[H2Connection], None] = H2Connection.initiate_connection,
 ) -> Step:
     """Take requests and have each one answered, until the client leaves.
@@ -70,7 +70,7 @@ def speak_h2(
     Args:
         answer: What is done about a request.
         at_once: What is done as soon as its head has come.
-        has_data: Set once a part of a body has come.
+        on_other: What is done about any other event, such as a part of a body.
         begin: Sends the settings.
     """
 
@@ -81,28 +81,28 @@ def speak_h2(
         while True:
             connection.send(protocol.data_to_send())
             for event in protocol.receive_data(connection.receive()):
-                if isinstance(event, RequestReceived):
-                    headers[event.stream_id] = {
-                        name.decode(): value.decode() for name, value in event.headers or ()
-                    }
-                    at_once(protocol, event.stream_id, headers[event.stream_id][":path"])
-                elif isinstance(event, DataReceived) and has_data is not None:
-                    has_data.set()
-                elif isinstance(event, StreamEnded):
-                    seen = _seen(headers[event.stream_id], connection.number)
-                    connection.server.record(seen)
-                    try:
+                try:
+                    if isinstance(event, RequestReceived):
+                        headers[event.stream_id] = {
+                            name.decode(): value.decode() for name, value in event.headers or ()
+                        }
+                        at_once(protocol, event.stream_id, headers[event.stream_id][":path"])
+                    elif isinstance(event, StreamEnded):
+                        seen = _seen(headers[event.stream_id], connection.number)
+                        connection.server.record(seen)
                         answer(protocol, event.stream_id, seen.target)
-                    except FallSilent as silence:
-                        connection.send(protocol.data_to_send())
-                        silence.step()(connection)
-                    except HangUp:
-                        connection.send(protocol.data_to_send())
-                        return
-                    except Pause as pause:
-                        connection.send(protocol.data_to_send())
-                        connection.wait(pause.event)
-                        pause.go_on()
+                    else:
+                        on_other(protocol, event)
+                except FallSilent as silence:
+                    connection.send(protocol.data_to_send())
+                    silence.step()(connection)
+                except HangUp:
+                    connection.send(protocol.data_to_send())
+                    return
+                except Pause as pause:
+                    connection.send(protocol.data_to_send())
+                    connection.wait(pause.event)
+                    pause.go_on()
 
     return step
 
