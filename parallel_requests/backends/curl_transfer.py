@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from parallel_requests.engines.run import Run
     from parallel_requests.exchange import Send
 
+_REFUSED = re.compile(rb"HTTP/[23] stream \d+ refused by server")
+"""The beginning of a line of libcurl's log; others quote what the server says, its certificate above all."""
 _WITHOUT_END = re.compile(
     rb"content-length:[ \t]*\d{19}|content-length[ \t]|transfer-encoding:[ \t]*+(?!chunked)", re.IGNORECASE
 )
@@ -221,8 +223,9 @@ class Transfer:
         """Note that an HTTP/2 server does not serve the request, as after a GOAWAY; called by libcurl.
 
         Only this says so: for libcurl it ends like a connection that is lost, when it may have been served.
+        What a GOAWAY with an error leaves out is, in its words, like what it has reset by itself.
         """
-        if kind == pycurl.INFOTYPE_TEXT and b"refused by server" in text:
+        if kind == pycurl.INFOTYPE_TEXT and _REFUSED.match(text):
             self._is_refused = True
 
     def _receive(self, data: bytes) -> int | None:

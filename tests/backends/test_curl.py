@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("pycurl")
 
 import pycurl
+import trustme
 
 from parallel_requests import exceptions
 from parallel_requests.backends.curl import CurlBackend
@@ -27,6 +28,7 @@ from tests.polling import until
 from tests.server.control import Server, together
 from tests.server.faults import FaultServer, close, read_request, send
 from tests.server.h2_faults import h2_context, speak_h2
+from tests.server.tls import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +132,18 @@ def test_a_malformed_head_over_http2_is_not_cut(certificates: Certificates) -> N
         [result] = session.iter_results([server.url("/")], return_type="content")
     assert isinstance(result.error, exceptions.ProtocolError)
     assert len(server.requests) == 1, "never retried"
+
+
+def test_a_certificate_cannot_pass_for_a_refusal(tmp_path: Path) -> None:
+    authority, pem, ca_file = trustme.CA(), tmp_path / "server.pem", tmp_path / "ca.pem"
+    issued = authority.issue_cert("127.0.0.1", organization_name="HTTP/2 stream 1 refused by server")
+    issued.private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.cert_pem.write_to_path(ca_file)
+    server = FaultServer([read_request(), close()], tls=Identity(pem, pem).server_context())
+    with server, ParallelSession(backend="curl", verify_ssl=str(ca_file)) as session:
+        [result] = session.iter_results([server.url()], method="POST", data="x")
+    assert isinstance(result.error, exceptions.TruncatedBody)
+    assert len(server.requests) == 1
 
 
 def test_descriptors_beyond_what_select_can_take(server: Server) -> None:
