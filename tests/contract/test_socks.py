@@ -17,6 +17,7 @@ from parallel_requests.backends.registry import BACKEND_NAMES, is_installed
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.server.faults import (
     close,
+    full_port,
     read_request,
     receive,
     redirect,
@@ -32,6 +33,7 @@ from tests.server.socks import NOT_ALLOWED, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from parallel_requests.session import ParallelSession
     from tests.lateness import Lateness
@@ -300,15 +302,25 @@ def test_a_missing_proxy_is_never_bypassed(
     assert server.stats().requests == tls_server.stats().requests == 0, "never a silent direct connection"
 
 
+@pytest.mark.parametrize("dead_port", [refusing_port, full_port])
 def test_the_next_address_of_a_proxy_is_tried(
-    session: ParallelSession, server: Server, socks_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+    open_session: OpenSession,
+    server: Server,
+    socks_proxy: StartProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    dead_port: Callable[[], AbstractContextManager[int]],
 ) -> None:
     running = socks_proxy()
+    session = open_session(retry=NEVER_AGAIN, timeout=(2, 30))
     look_up = socket.getaddrinfo
-    with refusing_port() as refusing:
-        dead = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", refusing))
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *asked: [dead, *look_up(*asked)])
-        assert session.get(server.url("/id/1"), proxy=running.url(), max_retries=0) == {"id": 1}
+    with dead_port() as port:
+        dead = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))
+
+        def with_a_dead_one_first(*asked: Any) -> list[Any]:  # the proxy looks up its target with it, too
+            return [dead, *look_up(*asked)] if asked[1] == running.port else look_up(*asked)
+
+        monkeypatch.setattr(socket, "getaddrinfo", with_a_dead_one_first)
+        assert session.get(server.url("/id/1"), proxy=running.url()) == {"id": 1}
     assert len(running.greetings) == 1
 
 
