@@ -125,6 +125,14 @@ def waits_for(path: Path, value: dict[str, int]) -> int:
     return value["id"]
 
 
+def waits_beside_others(folder: Path, value: dict[str, int]) -> int:
+    """Create a file in a folder, and return once there is one called "open"."""
+    (folder / str(value["id"])).touch()
+    while not (folder / "open").exists():
+        time.sleep(0.005)
+    return value["id"]
+
+
 def waits_then_fails(path: Path, kind: str, at: int, value: dict[str, int]) -> Any:
     """Wait as `waits_for` does, then make one item fail."""
     waits_for(path, value)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from tests.lateness import Lateness
     from tests.server.control import Server
-    from tests.server.faults import FaultServer
+    from tests.server.faults import Connection, FaultServer
 
 ENGINES = ("urllib3", "aiohttp", "curl")
 TROUBLES = (
@@ -324,6 +324,50 @@ def test_the_callers_pool_is_used_and_left_running(server: Server, callers_pool:
     assert callers_pool.submit(os.getpid).result() != os.getpid()
 
 
+def test_all_processes_of_the_callers_pool_parse_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with (
+        ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend="urllib3", parse_processes=pool) as session,
+    ):
+        parse_func = functools.partial(functions.waits_beside_others, tmp_path)
+        answers = consumer.submit(session.request, ids(server, 3), parse_func=parse_func)
+        try:
+            until(lambda: len(list(tmp_path.iterdir())) == 3)
+        finally:
+            (tmp_path / "open").touch()
+        assert answers.result(_LONG_ENOUGH) == [0, 1, 2]
+
+
+def test_an_idle_process_gets_what_comes_while_another_one_is_busy(
+    fault_server: Callable[..., FaultServer], callers_pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    first_is_parsed = threading.Event()
+
+    def answer_later(connection: Connection) -> None:
+        connection.read_request()
+        connection.wait(first_is_parsed)
+        connection.send(response(b'{"id": 1}'))
+
+    server = fault_server([read_request(), send(response(b'{"id": 0}')), close()], [answer_later])
+    with (
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend="urllib3", parse_processes=callers_pool) as session,
+    ):
+        parse_func = functools.partial(functions.waits_beside_others, tmp_path)
+        answers = consumer.submit(session.request, [server.url()] * 2, parse_func=parse_func)
+        try:
+            until((tmp_path / "0").exists)
+            first_is_parsed.set()
+            until((tmp_path / "1").exists)
+        finally:
+            (tmp_path / "open").touch()
+        assert sorted(answers.result(_LONG_ENOUGH)) == [0, 1]
+
+
 def test_the_callers_pool_is_not_rebuilt(server: Server, callers_pool: ProcessPoolExecutor) -> None:
     with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
         error = partial_failure(
@@ -374,6 +418,28 @@ def test_a_deadline_takes_from_the_callers_pool_what_has_not_begun(
 
 
 # -- transfers and parsing side by side
+
+
+def test_the_processes_start_before_there_is_anything_to_parse(
+    fault_server: Callable[..., FaultServer],
+) -> None:
+    have_started = threading.Event()
+
+    def answer(connection: Connection) -> None:
+        connection.read_request()
+        connection.wait(have_started)
+        connection.send(response(b"{}"))
+
+    server = fault_server([answer])
+    before = parse_processes(os.getpid())
+    with (
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend="urllib3", parse_processes=2) as session,
+    ):
+        answers = consumer.submit(lambda: session.request(server.url()))
+        until(lambda: len(parse_processes(os.getpid()) - before) == 2)
+        have_started.set()
+        assert answers.result(_LONG_ENOUGH) == {}
 
 
 @pytest.mark.parametrize("backend", ENGINES, indirect=True)
@@ -450,11 +516,15 @@ def test_a_process_sends_what_it_has_done_before_it_ends_its_chunk(tmp_path: Pat
         assert wait(child.waitables(), _LONG_ENOUGH)
         assert child.receive() == (0.0, [])
         child.give(items)
+        assert not child.is_idle
         assert wait(child.waitables(), _LONG_ENOUGH)
         assert len(child.receive()[1]) == 1
+        assert not child.is_idle
+        child.items.popleft()
         gate.touch()
         assert wait(child.waitables(), _LONG_ENOUGH)
         assert len(child.receive()[1]) == 1
+        assert child.is_idle
     finally:
         child.disconnect()
         child.reap(time.monotonic() + _LONG_ENOUGH)
