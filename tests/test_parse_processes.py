@@ -30,7 +30,6 @@ from parallel_requests import (
     RunStoppedError,
     runtime,
 )
-from parallel_requests.gates.pacing import Pacer
 from parallel_requests.models import Headers, Request, Response, Result, ReturnType
 from parallel_requests.parsing.items import Item, Job
 from parallel_requests.parsing.processes import ParsePool
@@ -42,7 +41,6 @@ from tests.failures import partial_failure
 from tests.leaks import children
 from tests.polling import until
 from tests.server.faults import close, read_request, response, send
-from tests.unit.clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -583,19 +581,6 @@ def test_whoever_wakes_the_pool_is_never_blocked() -> None:
     pool._shut_down()
 
 
-def test_the_pool_sleeps_until_the_nearest_deadline() -> None:
-    clock = ManualClock(100.0)
-    work = Work(ReturnType.JSON, None, by_value=False)
-    pool = ParsePool(1)
-    pool._jobs = {
-        Job(work, Policy(pacer=Pacer(clock=clock), deadline=deadline)) for deadline in (150.0, 120.0, None)
-    }
-    assert pool._seconds_to_sleep() == 20.0
-    clock.advance(30.0)
-    assert pool._seconds_to_sleep() == 0.0
-    pool._shut_down()
-
-
 # -- the end
 
 
@@ -641,19 +626,22 @@ def test_closing_ends_a_parse_func_that_never_does(
     assert all(isinstance(result.error, RunStoppedError) for result in error.results)
 
 
-def test_a_deadline_ends_a_parse_func_that_never_does(
-    server: Server, session: ParallelSession, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
+def test_a_deadline_ends_a_parse_func_that_never_does(server: Server, tmp_path: Path, backend: str) -> None:
     parse_func = functools.partial(functions.never_returns, tmp_path / "begun")
-    error = partial_failure(lambda: session.request(ids(server, 20), parse_func=parse_func, deadline=0.5))
-    assert len(error.failed) == 20
-    assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
-    assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
+    with ParallelSession(backend=backend, parse_processes=2) as session:
+        error = partial_failure(lambda: session.request(ids(server, 20), parse_func=parse_func, deadline=0.5))
+        assert len(error.failed) == 20
+        assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
+        assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
 
 
-def test_a_deadline_holds_while_another_batch_has_all_processes(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
+def test_a_deadline_holds_while_another_batch_has_all_processes(
+    server: Server, tmp_path: Path, backend: str
+) -> None:
     begun = tmp_path / "begun"
-    session = ParallelSession(backend="urllib3", parse_processes=1)
+    session = ParallelSession(backend=backend, parse_processes=1)
     with ThreadPoolExecutor(1) as other:
         parse_func = functools.partial(functions.never_returns, begun)
         endless = other.submit(session.request, ids(server, 3), parse_func=parse_func)

@@ -26,7 +26,7 @@ class Job:
 
     Attributes:
         work: What is done to them.
-        policy: The policy of the batch, with its deadline.
+        policy: The policy of the batch, which knows whether it has to end.
         open: How many of them are in the pool.
     """
 

@@ -110,17 +110,16 @@ class ParsePool:
             is_over = self._is_over
             if not is_over:
                 job = item.job
-                is_urgent = not job.open or job.policy.stop is not None  # a deadline, or a stop
                 self._waiting.append(item)
                 job.open += 1
                 self._jobs.add(job)
-                if self._is_starved or is_urgent:
+                if self._is_starved or job.policy.stop is not None:
                     self._wake()
         if is_over:
             item.stop(RunStoppedError())
 
     def wake(self) -> None:
-        """Make the pool's thread look around: a batch begins, or has been stopped."""
+        """Make the pool's thread look around: a batch has been stopped, or its deadline has passed."""
         with self._lock:
             self._wake()
 
@@ -205,16 +204,14 @@ class ParsePool:
         ]
 
     def _seconds_to_sleep(self) -> float | None:
-        """Return the seconds until something is due; None if nothing is, until the thread is woken."""
+        """Return 0 if there is something to hand out; None if there is not, until the thread is woken."""
         with self._lock:
             can_start = len(self._workers) < self._count and self._problem is None
             has_capacity = can_start or not self._workers or any(worker.is_idle for worker in self._workers)
             if has_capacity and self._waiting:
                 return 0.0
             self._is_starved = has_capacity
-            policies = [job.policy for job in self._jobs]
-        ends = [policy.deadline - policy.pacer.clock() for policy in policies if policy.deadline is not None]
-        return max(0.0, min(ends)) if ends else None
+        return None
 
     def _collect(self, ready: list[Any]) -> None:
         """Receive what the workers have done, give them more to do, and then deliver it."""
