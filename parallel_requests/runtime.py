@@ -264,7 +264,6 @@ class Runtime:
             if self.is_closed:
                 return
             self.is_closed = True
-        shutdown.forget(self)
         with contextlib.ExitStack() as closing:
             # A Ctrl-C while one of them closes must not leave the others open.
             closing.callback(self._parsers.close)

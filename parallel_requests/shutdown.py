@@ -26,7 +26,7 @@ _register = getattr(threading, "_register_atexit", atexit.register)
 
 
 def close_at_exit(closable: _Closable) -> None:
-    """Close an object at interpreter exit, unless `forget` is called or it is gone by then.
+    """Close an object at interpreter exit, unless it is gone by then; one that is closed may be closed again.
 
     Raises:
         RunStoppedError: The exit has begun: nothing could be started any more, nor closed.
@@ -38,11 +38,6 @@ def close_at_exit(closable: _Closable) -> None:
     if _exit_begun.is_set():
         raise RunStoppedError("The interpreter is shutting down, and nothing more can be sent.")
     _open.add(closable)
-
-
-def forget(closable: _Closable) -> None:
-    """Leave an object alone at exit: it has been closed."""
-    _open.discard(closable)
 
 
 @functools.cache
