@@ -109,6 +109,7 @@ def test_a_hook_closes_the_session_while_others_are_parsed(
     ) as session:
         error = partial_failure(lambda: session.request(urls, parse_func=functions.number, on_result=close))
         assert len(error.results) == 200
+    assert all(result.value == result.index for result in error.results if result.ok)
 
 
 def test_a_hook_waits_for_its_session_while_others_fail(backend: str, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,39 @@ def test_leaving_the_loop_stops_the_run(
     results.close()
     assert time.monotonic() - began <= _STOPPED_WITHIN + lateness.slack()
     assert session.request(server.url("/id/1")) == {"id": 1}
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param("niquests", marks=pytest.mark.niquests), "requests", "urllib3"],
+    indirect=True,
+)
+def test_leaving_the_loop_does_not_wait_for_the_look_up_of_a_name(
+    open_session: Callable[..., ParallelSession], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, has_begun, may_end = socket.getaddrinfo, threading.Event(), threading.Event()
+
+    def hesitate(host: str, *rest: Any, **options: Any) -> Any:
+        if host == "slow.test":
+            has_begun.set()
+            may_end.wait(2 * _PATIENCE)
+        return look_up(*server.address, *rest[1:], **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hesitate)
+    session = open_session()
+
+    def take_one() -> Any:
+        results = session.iter_results([server.url("/id/0"), "http://slow.test/"])
+        value = next(results).value
+        has_begun.wait(_PATIENCE)
+        results.close()
+        return value
+
+    with ThreadPoolExecutor(1) as consumer:
+        try:
+            assert consumer.submit(take_one).result(_PATIENCE) == {"id": 0}
+        finally:
+            may_end.set()
 
 
 @pytest.mark.parametrize("verb", ["request", "iter_results"])
