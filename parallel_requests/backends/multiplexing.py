@@ -91,6 +91,7 @@ class SharedConnection:
     is_multiplexed: bool
     on_connected: Any
     _protocol: Any
+    _pending_responses: dict[int, Any]
     _promises: dict[str, Any]
     _promises_per_stream: dict[int, Any]
     _stream_id: int
@@ -206,15 +207,16 @@ class SharedConnection:
         streams: int = self._protocol.max_stream_count  # 1 with HTTP/1.1
         return max(1, streams)
 
-    def cancel(self, promise: Any, stream: _Stream) -> None:
-        """Cancel a stream whose response has not begun; the connection must be borrowed."""
-        self._promises.pop(promise.uid, None)
-        self._promises_per_stream.pop(promise.stream_id, None)
+    def cancel(self, stream: _Stream) -> None:
+        """Cancel a stream, unless it has ended; the connection must be borrowed."""
+        self._pending_responses.pop(stream.number, None)
+        if (promise := self._promises_per_stream.pop(stream.number, None)) is not None:
+            self._promises.pop(promise.uid, None)
         if self._is_terminated() or stream.is_left_out:
             # To a server that leaves it out it does not exist: on a reset, Go's would end the connection.
             stream.forget()
             return
-        self._protocol.submit_stream_reset(stream_id=promise.stream_id)
+        self._protocol.submit_stream_reset(stream_id=stream.number)
         if not self._flush() and self._protocol.is_idle():
             self._protocol.connection_lost()  # it would hold the next calls up, and nobody else needs it
 
@@ -384,6 +386,7 @@ class StreamedResponse:
                 connection.check(self._stream)
                 connection.timeout = read_timeout
                 self._raw = connection.getresponse(promise=promise, police_officer=self._police)
+                self._raw._connection = None  # noqa: SLF001 - it would close that if its stream is reset
         except queue.Empty as error:
             raise ConnectionResetError(_LOST) from error
         except BaseException as error:
@@ -420,6 +423,7 @@ class StreamedResponse:
 
     def close(self) -> None:
         """Cancel the stream; the connection stays open."""
+        self._cancel(self._raw)
         self._raw.close()
 
     def release_conn(self) -> None:
@@ -428,11 +432,11 @@ class StreamedResponse:
     def _await(self, owner: Any) -> None:
         self._connection.wait_for_news(self._wire, self._police, owner, self._stream)
 
-    def _cancel(self, promise: Any) -> None:
+    def _cancel(self, owner: Any) -> None:
         try:
-            with self._police.borrow(promise) as connection:
+            with self._police.borrow(owner) as connection:
                 if not connection.lost(self._stream):
-                    connection.cancel(promise, self._stream)
+                    connection.cancel(self._stream)
                     shut_down_if_dead(connection.sock.fileno())
         except (OSError, queue.Empty):
             return  # the connection is gone, and so is the stream

@@ -235,6 +235,30 @@ def test_a_reset_stream_is_truncated(open_session: OpenSession, play: Play, code
     assert server.connections == 2, "one a session: the others on it do not suffer"
 
 
+def test_a_stream_that_is_reset_in_its_body_costs_no_other_call(session: ParallelSession, play: Play) -> None:
+    streams: dict[str, int] = {}
+
+    def reset_one_of_two(protocol: H2Connection, stream: int, path: str) -> None:
+        streams[path] = stream
+        protocol.send_headers(stream, [(":status", "200")])
+        protocol.send_data(stream, b"ok")
+        if len(streams) == 2:
+            protocol.reset_stream(streams["/reset"], ErrorCodes.INTERNAL_ERROR)
+            raise Pause(is_reset, lambda: protocol.send_data(streams["/"], b"", end_stream=True))
+
+    is_reset = threading.Event()
+    server = play([speak_h2(reset_one_of_two)])
+    for result in session.iter_results(
+        [server.url("/reset"), server.url("/")], method="POST", data="x", return_type="content"
+    ):
+        if is_reset.is_set():
+            assert result.value == b"ok"
+        else:
+            assert isinstance(result.error, exceptions.TruncatedBody)
+            is_reset.set()
+    assert server.connections == 1
+
+
 def test_a_server_that_wants_http11_after_all(backend: str, session: ParallelSession, play: Play) -> None:
     def refuse(protocol: H2Connection, stream: int, _path: str) -> None:
         protocol.reset_stream(stream, ErrorCodes.HTTP_1_1_REQUIRED)
