@@ -23,6 +23,12 @@ def find_field(headers: Mapping[str, str], name: str) -> str | None:
     return next((own for own in headers if own.lower() == name), None)
 
 
+def ends_connection(headers: Mapping[str, str]) -> bool:
+    """Whether a request says that its connection is used for no other one after it (RFC 9112, 9.6)."""
+    name = find_field(headers, "connection")
+    return name is not None and "close" in [option.strip() for option in headers[name].lower().split(",")]
+
+
 def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) -> None:
     """Merge the caller's headers into those so far.
 

@@ -15,8 +15,8 @@ from yarl import URL
 
 from parallel_requests.backends.aiohttp_connections import (
     READ_SIZE,
+    ClientRequest,
     Connector,
-    ImmediateRequest,
     current_send,
     is_fresh_connection,
 )
@@ -92,7 +92,7 @@ class AiohttpBackend(AsyncBackend):
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             loop=loop,
-            request_class=ImmediateRequest,
+            request_class=ClientRequest,
             response_class=AbortingResponse,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

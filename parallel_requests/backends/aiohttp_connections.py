@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.hdrs import CONNECTION
 from aiohttp.http_exceptions import HttpProcessingError
 
 from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
 from parallel_requests.backends.tcp import keepalive_options
+from parallel_requests.header_fields import ends_connection
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
@@ -36,11 +38,17 @@ current_send: ContextVar[Send] = ContextVar("current_send")
 """The attempt under way."""
 
 
-class ImmediateRequest(aiohttp.ClientRequest):
-    """Sends its body at once: aiohttp would wait forever if a server ignores Expect."""
+class ClientRequest(aiohttp.ClientRequest):
+    """Sends its body at once, and closes its connection if its headers say so."""
 
     def update_expect_continue(self, expect: bool = False) -> None:
-        """Do nothing: the header is sent as it is."""
+        """Do nothing: the header is sent as it is, as aiohttp would wait forever if a server ignores it."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        """Send itself."""
+        if CONNECTION in self.headers and ends_connection(self.headers) and conn.protocol is not None:
+            conn.protocol.force_close()
+        return await super().send(conn)
 
 
 class _Protocol(ResponseHandler, asyncio.BufferedProtocol):

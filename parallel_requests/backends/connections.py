@@ -7,11 +7,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.racing import ConnectRace
-from parallel_requests.backends.reading import FinalResponse
+from parallel_requests.backends.reading import FinalResponse, LastResponse
 from parallel_requests.backends.sockets import plain_socket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
 from parallel_requests.backends.tcp import keepalive_options
 from parallel_requests.backends.urllib3_future import with_fixes
+from parallel_requests.header_fields import ends_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,7 +42,7 @@ class _WatchedConnection:
     open_connections: OpenConnections
     pool: ReferenceType[Any]
     used_at = 0.0
-    response_class = FinalResponse
+    response_class: type[FinalResponse] = FinalResponse
     _user: ReferenceType[Flight] | None = None
 
     sock: Any
@@ -65,13 +66,14 @@ class _WatchedConnection:
         self.wire.connected(None if self._is_shared() else self.sock)
         return outcome
 
-    def request(self, *args: Any, **kwargs: Any) -> Any:
+    def request(self, *args: Any, headers: Any = None, **kwargs: Any) -> Any:
         wire = self.wire
         wire.requests(self.sock)
         self.used_at = monotonic()
+        self.response_class = LastResponse if headers and ends_connection(headers) else FinalResponse
         if not self._is_shared():
             self._user = wire.takes_over(self.sock, self._user)
-        return super().request(*args, **kwargs)  # type: ignore[misc]
+        return super().request(*args, headers=headers, **kwargs)  # type: ignore[misc]
 
     def close_if_idle(self) -> bool:
         """Close it if it waits in its pool, on any thread; return whether it did."""

@@ -36,6 +36,7 @@ from parallel_requests.exceptions import (
     TLSError,
     TruncatedBody,
 )
+from parallel_requests.header_fields import ends_connection
 from parallel_requests.models import Request, Response
 
 if TYPE_CHECKING:
@@ -201,6 +202,8 @@ class Transfer:
         choose_proxy(easy, request)
         if send.needs_new_connection:
             easy.setopt(pycurl.FRESH_CONNECT, 1)
+        if ends_connection(request.headers):
+            easy.setopt(pycurl.FORBID_REUSE, 1)
         if self._is_https:
             # Wait for a connection that may be shared, rather than open another.
             easy.setopt(pycurl.PIPEWAIT, 1)

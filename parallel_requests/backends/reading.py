@@ -111,6 +111,15 @@ class FinalResponse(http.client.HTTPResponse):
         _read_fields(self.fp)
 
 
+class LastResponse(FinalResponse):
+    """A response after which the connection is closed, as the request says."""
+
+    def begin(self) -> None:
+        """Read the head of the final response; what it raises is the same."""
+        super().begin()
+        self.will_close = True
+
+
 def interim_size(headers: Iterable[tuple[str | bytes, str | bytes]]) -> int:
     """Return the approximate size of an informational response, in bytes."""
     return 16 + sum([len(name) + len(value) + 4 for name, value in headers])

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 GOOD = [repeat(read_request(), send(response(b"ok")))]
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_cookies_last_across_batches(session: ParallelSession, server: Server) -> None:
     session.set_cookies({"own": "1"})
@@ -65,6 +63,20 @@ def test_connections_are_kept(session: ParallelSession, server: Server) -> None:
     for _ in range(5):
         session.request(server.url("/conn"))
     assert server.stats().connections == 1
+
+
+@pytest.mark.parametrize("header", [{"Connection": "close"}, {"connection": "TE, Close"}])
+@pytest.mark.parametrize("body", [b"ok", b""])
+def test_a_connection_is_not_kept_if_the_request_says_so(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], header: dict[str, str], body: bytes
+) -> None:
+    server = fault_server([repeat(read_request(), send(response(body)))])
+    for _ in range(3):
+        assert session.get(server.url(), headers=header, return_type="content") == body
+    assert server.connections == 3
+    for _ in range(3):
+        session.get(server.url(), return_type="content")
+    assert server.connections == 4
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
