@@ -245,7 +245,7 @@ def test_an_attempt_stopped_during_name_resolution_does_not_connect() -> None:
 
 @pytest.mark.niquests
 def test_one_connection_more_is_allowed_though_another_thread_opens_one_meanwhile() -> None:
-    multiplexing = pytest.importorskip("parallel_requests.backends.multiplexing")
+    pools = pytest.importorskip("parallel_requests.backends.niquests_pools")
 
     class Bag:
         size = maxsize = 1
@@ -261,14 +261,14 @@ def test_one_connection_more_is_allowed_though_another_thread_opens_one_meanwhil
     class Base:
         def __init__(self, **_: object) -> None:
             self.pool = Bag()
-            self.answers = iter([multiplexing.EmptyPoolError(None, ""), None])
+            self.answers = iter([pools.EmptyPoolError(None, ""), None])
 
         def _get_conn(self, _timeout: float) -> object:
             if (error := next(self.answers)) is not None:
                 raise error
             return SimpleNamespace(is_closed=False)
 
-    class Pool(multiplexing.OriginPool, Base):  # type: ignore[misc, name-defined]
+    class Pool(pools.OriginPool, Base):  # type: ignore[misc, name-defined]
         wire = SimpleNamespace(is_cut=lambda: False)
 
     pool: Any = Pool(maxsize=20)
@@ -278,7 +278,7 @@ def test_one_connection_more_is_allowed_though_another_thread_opens_one_meanwhil
 
 @pytest.mark.niquests
 def test_a_connection_that_is_lost_while_it_is_looked_at_is_not_saturated() -> None:
-    multiplexing = pytest.importorskip("parallel_requests.backends.multiplexing")
+    connections = pytest.importorskip("parallel_requests.backends.niquests_connections")
     library = pytest.importorskip("niquests.packages.urllib3.connection")
 
     class Protocol:
@@ -292,7 +292,7 @@ def test_a_connection_that_is_lost_while_it_is_looked_at_is_not_saturated() -> N
         def has_expired(self) -> bool:
             return True
 
-    class Shared(multiplexing.SharedConnection, library.HTTPSConnection):  # type: ignore[misc, name-defined]
+    class Shared(connections.SharedConnection, library.HTTPSConnection):  # type: ignore[misc, name-defined]
         pass
 
     connection: Any = Shared("localhost")

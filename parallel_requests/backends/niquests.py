@@ -9,7 +9,8 @@ from niquests.adapters import HTTPAdapter
 from niquests.packages import urllib3
 
 from parallel_requests.backends.base import Capabilities, TransportSettings
-from parallel_requests.backends.multiplexing import SharingPools, StreamedResponse
+from parallel_requests.backends.niquests_pools import SharingPools
+from parallel_requests.backends.niquests_responses import StreamedResponse
 from parallel_requests.backends.pooled import PooledBackend
 from parallel_requests.backends.pools import headers_of
 from parallel_requests.backends.responses import read_response, timeouts_of

@@ -12,7 +12,7 @@ pytest.importorskip("niquests")
 
 from h2.settings import SettingCodes
 
-from parallel_requests.backends.multiplexing import OriginPool
+from parallel_requests.backends.niquests_pools import OriginPool
 from parallel_requests.session import ParallelSession
 from tests.server.h2_faults import Pause, good_answer, h2_context, speak_h2
 

@@ -8,25 +8,19 @@ and sends more of their bodies.
 
 from __future__ import annotations
 
-import http.client
-import math
-import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
 from niquests.packages.urllib3 import ResponsePromise
-from niquests.packages.urllib3.exceptions import EmptyPoolError, MustDowngradeError, ProtocolError
+from niquests.packages.urllib3.exceptions import ProtocolError
 from niquests.packages.urllib3.util.wait import wait_for_socket
 
-from parallel_requests.backends.pools import Pools
 from parallel_requests.backends.sockets import NotServed, socket_beneath
-from parallel_requests.backends.tcp import shut_down_if_dead
 
 if TYPE_CHECKING:
-    from parallel_requests.backends.socks_proxies import SocksProxy
     from parallel_requests.backends.wire import Wire
 
-_POLL_INTERVAL = 0.05
+POLL_INTERVAL = 0.05
 """Seconds between two checks, by a thread that waits, of whether its own attempt was cut."""
 
 _FRAME_SIZE = 1 << 14
@@ -35,10 +29,10 @@ _FRAMES_AT_ONCE = 4
 """Frames of one body that are sent before those of others, and before the socket is read again."""
 _CANCEL = 8
 """The error code of a stream that is no longer needed (RFC 9113, 7)."""
-_LOST = "the shared connection was lost"
+LOST = "the shared connection was lost"
 
 
-class _Stream:
+class Stream:
     """One stream, and the protocol object of the connection it was opened on.
 
     A lost connection is reconnected with a new protocol object, and numbers its streams from the start.
@@ -98,7 +92,7 @@ class SharedConnection:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiting: dict[_Stream, None] = {}
+        self._waiting: dict[Stream, None] = {}
         self._turn = threading.Lock()  # held by the thread that watches the socket
 
     def connect(self) -> None:
@@ -111,7 +105,7 @@ class SharedConnection:
         """Send a request; over HTTP/2 only its head, as `wait_for_news` sends its body."""
         later, body = (body, b"") if body and self.is_multiplexed else (b"", body or None)
         promise = super().request(method, url, body=body, **options)  # type: ignore[misc]
-        promise.set_parameter("stream", _Stream(promise.stream_id, self._protocol, later))
+        promise.set_parameter("stream", Stream(promise.stream_id, self._protocol, later))
         promise.set_parameter("connection", self)
         return promise
 
@@ -123,7 +117,7 @@ class SharedConnection:
         self._promises[promise.uid] = self._promises_per_stream[promise.stream_id] = promise
         return promise
 
-    def wait_for_news(self, wire: Wire, police: Any, owner: Any, stream: _Stream) -> None:
+    def wait_for_news(self, wire: Wire, police: Any, owner: Any, stream: Stream) -> None:
         """Send a stream's body, and block until there is something to read or the connection is lost.
 
         Args:
@@ -157,7 +151,7 @@ class SharedConnection:
             del self._waiting[stream]
             self._pass_turn()
 
-    def lost(self, stream: _Stream) -> bool:
+    def lost(self, stream: Stream) -> bool:
         """Whether the connection that a stream was opened on has ended."""
         return self._protocol is None or self._protocol is not stream.protocol
 
@@ -183,7 +177,7 @@ class SharedConnection:
             return not protocol.is_idle()
         return not protocol.has_expired()
 
-    def check(self, stream: _Stream) -> None:
+    def check(self, stream: Stream) -> None:
         """Check that something can be read from a stream; the connection must be borrowed.
 
         Raises:
@@ -194,20 +188,20 @@ class SharedConnection:
         if stream.is_left_out:
             raise NotServed("the server goes away")
         if self.lost(stream):
-            raise ConnectionResetError(_LOST)
+            raise ConnectionResetError(LOST)
         if not self._has_event(stream) and self._is_terminated():
             reason = self._protocol._events.reason  # noqa: SLF001
             if self._protocol.has_expired():  # or others have yet to read what has come for them
                 self._protocol = None  # as the library does: there is nobody to say goodbye to
                 self.close()  # type: ignore[attr-defined]
-            raise ConnectionResetError(_LOST) if reason is None else ProtocolError(reason)
+            raise ConnectionResetError(LOST) if reason is None else ProtocolError(reason)
 
     def capacity(self) -> int:
         """Return how many attempts it can carry at once."""
         streams: int = self._protocol.max_stream_count  # 1 with HTTP/1.1
         return max(1, streams)
 
-    def cancel(self, stream: _Stream) -> None:
+    def cancel(self, stream: Stream) -> None:
         """Cancel a stream, unless it has ended; the connection must be borrowed."""
         self._pending_responses.pop(stream.number, None)
         if (promise := self._promises_per_stream.pop(stream.number, None)) is not None:
@@ -233,11 +227,11 @@ class SharedConnection:
         sock = self.sock
         if not came and sock is not None:
             try:
-                wait_for_socket(sock, read=True, write=can_send, timeout=_POLL_INTERVAL)
+                wait_for_socket(sock, read=True, write=can_send, timeout=POLL_INTERVAL)
             except (OSError, ValueError):
                 return  # closed by another thread, which the next check detects
 
-    def _send_body(self, stream: _Stream) -> None:
+    def _send_body(self, stream: Stream) -> None:
         """Send more of a stream's body, as far as the server and the socket take it at once.
 
         The connection must be borrowed: nobody could read while this thread waited for either.
@@ -260,10 +254,10 @@ class SharedConnection:
             self.sock.sendall(data)
         return bool(socket_beneath(self.sock).flush())
 
-    def _has_news(self, stream: _Stream) -> bool:
+    def _has_news(self, stream: Stream) -> bool:
         return self.lost(stream) or self._has_event(stream) or stream.is_left_out or self._is_terminated()
 
-    def _has_event(self, stream: _Stream) -> bool:
+    def _has_event(self, stream: Stream) -> bool:
         return bool(self._protocol.has_pending_event(stream_id=stream.number))
 
     def _is_terminated(self) -> bool:
@@ -277,166 +271,3 @@ class SharedConnection:
         for stream in list(self._waiting):
             stream.wake.set()
             return
-
-
-class OriginPool:
-    """Pool mixin: as many connections as are useful with the protocol of the origin.
-
-    The first connection shows which protocol that is. Until it is established only one thread
-    connects, and the others wait for it. With HTTP/2 there are as few connections as the server's limit
-    of streams allows; with HTTP/1.1 there may be one for each attempt.
-    """
-
-    is_saturated = False
-    """Read by niquests before each attempt: if true, it would read other threads' responses to make room."""
-
-    wire: Wire
-
-    def __init__(self, *args: Any, maxsize: int = 1, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "maxsize": 1, "block": True})
-        self._attempts = maxsize
-        self._is_protocol_known = False
-        self._first_connect = threading.Lock()
-        self._first_thread: int | None = None
-
-    def urlopen(self, *args: Any, timeout: Any, **kwargs: Any) -> Any:
-        if not self._is_protocol_known:
-            self._begin_first_connect(timeout.connect_timeout)
-        try:
-            return super().urlopen(*args, timeout=timeout, **kwargs)  # type: ignore[misc]
-        finally:
-            self._end_first_connect()
-
-    def _get_conn(self, timeout: float | None = None, **kwargs: Any) -> Any:
-        """Wait for a connection with room; if all existing ones are saturated, allow one more.
-
-        Raises:
-            TimeoutError: The attempt was cut by the watchdog.
-        """
-        pool = self.pool  # type: ignore[attr-defined]
-        while True:
-            try:
-                connection = super()._get_conn(_POLL_INTERVAL, **kwargs)  # type: ignore[misc]
-            except (EmptyPoolError, queue.Full):  # full: another thread has made it smaller meanwhile
-                if self.wire.is_cut():
-                    raise TimeoutError("the attempt was ended") from None
-                count = pool.rsize()  # first, as another thread may open one while all are looked at
-                if pool.bag_only_saturated:
-                    pool.maxsize = min(self._attempts, count) + 1
-            else:
-                if not connection.is_closed or pool.rsize() <= pool.maxsize:
-                    return connection
-                pool.kill_cursor()  # rather than connect it again: another one has taken its place
-
-    def _new_conn(self, **kwargs: Any) -> Any:
-        connection = super()._new_conn(**kwargs)  # type: ignore[misc]
-        connection.on_connected = self._resize
-        return connection
-
-    def _resize(self, connection: Any) -> None:
-        """Set the size of the pool by the protocol of a new connection."""
-        streams = connection.capacity()
-        self.pool.maxsize = math.ceil(self._attempts / streams)  # type: ignore[attr-defined]
-        self._is_protocol_known = True
-        self._end_first_connect()
-
-    def _begin_first_connect(self, seconds: float | None) -> None:
-        """Be the thread that connects first, or wait for it."""
-        if not self._first_connect.acquire(timeout=-1 if seconds is None else seconds):
-            raise TimeoutError("the first connection to this host was not established in time")
-        if self._is_protocol_known:
-            self._first_connect.release()
-        else:
-            self._first_thread = threading.get_ident()
-
-    def _end_first_connect(self) -> None:
-        if self._first_thread == threading.get_ident():
-            self._first_thread = None
-            self._first_connect.release()
-
-
-class SharingPools(Pools):
-    """Pools whose https connections are shared if they use HTTP/2."""
-
-    def _pool_class(self, base: Any, socks_proxy: SocksProxy | None) -> Any:
-        if base.scheme != "https":
-            return super()._pool_class(base, socks_proxy)
-        connection = type(base.ConnectionCls.__name__, (SharedConnection, base.ConnectionCls), {})
-        attributes = {"ConnectionCls": connection, "wire": self._wire}
-        return super()._pool_class(type(base.__name__, (OriginPool, base), attributes), socks_proxy)
-
-
-class StreamedResponse:
-    """The response to a promise of urllib3-future, with the interface of its other responses."""
-
-    def __init__(self, wire: Wire, promise: Any, read_timeout: float | None) -> None:
-        """Wait for the head.
-
-        Raises:
-            TimeoutError: The attempt was cut by the watchdog.
-            ConnectionError: The connection was lost.
-        """
-        self._wire = wire
-        self._police: Any = promise.get_parameter("police_officer")
-        self._connection: Any = promise.get_parameter("connection")
-        self._stream: _Stream = promise.get_parameter("stream")
-        try:
-            self._await(promise)
-            with self._police.borrow(promise) as connection:
-                connection.check(self._stream)
-                connection.timeout = read_timeout
-                self._raw = connection.getresponse(promise=promise, police_officer=self._police)
-                self._raw._connection = None  # noqa: SLF001 - it would close that if its stream is reset
-        except queue.Empty as error:
-            raise ConnectionResetError(_LOST) from error
-        except BaseException as error:
-            self._cancel(promise)
-            if isinstance(error, MustDowngradeError):
-                raise http.client.HTTPException("it wants HTTP/1.1, after agreeing to HTTP/2") from error
-            raise
-        finally:
-            self._police.forget(promise)
-        self.status: int = self._raw.status
-        self.headers: Any = self._raw.headers
-        self.reason: str = self._raw.reason
-        self.version: int = self._raw.version
-
-    def read(self, amt: int | None = None, *, decode_content: bool = False) -> bytes:
-        """Return what has arrived of the body or, without ``amt``, all of it; b"" at its end."""
-        if amt is not None:
-            return self.read1(decode_content=decode_content)
-        return b"".join(iter(self.read1, b""))
-
-    def read1(self, amt: int = -1, *, decode_content: bool = False) -> bytes:
-        """Return what has arrived of the body, however much: what is left unread is not reported again."""
-        try:
-            while not self._raw.closed:
-                self._await(self._raw)
-                with self._police.borrow(self._raw) as connection:
-                    connection.check(self._stream)
-                    data: bytes = self._raw.read1(decode_content=False)
-                if data:
-                    return data
-        except queue.Empty as error:
-            raise ConnectionResetError(_LOST) from error
-        return b""
-
-    def close(self) -> None:
-        """Cancel the stream; the connection stays open."""
-        self._cancel(self._raw)
-        self._raw.close()
-
-    def release_conn(self) -> None:
-        """Do nothing: no thread holds the connection."""
-
-    def _await(self, owner: Any) -> None:
-        self._connection.wait_for_news(self._wire, self._police, owner, self._stream)
-
-    def _cancel(self, owner: Any) -> None:
-        try:
-            with self._police.borrow(owner) as connection:
-                if not connection.lost(self._stream):
-                    connection.cancel(self._stream)
-                    shut_down_if_dead(connection.sock.fileno())
-        except (OSError, queue.Empty):
-            return  # the connection is gone, and so is the stream
