@@ -158,6 +158,7 @@ def test_one_bucket_for_the_threads_of_several_sessions(
             done.result()
     stamps = server.arrivals()
     assert len(stamps) == 40
-    # The bucket knows nothing of the wire, on which a first burst may be late by a connection.
-    lag = server.stats().max_lag + lateness.worst + 0.02
+    # The bucket knows nothing of the wire, on which a first burst may be late by a connection, nor how long a
+    # thread that has its token waits for a processor.
+    lag = server.stats().max_lag + lateness.slack() + 0.02
     assert worst_excess(stamps, 100, 4) <= 100 * lag
