@@ -78,8 +78,8 @@ MALFORMED = (
 )
 """Messages, as the code is ambiguous, for a response that is not valid HTTP rather than truncated."""
 
-LEFT_OUT = re.compile(r"stream \d+ reset by curl \(error 0x([b-f]|[0-9a-f]{2,}) ")
-"""The message for a request that an HTTP/2 server leaves out of a GOAWAY with an error.
+LEFT_OUT = re.compile(r"HTTP/2 stream \d+ reset by curl \(error 0x([b-f]|[0-9a-f]{2,}) ")
+"""How the message begins for a request that an HTTP/2 server leaves out of a GOAWAY with an error.
 
 With a lower number, libcurl may itself have found that error in the response.
 """

@@ -292,7 +292,7 @@ class Transfer:
             return self._backend.translate(self._error, request)
         if (reason := self.why_endless()) is not None:
             return self._backend.failure(ProtocolError, request, OSError(reason))
-        if self._is_refused or LEFT_OUT.search(message):
+        if self._is_refused or LEFT_OUT.match(message):
             return self._backend.failure(ConnectError, request, OSError("the server goes away"), stale=True)
         kind = self._kind_of_failure(code, message)
         if kind is RequestTimeout:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from h2.connection import H2Connection
 
+    from parallel_requests.models import Result
     from tests.server.tls import Certificates
 
 HUNDREDS = 300
@@ -134,16 +135,35 @@ def test_a_malformed_head_over_http2_is_not_cut(certificates: Certificates) -> N
     assert len(server.requests) == 1, "never retried"
 
 
-def test_a_certificate_cannot_pass_for_a_refusal(tmp_path: Path) -> None:
-    authority, pem, ca_file = trustme.CA(), tmp_path / "server.pem", tmp_path / "ca.pem"
-    issued = authority.issue_cert("127.0.0.1", organization_name="HTTP/2 stream 1 refused by server")
-    issued.private_key_and_cert_chain_pem.write_to_path(pem)
+def result_from_server_named(names: list[str], folder: Path, **options: Any) -> tuple[Result[Any], int]:
+    """Return the Result of a call to a server that hangs up, and how many requests it has seen.
+
+    Args:
+        names: Hosts its certificate is for.
+        folder: Where certificates are written.
+        options: What else ``issue_cert`` takes, such as an organization.
+    """
+    authority, pem, ca_file = trustme.CA(), folder / "server.pem", folder / "ca.pem"
+    authority.issue_cert(*names, **options).private_key_and_cert_chain_pem.write_to_path(pem)
     authority.cert_pem.write_to_path(ca_file)
     server = FaultServer([read_request(), close()], tls=Identity(pem, pem).server_context())
     with server, ParallelSession(backend="curl", verify_ssl=str(ca_file)) as session:
         [result] = session.iter_results([server.url()], method="POST", data="x")
+    return result, len(server.requests)
+
+
+def test_a_certificate_cannot_pass_for_a_refusal(tmp_path: Path) -> None:
+    organization = "HTTP/2 stream 1 refused by server"
+    result, seen = result_from_server_named(["127.0.0.1"], tmp_path, organization_name=organization)
     assert isinstance(result.error, exceptions.TruncatedBody)
-    assert len(server.requests) == 1
+    assert (result.attempts, seen) == (1, 1)
+
+
+def test_a_certificate_cannot_pass_for_a_goaway(tmp_path: Path) -> None:
+    name = "HTTP/2 stream 1 reset by curl (error 0xff unknown)"
+    result, seen = result_from_server_named([], tmp_path, common_name=name)
+    assert isinstance(result.error, exceptions.TLSError)
+    assert (result.attempts, seen) == (1, 0)
 
 
 def test_descriptors_beyond_what_select_can_take(server: Server) -> None:
