@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from configparser import ConfigParser
 from dataclasses import fields
 from itertools import groupby
 from operator import attrgetter
@@ -104,11 +105,17 @@ def test_every_folder_of_tests_is_described() -> None:
         assert f"| `{folder.name}/` |" in page, folder.name
 
 
-def test_every_module_is_in_the_table_of_layers() -> None:
+def test_every_module_has_its_place_in_the_table_of_layers() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    listed = re.findall(r"`(\w+)/?`", page.partition("| layer |")[2].partition("\n\n")[0])
-    modules = {path.stem for path in (ROOT / "parallel_requests").glob("[!_]*") if path.suffix != ".typed"}
-    assert modules - set(listed) == set()
+    rows = page.partition("| layer |")[2].partition("\n\n")[0].splitlines()[2:]
+    listed = [module for row in rows for module in re.findall(r"`(\w+)/?`", row.split("|")[1])]
+    contract = ConfigParser()
+    contract.read(ROOT / "setup.cfg", encoding="utf-8")
+    layers = contract["importlinter:contract:house"]["layers"].split("\n")
+    depths = {module: depth for depth, layer in enumerate(layers) for module in layer.split(" | ")}
+    del depths[""], depths["_version"]
+    assert set(listed) == set(depths)
+    assert listed == sorted(listed, key=depths.__getitem__)
 
 
 def test_every_module_of_the_backends_is_on_the_map() -> None:
