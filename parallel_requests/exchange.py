@@ -285,11 +285,10 @@ class _ExchangeState:
             if self._follow_up(reply):
                 return Next.AT_ONCE
             if not retry.wants_retry(method, reply, self.retries_used):
-                return self._conclude(
-                    reply, is_exhausted=self.retries_used > 0 and retry.wants_retry(method, reply, 0)
-                )
+                is_exhausted = self.retries_used > 0 and retry.wants_retry(method, reply, 0)
+                return self._give_up(reply, is_exhausted=True) if is_exhausted else self._conclude(reply)
             if self._is_partly_delivered():
-                return self._conclude(reply, is_refused=True)
+                return self._give_up(reply)
         except RedirectError as error:
             return self.end(error, reply)
         except BaseException as error:  # noqa: BLE001 - a bug in the caller's predicate must not lose the item
@@ -375,7 +374,7 @@ class _ExchangeState:
                 return Next.AT_ONCE
             if self.retries_used >= self.policy.retry.max_retries:
                 self.is_budget_spent = True
-                return self._conclude(reply, is_exhausted=True)
+                return self._give_up(reply, is_exhausted=True)
 
     def _spend_retry(self, reply: Reply) -> bool:
         """Take a retry from the host's budget and prepare for it; return False if the budget is spent."""
@@ -402,17 +401,20 @@ class _ExchangeState:
             response.history = self.redirects
         return self._result(None, response, self.sent_at - self.started_at + response.elapsed)
 
-    def _conclude(self, reply: Reply, *, is_exhausted: bool = False, is_refused: bool = False) -> Result[Any]:
-        """Return the Result of the final reply.
+    def _conclude(self, reply: Reply) -> Result[Any]:
+        """Return the Result of a reply that calls for no retry: a response below 400 is a success."""
+        return self.succeed(reply) if isinstance(reply, Response) and reply.ok else self._give_up(reply)
+
+    def _give_up(self, reply: Reply, *, is_exhausted: bool = False) -> Result[Any]:
+        """Return the Result of a failure, unless it is a response that the caller takes whatever its status.
 
         Args:
             reply: The outcome of the last attempt.
             is_exhausted: Whether it would have been retried, had there been retries left.
-            is_refused: Whether it would have been retried, had the caller not received a part of it.
         """
         if not isinstance(reply, Response):
             return self.end(reply, is_exhausted=is_exhausted)
-        if not self.policy.raise_for_status or (reply.ok and not is_exhausted and not is_refused):
+        if not self.policy.raise_for_status:
             return self.succeed(reply)
         message = f"{redact(reply.url)} answered {reply.status_code} {reply.reason}."
         return self.end(HTTPStatusError(message, reply), reply, is_exhausted=is_exhausted)
