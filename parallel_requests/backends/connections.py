@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.backends.racing import ConnectRace
-from parallel_requests.backends.reading import FinalResponse, LastResponse
+from parallel_requests.backends.reading import ClosingResponse, StrictResponse
 from parallel_requests.backends.sockets import plain_socket, socket_beneath
 from parallel_requests.backends.socks_proxies import SocksError, TargetNotFound
 from parallel_requests.backends.tcp import keepalive_options
@@ -42,7 +42,7 @@ class _WatchedConnection:
     open_connections: OpenConnections
     pool: ReferenceType[Any]
     used_at = 0.0
-    response_class: type[FinalResponse] = FinalResponse
+    response_class: type[StrictResponse] = StrictResponse
     _user: ReferenceType[Flight] | None = None
 
     sock: Any
@@ -70,7 +70,7 @@ class _WatchedConnection:
         wire = self.wire
         wire.requests(self.sock)
         self.used_at = monotonic()
-        self.response_class = LastResponse if headers and ends_connection(headers) else FinalResponse
+        self.response_class = ClosingResponse if headers and ends_connection(headers) else StrictResponse
         if not self._is_shared():
             self._user = wire.takes_over(self.sock, self._user)
         return super().request(*args, headers=headers, **kwargs)  # type: ignore[misc]

@@ -33,7 +33,7 @@ class MalformedHead(http.client.HTTPException):
     """A line of a head is not a header field."""
 
 
-class FinalResponse(http.client.HTTPResponse):
+class StrictResponse(http.client.HTTPResponse):
     """Closes the gaps of the standard library's reader.
 
     It skips informational responses, above all 103 Early Hints (RFC 8297). It detects truncated heads and
@@ -111,7 +111,7 @@ class FinalResponse(http.client.HTTPResponse):
         _read_fields(self.fp)
 
 
-class LastResponse(FinalResponse):
+class ClosingResponse(StrictResponse):
     """A response after which the connection is closed, as the request says."""
 
     def begin(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel_requests.backends.reading import FinalResponse, MalformedChunk, MalformedHead
+from parallel_requests.backends.reading import MalformedChunk, MalformedHead, StrictResponse
 
 if TYPE_CHECKING:
     import socket
@@ -70,24 +70,24 @@ def test_heads_are_read_as_by_the_standard_library(
     version: str, status: int, reason: str, fields: list[tuple[str, str]], method: str
 ) -> None:
     head = head_of(fields, f"{version} {status} {reason}")
-    assert told(read(FinalResponse, head, method)) == told(read(http.client.HTTPResponse, head, method))
+    assert told(read(StrictResponse, head, method)) == told(read(http.client.HTTPResponse, head, method))
 
 
 def test_a_header_may_go_on_in_the_next_line() -> None:
-    response = read(FinalResponse, b"HTTP/1.1 200 OK\r\nA: one \r\n\t two\r\n  three\r\nB:\r\n four\r\n\r\n")
+    response = read(StrictResponse, b"HTTP/1.1 200 OK\r\nA: one \r\n\t two\r\n  three\r\nB:\r\n four\r\n\r\n")
     assert response.msg.items() == [("A", "one two three"), ("B", "four")]
 
 
 def test_a_continuation_line_before_any_header() -> None:
     with pytest.raises(MalformedHead):
-        read(FinalResponse, b"HTTP/1.1 200 OK\r\n A: one\r\n\r\n")
+        read(StrictResponse, b"HTTP/1.1 200 OK\r\n A: one\r\n\r\n")
 
 
 def test_a_header_that_is_too_long_is_told_from_what_is_no_header() -> None:
     with pytest.raises(MalformedHead, match="longer than 65536 bytes"):
-        read(FinalResponse, b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n")
+        read(StrictResponse, b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n")
     with pytest.raises(MalformedHead, match="not a header"):
-        read(FinalResponse, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")
+        read(StrictResponse, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_header_that_is_too_long_is_told_from_what_is_no_header() -> None:
 )
 def test_endless_headers_are_not_read_to_the_end(line: bytes) -> None:
     wire = Wire(b"HTTP/1.1 200 OK\r\nA: a\r\n" + line * (400_000 // len(line)))
-    response = FinalResponse(cast("socket.socket", wire))
+    response = StrictResponse(cast("socket.socket", wire))
     with pytest.raises(MalformedHead, match="more than 307200 bytes"):
         response.begin()
     assert wire.file.tell() < 320_000
@@ -119,12 +119,12 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 def test_what_broke_off_and_what_is_malformed_are_told_apart(data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
-        read(FinalResponse, data).read()
+        read(StrictResponse, data).read()
     assert caught.type is error
 
 
 def test_a_response_can_be_closed_after_its_socket() -> None:
-    response = read(FinalResponse, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+    response = read(StrictResponse, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
     response.fp.close()
     response.close()
     assert response.isclosed()
