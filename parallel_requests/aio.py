@@ -174,7 +174,7 @@ class ParallelRequests:
                 await listener.wait(batch.needs_attention_or_has_results)
                 for result in batch.hand_over():
                     yield result
-                listener.call()
+                listener.notify()  # there may be room again for an asynchronous input
                 await let_others_run(batch)
 
     @_download_verb

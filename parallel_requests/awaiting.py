@@ -22,13 +22,13 @@ class Listener:
     def __init__(self, batch: Batch) -> None:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        batch.run.notifier.listen(self._call_from_thread)
+        batch.run.notifier.listen(self._notify_from_thread)
 
-    def _call_from_thread(self) -> None:
+    def _notify_from_thread(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed, so nobody is waiting
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def call(self) -> None:
+    def notify(self) -> None:
         """Make all waiting coroutines check their conditions again."""
         self._changed.set()
 
