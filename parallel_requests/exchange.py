@@ -442,7 +442,7 @@ class _ExchangeState:
     def _result(
         self, error: ParallelRequestsError | None, response: Response | None, elapsed: float
     ) -> Result[Any]:
-        return Result(
+        return Result(  # by position, which is several times as fast as by keyword
             self.request,
             None,
             error,

@@ -201,7 +201,7 @@ class Planner:
             except ValidationError as error:
                 yield Request(item, key=key, index=index, problem=error)
                 continue
-            yield Request(
+            yield Request(  # by position, which is several times as fast as by keyword
                 url,
                 template.method,
                 template.headers,
