@@ -115,6 +115,25 @@ def test_they_get_what_a_parse_func_in_place_gets(
         assert value == other.request(url, return_type=return_type)
 
 
+@pytest.mark.parametrize(("method", "path"), [("HEAD", "/get"), ("DELETE", "/status/204")])
+def test_a_response_that_has_no_body_is_none_there_too(
+    server: Server, session: ParallelSession, method: str, path: str
+) -> None:
+    value, pid = session.request(server.url(path), method=method, parse_func=functions.with_pid)
+    assert value is None
+    assert pid != os.getpid()
+    assert session.request(server.url(path), method=method, return_type="json") is None
+
+
+@pytest.mark.parametrize("path", ["/html", "/bytes/0"])
+def test_a_decode_error_says_the_same_there(server: Server, session: ParallelSession, path: str) -> None:
+    with pytest.raises(DecodeError) as there:
+        session.get(server.url(path))
+    with ParallelSession(backend="urllib3") as other, pytest.raises(DecodeError) as here:
+        other.get(server.url(path))
+    assert str(there.value) == str(here.value)
+
+
 def test_of_the_request_no_secret_travels(server: Server, session: ParallelSession) -> None:
     seen = session.post(
         server.url("/id/5?token=hidden"),

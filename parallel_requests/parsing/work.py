@@ -1,8 +1,8 @@
 """What is sent to a parse process and back, and what is done there.
 
 Of a response, only what decoding needs is sent: its body, and its status and headers if ``return_type``
-exposes them; of the request, only its method, index and redacted URL. What comes back is pickled item
-by item, so that one that cannot be pickled does not affect the others.
+exposes them, or if there is no body; of the request, only its method, index and redacted URL. What comes
+back is pickled item by item, so that one that cannot be pickled does not affect the others.
 """
 
 from __future__ import annotations
@@ -85,9 +85,10 @@ def _dump_by_reference(parse_func: Callable[[Any], Any]) -> bytes:
 def pack(response: Response, return_type: ReturnType) -> Parcel:
     """Return the parts of a response that have to be sent."""
     url = redact(response.url)
-    if return_type in {ReturnType.JSON, ReturnType.CONTENT}:
+    if return_type is ReturnType.CONTENT:
         return response.content, url, [], None
-    if return_type is ReturnType.TEXT:
+    # Without a body, the status and the method say whether there should be JSON.
+    if return_type is ReturnType.TEXT or (return_type is ReturnType.JSON and response.content):
         return response.content, url, [("content-type", response.headers.get("content-type", ""))], None
     fields = [(name, value) for name in response.headers for value in response.headers.get_all(name)]
     rest = (
