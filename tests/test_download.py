@@ -112,7 +112,7 @@ def descriptors(folder: Path) -> int:
 # -- the main job
 
 
-def test_files_of_many_urls(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+def test_many_urls_become_a_file_each(session: ParallelSession, server: Server, tmp_path: Path) -> None:
     sizes = [0, 1, 65_536, 300_000, 1_000_000]
     urls = [server.url(f"/range/{size}?seed={size}") for size in sizes]
     files = session.download(urls, tmp_path)
@@ -284,7 +284,9 @@ def test_a_redirect_is_followed(session: ParallelSession, server: Server, tmp_pa
     assert file.path.read_bytes() == content(1000)
 
 
-def test_a_body_that_is_too_large(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+def test_a_body_that_is_too_large_gives_no_file(
+    session: ParallelSession, server: Server, tmp_path: Path
+) -> None:
     with pytest.raises(BodyTooLarge):
         session.download(server.url("/range/300000"), tmp_path, max_response_size=100_000)
     assert not [name for name in names(tmp_path) if not name.startswith(".")]
@@ -796,7 +798,7 @@ def test_a_coded_response_that_breaks_off_is_requested_again_as_a_whole(
     assert "range" not in server.requests[1].headers
 
 
-def test_progress_of_what_is_resumed(
+def test_progress_reaches_the_total_if_a_part_is_resumed(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int | None]] = []
@@ -810,7 +812,7 @@ def test_progress_of_what_is_resumed(
 # -- checksums
 
 
-def test_checksums_in_every_form(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
+def test_checksums_are_taken_in_every_form(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
     urls = [server.url(f"/range/{size}") for size in (1000, 2000)]
     sums = [content_sha256(1000), content_sha256(2000)]
     given: list[Any] = [sums, [sums[0].upper(), None], dict(zip(urls, sums, strict=True)), True]

@@ -102,7 +102,9 @@ def test_an_item_is_sent_as_soon_as_the_input_gives_it(session: ParallelSession,
 # -- order
 
 
-def test_in_order_of_the_input(session: ParallelSession, server: Server) -> None:
+def test_results_come_in_the_order_of_the_input_if_asked_for(
+    session: ParallelSession, server: Server
+) -> None:
     delays = [0.2, 0.0, 0.1, 0.0, 0.0, 0.05] * 5
     urls = [server.url(f"/id/{number}?delay={delay}") for number, delay in enumerate(delays)]
     indices = [result.index for result in session.iter_results(iter(urls), ordered=True)]
@@ -224,7 +226,7 @@ def test_no_input_gives_no_results(session: ParallelSession) -> None:
 # -- items
 
 
-def test_items_of_every_kind(session: ParallelSession, server: Server) -> None:
+def test_items_of_every_kind_are_sent_as_they_say(session: ParallelSession, server: Server) -> None:
     items: list[Any] = [
         server.url("/anything/plain"),
         Request(server.url("/anything/request"), "POST", content=b"body", key="r", meta=("any", "thing")),
@@ -280,7 +282,7 @@ def test_an_async_generator_with_back_pressure(backend: str, server: Server) -> 
     assert len(server.ids()) <= 100 + 2 * CONCURRENCY
 
 
-def test_async_in_order_and_an_input_that_raises(backend: str, server: Server) -> None:
+def test_an_async_input_that_raises_does_so_after_the_last_result(backend: str, server: Server) -> None:
     async def urls() -> AsyncIterator[str]:
         for number in range(30):
             yield server.url(f"/id/{number}?delay={0.02 * (number % 3)}")

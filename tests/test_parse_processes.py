@@ -904,7 +904,7 @@ with ParallelSession(backend="urllib3", parse_processes=2) as session:
 
 
 @pytest.mark.parametrize("has_cloudpickle", [True, False])
-def test_a_function_defined_interactively(server: Server, has_cloudpickle: bool) -> None:
+def test_a_function_defined_interactively_needs_cloudpickle(server: Server, has_cloudpickle: bool) -> None:
     pytest.importorskip("cloudpickle")
     code = INTERACTIVE.replace("URL", server.url("/id/7"))
     if not has_cloudpickle:

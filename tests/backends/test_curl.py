@@ -65,7 +65,7 @@ def test_a_crawl_of_many_hosts_keeps_a_hundred_connections() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_hundreds_in_flight_over_several_pools(server: Server, tls_server: Server, scheme: str) -> None:
+def test_hundreds_are_in_flight_over_several_pools(server: Server, tls_server: Server, scheme: str) -> None:
     answering = tls_server if scheme == "https" else server
     with ParallelSession(backend="curl", concurrency=HUNDREDS, verify_ssl=str(tls_server.ca_file)) as session:
         for _ in range(2):
@@ -166,7 +166,7 @@ def test_a_certificate_cannot_pass_for_a_goaway(tmp_path: Path) -> None:
     assert (result.attempts, seen) == (1, 0)
 
 
-def test_descriptors_beyond_what_select_can_take(server: Server) -> None:
+def test_calls_are_made_on_descriptors_beyond_what_select_can_take(server: Server) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     files = [Path("/dev/null").open() for _ in range(1100)]  # noqa: SIM115 - closed below

@@ -272,7 +272,7 @@ def test_a_reset_stream_is_truncated(session: ParallelSession, h3_server: Server
     assert session.get(h3_server.url("/conn"))["request"] == 2, "the others on the connection do not suffer"
 
 
-def test_a_host_that_is_not_there(open_session: Callable[..., ParallelSession]) -> None:
+def test_a_host_that_is_not_there_is_a_connect_error(open_session: Callable[..., ParallelSession]) -> None:
     with socket.socket() as taken:
         taken.bind((_ADDRESS, 0))
         url = f"https://{_ADDRESS}:{taken.getsockname()[1]}/"
@@ -285,7 +285,7 @@ BAD = pytest.mark.parametrize("bad", ["unknown_ca", "wrong_host", "expired"])
 
 @BAD
 @pytest.mark.parametrize("has_tcp", [True, False], ids=["with TCP", "alone"])
-def test_a_bad_certificate_over_quic(
+def test_a_bad_certificate_over_quic_is_refused(
     open_session: Callable[..., ParallelSession], certificates: Certificates, bad: str, has_tcp: bool
 ) -> None:
     identity = getattr(certificates, bad)
@@ -298,7 +298,7 @@ def test_a_bad_certificate_over_quic(
 
 @BAD
 @pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "closed"])
-def test_a_bad_certificate_over_tcp(
+def test_a_bad_certificate_over_tcp_is_refused(
     open_session: Callable[..., ParallelSession], certificates: Certificates, bad: str, is_silent: bool
 ) -> None:
     with Server(addresses=[_ADDRESS], identity=getattr(certificates, bad)) as tcp:

@@ -89,7 +89,7 @@ def test_the_reason_phrase_that_http2_lacks_is_filled_in(session: ParallelSessio
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_http2_through_a_proxy(
+def test_http2_is_spoken_through_a_proxy(
     session: ParallelSession, fault_server: Play, certificates: Certificates, scheme: str
 ) -> None:
     target = within_tls(h2_context(certificates.good), speak_h2(good_answer))
@@ -259,7 +259,9 @@ def test_a_stream_that_is_reset_in_its_body_costs_no_other_call(session: Paralle
     assert server.connections == 1
 
 
-def test_a_server_that_wants_http11_after_all(backend: str, session: ParallelSession, play: Play) -> None:
+def test_a_server_that_wants_http11_after_all_gets_it_or_is_a_protocol_error(
+    backend: str, session: ParallelSession, play: Play
+) -> None:
     def refuse(protocol: H2Connection, stream: int, _path: str) -> None:
         protocol.reset_stream(stream, ErrorCodes.HTTP_1_1_REQUIRED)
 

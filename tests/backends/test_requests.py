@@ -81,7 +81,7 @@ def test_hooks_and_auth_are_used(server: Server) -> None:
     assert seen == [200, 200]
 
 
-def test_auth_that_answers_a_challenge(fault_server: Callable[..., FaultServer]) -> None:
+def test_auth_may_answer_a_challenge(fault_server: Callable[..., FaultServer]) -> None:
     from tests.server.faults import read_request, response, send
 
     challenge = response(

@@ -114,7 +114,7 @@ def test_batches_from_several_threads_share_the_concurrency(
     assert server.stats().max_in_flight == 10
 
 
-def test_a_callers_own_number_of_threads(
+def test_a_callers_executor_limits_the_attempts_in_flight_and_lives_on(
     open_session: Callable[..., ParallelSession], server: Server, backend: str
 ) -> None:
     if backend_class(backend).engine != "threads":

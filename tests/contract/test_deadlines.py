@@ -196,7 +196,7 @@ def test_the_error_of_a_name_none_of_whose_addresses_answers_is_that_of_one_of_t
 @pytest.mark.parametrize(
     ("families", "problem"), [([], "no address"), ([socket.AF_APPLETALK], "not supported")]
 )
-def test_a_name_without_an_address_that_can_be_used(
+def test_a_name_without_an_address_that_can_be_used_is_a_connect_error(
     open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, families: list[int], problem: str
 ) -> None:
     found = [(family, socket.SOCK_STREAM, 0, "", ()) for family in families]

@@ -522,7 +522,9 @@ def test_a_response_that_cuts_an_upload_short_is_read(
         assert (refused.status_code, refused.content) == (413, b"too much")
 
 
-def test_a_process_without_a_socket_left(open_session: Callable[..., ParallelSession]) -> None:
+def test_a_process_without_a_socket_left_is_resource_exhausted(
+    open_session: Callable[..., ParallelSession],
+) -> None:
     answers = [repeat(read_request(), send(response(b"fine")))]
     with FaultServer(answers) as known, FaultServer(answers) as other:
         session = open_session(retry=NEVER_AGAIN)

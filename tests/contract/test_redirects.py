@@ -41,7 +41,7 @@ def test_row_18_too_many_redirects_are_an_error_with_their_history(
 @pytest.mark.parametrize(
     ("status", "method", "body"), [(302, "GET", ""), (303, "GET", ""), (307, "POST", "x")]
 )
-def test_what_a_redirected_post_becomes(
+def test_the_status_decides_whether_a_redirected_post_stays_one(
     session: ParallelSession, server: Server, status: int, method: str, body: str
 ) -> None:
     url = server.url(f"/redirect-to?url=/anything&status_code={status}")

@@ -68,7 +68,7 @@ def raw_deflated(body: bytes) -> bytes:
     ],
     ids=["deflate", "raw deflate", "x-gzip", "padded gzip", "two members", "two codings", "identity"],
 )
-def test_codings_as_servers_send_them(
+def test_codings_are_decoded_as_servers_send_them(
     coding: str, coded: bytes, session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([repeat(read_request(), send(response(coded, f"Content-Encoding: {coding}")))])
@@ -189,11 +189,11 @@ def test_a_body_of_no_bytes_fits_any_size(
     assert session.get(server.url(), return_type="content", max_response_size=0) == b""
 
 
-def test_the_largest_cap_there_can_be(session: ParallelSession, server: Server) -> None:
+def test_the_largest_cap_there_can_be_lets_a_body_through(session: ParallelSession, server: Server) -> None:
     assert session.get(server.url("/range/10"), return_type="content", max_response_size=sys.maxsize)
 
 
-def test_a_body_that_lasts_until_the_end_of_the_connection(
+def test_a_body_without_a_length_lasts_until_the_connection_ends(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n\r\nabc"), close()])

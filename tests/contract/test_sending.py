@@ -119,7 +119,7 @@ def test_the_content_length_of_requests_without_a_body(
     assert not any("content-type" in request.headers for request in server.requests)
 
 
-def test_a_server_that_knows_nothing_of_expect(
+def test_a_body_is_sent_to_a_server_that_knows_nothing_of_expect(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     server = fault_server([read_request(), send(response(b"fine"))])

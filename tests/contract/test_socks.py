@@ -128,7 +128,9 @@ def test_the_shortest_host_name_is_told_apart_from_the_path(
     assert (request.target, request.headers["host"]) == (target, "a")
 
 
-def test_many_at_once(session: ParallelSession, server: Server, socks_proxy: StartProxy) -> None:
+def test_many_calls_at_once_need_no_more_connections_than_slots(
+    session: ParallelSession, server: Server, socks_proxy: StartProxy
+) -> None:
     running = socks_proxy()
     answers = session.request([server.url(f"/id/{number}") for number in range(100)], proxy=running.url())
     assert answers == [{"id": number} for number in range(100)]
@@ -274,7 +276,7 @@ def test_wrong_credentials_are_never_shown_and_cost_one_connection_per_attempt(
 @pytest.mark.parametrize("refusal", [NOT_ALLOWED, REFUSED], ids=["not_allowed", "refused"])
 @pytest.mark.parametrize("proxy_scheme", ["socks5h", "socks4a"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_target_that_the_proxy_does_not_reach(
+def test_a_target_that_the_proxy_does_not_reach_is_a_proxy_error(
     session: ParallelSession, socks_proxy: StartProxy, refusal: int, proxy_scheme: str, scheme: str
 ) -> None:
     running = socks_proxy(refusal=refusal)
@@ -339,7 +341,7 @@ def test_a_proxy_that_names_no_port_is_at_port_1080(session: ParallelSession) ->
         visited.result()
 
 
-def test_a_proxy_whose_name_cannot_be_resolved(session: ParallelSession) -> None:
+def test_a_proxy_whose_name_cannot_be_resolved_is_a_proxy_error(session: ParallelSession) -> None:
     [result] = session.iter_results(["http://target.test/"], proxy="socks5h://no-such-proxy.invalid:1")
     assert isinstance(cause_of(result.error), exceptions.ProxyError)
 
@@ -355,7 +357,7 @@ def test_a_proxy_whose_name_cannot_be_resolved(session: ParallelSession) -> None
     ],
     ids=["http", "closed", "cut", "reset", "a_method_nobody_offered"],
 )
-def test_a_proxy_that_does_not_speak_socks(
+def test_a_proxy_that_does_not_speak_socks_is_a_proxy_error(
     session: ParallelSession, fault_server: StartFaults, steps: tuple[Step, ...]
 ) -> None:
     proxy = fault_server([*steps])
@@ -449,7 +451,7 @@ def test_a_fault_of_the_target_is_no_proxy_error(
     assert len(target.requests) == 1, "it may have been received"
 
 
-def test_a_bad_certificate_of_the_target(
+def test_a_bad_certificate_of_the_target_is_a_tls_error(
     session: ParallelSession, tls_server: Server, socks_proxy: StartProxy
 ) -> None:
     with pytest.raises(exceptions.TLSError):
@@ -457,7 +459,7 @@ def test_a_bad_certificate_of_the_target(
     assert tls_server.stats().requests == 0
 
 
-def test_a_locally_resolved_name_that_does_not_exist(
+def test_a_locally_resolved_name_that_does_not_exist_is_a_dns_error(
     session: ParallelSession, socks_proxy: StartProxy
 ) -> None:
     [result] = session.iter_results(["http://no-such-host.invalid/"], proxy=socks_proxy().url("socks5"))

@@ -133,7 +133,7 @@ def test_an_unknown_ca_is_not_trusted(session: ParallelSession, tls_server: Serv
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_server_that_wants_a_certificate_of_the_client(
+def test_a_server_that_wants_a_certificate_of_the_client_is_a_tls_error(
     session: ParallelSession,
     fault_server: Callable[..., FaultServer],
     certificates: Certificates,
@@ -156,7 +156,7 @@ def test_a_server_that_wants_a_certificate_of_the_client(
     assert server.requests == []
 
 
-def test_a_server_that_wants_a_certificate_at_once(
+def test_a_server_that_wants_a_certificate_at_once_is_a_tls_error(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
     """An alert while it connects has a code of its own in libcurl."""
@@ -555,7 +555,7 @@ def test_a_redirect_that_needs_an_unusable_proxy_is_not_followed(
 
 
 @pytest.mark.parametrize("answer", ["302 Found", "502 Bad Gateway"])
-def test_a_proxy_that_opens_no_tunnel(
+def test_a_proxy_that_opens_no_tunnel_is_a_proxy_error(
     session: ParallelSession, fault_server: Callable[..., FaultServer], answer: str
 ) -> None:
     proxy = fault_server([read_request(), send(response(b"", "Location: http://a.test/", status=answer))])
@@ -564,7 +564,7 @@ def test_a_proxy_that_opens_no_tunnel(
     assert isinstance(result.error.last_error, exceptions.ProxyError)
 
 
-def test_a_proxy_whose_name_does_not_exist(session: ParallelSession) -> None:
+def test_a_proxy_whose_name_does_not_exist_is_a_proxy_error(session: ParallelSession) -> None:
     [result] = session.iter_results(["http://target.example/"], proxy="http://no-such-proxy.invalid:1")
     assert isinstance(result.error, exceptions.RetryExhaustedError)
     assert isinstance(result.error.last_error, exceptions.ProxyError)
@@ -586,7 +586,7 @@ def test_an_at_sign_in_a_proxys_password_is_taken_as_it_is_meant(
 
 
 @pytest.mark.parametrize("name", ["missing.pem", "."], ids=["no_file", "empty_folder"])
-def test_an_invalid_ca_bundle_of_the_environment(
+def test_an_invalid_ca_bundle_of_the_environment_is_a_tls_error(
     monkeypatch: pytest.MonkeyPatch,
     open_session: Callable[..., ParallelSession],
     tls_server: Server,

@@ -347,7 +347,7 @@ def test_hooks_and_history_tell_every_attempt(open_session: OpenSession, server:
     assert [attempt.status_code for attempt in redirected.history] == [302, 200]
 
 
-def test_the_statistics_of_a_run(open_session: OpenSession, server: Server) -> None:
+def test_the_statistics_of_a_run_count_what_the_server_saw(open_session: OpenSession, server: Server) -> None:
     session = open_session(
         concurrency=4, retry=RetryPolicy(max_retries=1, backoff_factor=0.3, backoff_jitter=0)
     )

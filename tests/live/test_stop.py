@@ -121,7 +121,7 @@ def test_row_34_ctrl_c_keeps_finished_results(
     assert server.stats().requests == 13
 
 
-def test_sigterm_turned_into_keyboard_interrupt(
+def test_sigterm_turned_into_keyboard_interrupt_stops_the_run(
     open_session: OpenSession, server: Server, lateness: Lateness
 ) -> None:
     session = open_session(concurrency=4, timeout=None)

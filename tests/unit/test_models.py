@@ -109,7 +109,7 @@ def test_headers_keep_every_value_through_a_pickle(fields: list[tuple[str, str]]
 # -- responses
 
 
-def test_a_response_as_users_of_requests_know_it() -> None:
+def test_a_response_has_what_users_of_requests_know() -> None:
     answer = response(b'{"a": 1}')
     assert (answer.status_code, answer.reason, answer.ok, answer.url) == (200, "OK", True, "http://api.test/")
     assert answer.json() == answer.json_data == {"a": 1}
@@ -161,7 +161,7 @@ def test_row_30_what_is_not_json_is_a_decode_error_with_the_body_kept(body: byte
         (b"1.5e3", 1500.0),
     ],
 )
-def test_json_in_all_its_forms(body: bytes, value: Any) -> None:
+def test_json_is_decoded_in_all_its_forms(body: bytes, value: Any) -> None:
     answer = response(body)
     assert answer.json() == value
     assert answer.is_json
@@ -176,7 +176,7 @@ def test_the_error_for_a_page_in_place_of_json_says_what_it_is() -> None:
         Response(200, {}, b"{", Request("http://api.test/")).json()
 
 
-def test_a_response_that_states_no_type() -> None:
+def test_a_response_that_states_no_type_is_text_in_utf8() -> None:
     answer = Response(200, {}, "é".encode(), Request("http://api.test/"))
     assert (answer.encoding, answer.text, answer.is_json) == ("utf-8", "é", False)
 

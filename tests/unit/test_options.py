@@ -270,7 +270,7 @@ def test_the_help_of_a_coroutine_describes_its_arguments(verb: str) -> None:
         assert name == "self" or f"\n    {name}: " in text
 
 
-def test_defaults_of_the_design() -> None:
+def test_the_defaults_are_those_of_the_design() -> None:
     settings = Settings()
     assert (settings.backend, settings.concurrency, settings.max_retries) == ("auto", 20, 3)
     assert (settings.timeout, settings.rate_limit, settings.rate_limit_burst) == (30.0, None, 5)
@@ -307,7 +307,7 @@ def test_params_headers_and_cookies_of_a_call_are_merged_into_those_of_the_sessi
     assert (nothing.params, nothing.headers, nothing.cookies) == tuple(common.values())
 
 
-def test_the_policy_that_options_come_to() -> None:
+def test_conditions_given_as_options_override_those_of_the_policy() -> None:
     assert Settings().retry_policy == RetryPolicy(max_retries=3)
     own = RetryPolicy(max_retries=9, backoff_factor=0.5)
     combined = Settings(retry=own, retry_on=ValueError, dont_retry_on=KeyError).retry_policy

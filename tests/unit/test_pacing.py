@@ -66,7 +66,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
     assert held_back(pacer, HOST).seconds == 10.0
 
 
-def test_one_rate_for_all_hosts() -> None:
+def test_all_hosts_share_one_rate() -> None:
     pacer, clock = new_pacer(rate_limit=10, burst=2)
     let_pass(pacer, HOST)
     let_pass(pacer, OTHER)
@@ -77,7 +77,7 @@ def test_one_rate_for_all_hosts() -> None:
     let_pass(pacer, HOST)
 
 
-def test_rates_by_host_beside_one_for_all() -> None:
+def test_hosts_with_rates_of_their_own_also_share_the_one_for_all() -> None:
     pacer, clock = new_pacer(rate_limit={"A.test": 1, "b.test": 2, "*": 100}, burst=1)
     let_pass(pacer, HOST)
     clock.advance(0.1)
@@ -91,7 +91,7 @@ def test_rates_by_host_beside_one_for_all() -> None:
     assert held_back(pacer, "c.test").gate == ALL_HOSTS
 
 
-def test_one_rate_for_each_host_unless_it_has_its_own() -> None:
+def test_each_host_has_the_same_rate_unless_it_has_its_own() -> None:
     pacer, clock = new_pacer(rate_limit={"c.test": 4, "*": 100}, rate_limit_per_host=2, burst=1)
     for authority in (HOST, OTHER, "c.test"):
         let_pass(pacer, authority)
@@ -145,7 +145,7 @@ def test_an_attempt_made_without_asking_costs_its_tokens() -> None:
         let_pass(pacer, HOST)
 
 
-def test_slots_of_one_host() -> None:
+def test_a_host_without_a_free_slot_holds_back_no_other() -> None:
     pacer, _ = new_pacer(concurrency_per_host=2)
     let_pass(pacer, HOST)
     let_pass(pacer, HOST)

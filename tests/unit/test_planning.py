@@ -174,7 +174,7 @@ def test_every_item_takes_one_key(wrong: Any) -> None:
     assert [request.key for request in requests] == ["a", "b", "c"]
 
 
-def test_keys_of_unknown_length() -> None:
+def test_keys_of_unknown_length_fail_only_the_items_they_do_not_fit() -> None:
     planner = Planner(Settings(), NO_ENVIRONMENT)
     requests = list(planner.plan([URL] * 5, iter(["a", [], "a", "b"]), keys_differ=True))
     assert [request.key for request in requests] == ["a", None, None, "b", None]
@@ -537,7 +537,7 @@ def test_an_item_that_cannot_be_sent_keeps_its_meta(item: Any) -> None:
     assert request.meta == 5
 
 
-def test_json_and_data_together() -> None:
+def test_json_and_data_together_are_refused() -> None:
     with pytest.raises(ValidationError, match="both"):
         plan_one(json={}, data=b"")
 
@@ -593,7 +593,7 @@ def test_params_join_the_query(url: str, params: Any, expected: str) -> None:
     assert plan_one(url, params=params).url == expected
 
 
-def test_header_values_of_other_types() -> None:
+def test_header_values_of_other_types_become_text() -> None:
     request = plan_one(headers={"X-Number": 5, "X-Bytes": b"caf\xe9", "User-Agent": None, "X-Space": "  a  "})
     assert header(request, "x-number") == "5"
     assert header(request, "x-bytes") == "café"
@@ -619,7 +619,7 @@ def test_the_callers_own_cookie_header_takes_precedence(own: str, sent: str) -> 
     assert header(request, "cookie") == sent
 
 
-def test_cookies_of_session_call_and_item() -> None:
+def test_cookies_of_an_item_override_those_of_the_session() -> None:
     [request] = plan([{"url": URL, "cookies": {"c": "3"}}], session_cookies={"a": "1", "c": "0"})
     assert header(request, "cookie") == "a=1; c=3"
 
@@ -725,7 +725,9 @@ def test_random_user_agents_are_those_of_browsers_if_none_are_given() -> None:
         ({"HTTP": "http://p.test", "ALL": "http://p.test"}, "http://a.test/", None),
     ],
 )
-def test_row_22_proxies_of_the_environment(variables: Mapping[str, str], url: str, proxy: str | None) -> None:
+def test_row_22_proxies_of_the_environment_are_used_unless_others_are_given(
+    variables: Mapping[str, str], url: str, proxy: str | None
+) -> None:
     assert plan_one(url, environment=Environment(variables=variables)).proxy == proxy
     assert plan_one(url, environment=Environment(trust=False, variables=variables)).proxy is None
     assert plan_one(url, environment=Environment(variables=variables), proxy=False).proxy is None
@@ -734,7 +736,7 @@ def test_row_22_proxies_of_the_environment(variables: Mapping[str, str], url: st
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_row_22_ca_bundles_of_the_environment(variable: str) -> None:
+def test_row_22_ca_bundles_of_the_environment_are_used_unless_others_are_given(variable: str) -> None:
     environment = Environment(variables={variable: "/etc/ca.pem"})
     assert plan_one(environment=environment).verify == "/etc/ca.pem"
     assert plan_one(environment=environment, verify_ssl=False).verify is False
@@ -746,10 +748,13 @@ def test_proxies_take_turns() -> None:
     proxies = ["http://p1.test", "http://p2.test"]
     assert [request.proxy for request in plan([URL] * 4, proxies=proxies)] == proxies * 2
     assert {request.proxy for request in plan([URL] * 64, proxies=proxies, random_proxy=True)} == set(proxies)
-    for wrong in ({"random_proxy": True}, {"proxies": ["nonsense"]}):
-        with pytest.raises(ConfigurationError) as caught:
-            plan([URL], **wrong)
-        assert caught.value.config_key == "proxies"
+
+
+@pytest.mark.parametrize("options", [{"random_proxy": True}, {"proxies": ["nonsense"]}])
+def test_proxies_that_are_missing_or_wrong_are_a_configuration_error(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        plan([URL], **options)
+    assert caught.value.config_key == "proxies"
 
 
 @pytest.mark.parametrize("proxy", ["nonsense", "ftp://p.test", "http://", "http://a b", ""])

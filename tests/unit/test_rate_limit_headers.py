@@ -38,7 +38,7 @@ def wall_clock() -> float:
         ("Tue Nov 14 22:14:20 2023", 60.0),  # asctime, which is GMT though it does not say so
     ],
 )
-def test_both_forms_of_retry_after(value: str, seconds: float) -> None:
+def test_retry_after_is_read_in_both_forms(value: str, seconds: float) -> None:
     assert parse_delay(value, wall_clock) == pytest.approx(seconds)
 
 

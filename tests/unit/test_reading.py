@@ -78,7 +78,7 @@ def test_a_header_may_go_on_in_the_next_line() -> None:
     assert response.msg.items() == [("A", "one two three"), ("B", "four")]
 
 
-def test_a_continuation_line_before_any_header() -> None:
+def test_a_continuation_line_before_any_header_is_malformed() -> None:
     with pytest.raises(MalformedHead):
         read(StrictResponse, b"HTTP/1.1 200 OK\r\n A: one\r\n\r\n")
 

@@ -118,7 +118,7 @@ def test_a_redirect_without_a_location_is_not_followed() -> None:
     assert next_hop(request, redirect, (redirect,), RedirectRules()) is None
 
 
-def test_no_redirects_at_all() -> None:
+def test_a_limit_of_zero_follows_no_redirect() -> None:
     with pytest.raises(RedirectError, match="more than 0"):
         hop("/b", rules=RedirectRules(limit=0))
 

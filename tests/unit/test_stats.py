@@ -52,7 +52,7 @@ def test_an_empty_run_is_all_zeros() -> None:
     assert "failed" not in str(stats)
 
 
-def test_a_response_within_one_tick_of_the_clock() -> None:
+def test_a_response_within_one_tick_of_the_clock_took_no_time() -> None:
     stats = RunStats()
     stats.add([result(elapsed=0.0)])
     assert stats.p50 == pytest.approx(0.0, abs=1e-6)
@@ -66,7 +66,7 @@ def test_percentiles_are_right_to_one_percent(latencies: list[float], percent: i
     assert stats.percentile(percent) == pytest.approx(exact, rel=0.006)
 
 
-def test_the_percentiles_users_ask_for() -> None:
+def test_p50_p95_and_p99_are_these_percentiles() -> None:
     stats = RunStats()
     stats.add([result(elapsed=number / 100) for number in range(1, 101)])
     assert stats.p50 == pytest.approx(0.5, rel=0.006)
