@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -457,7 +458,13 @@ def test_help_names_the_default_of_every_option(capsys: pytest.CaptureFixture[st
     )
 
 
-# -- being stopped
+@pytest.mark.parametrize("command", ["fetch", "download", "backends"])
+def test_help_names_flags_and_not_the_options_they_stand_for(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert re.findall(r"\w+_\w+", capsys.readouterr().out) == []
 
 
 @pytest.mark.parametrize("command", ["fetch", "download"])
@@ -466,6 +473,9 @@ def test_help_on_a_terminal_limited_to_ascii(command: str, monkeypatch: pytest.M
     done = run(command, "--help")
     assert (done.returncode, done.stderr) == (SUCCESS, "")
     assert "--concurrency" in done.stdout
+
+
+# -- being stopped
 
 
 def test_ctrl_c_keeps_finished_results_and_starts_nothing_more(server: Server) -> None:

@@ -54,7 +54,11 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "RATE|HOST=RATE,...",
         "help": "Maximum attempts per second; or HOST=RATE for some hosts, and *=RATE for all together.",
     },
-    "rate_limit_per_host": {"type": float, "metavar": "RATE"},
+    "rate_limit_per_host": {
+        "type": float,
+        "metavar": "RATE",
+        "help": "Maximum attempts per second to each host that --rate-limit does not name.",
+    },
     "rate_limit_burst": {"type": int, "metavar": "N"},
     "max_retries": {"type": int, "metavar": "N", "flags": ["--retries", "--max-retries"]},
     "timeout": {
