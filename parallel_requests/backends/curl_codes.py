@@ -71,7 +71,6 @@ MALFORMED = (
     "chunk size",
     "chunked-encoding",
     "Invalid HTTP header field",
-    "Invalid response header",
     "Too large response headers",
     "Too many response headers",
     "nghttp2 recv error",

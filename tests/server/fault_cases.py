@@ -129,6 +129,7 @@ def _truncated() -> list[FaultCase]:
         (2, "cut_before_the_trailer"): (send(chunked + b"4\r\nabcd\r\n0\r\n"), close()),
         (2, "cut_in_the_trailer"): (send(chunked + b"4\r\nabcd\r\n0\r\nX-One: 1\r\n"), close()),
         (0, "cut_in_the_status_line"): (send(b"HTTP/1.1 20"), close()),
+        (0, "cut_at_the_end_of_the_status_line"): (send(b"HTTP/1.1 200 OK\r"), close()),
         (11, "reset_in_body"): (half, rst()),
         (11, "reset_in_chunk"): (send(chunked + b"40\r\n" + b"x" * 10), rst()),
         (11, "reset_in_body_without_a_length"): (send(_head("Connection: close") + b"x" * 50), rst()),
