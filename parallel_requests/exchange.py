@@ -119,6 +119,7 @@ class _ExchangeState:
         target: What the next attempt sends: the request, or what a redirect made of it.
         attempts: Attempts made so far, redirects and replays included.
         retries: Retries made.
+        is_retry: Whether the next attempt is a retry.
         retries_used: Retries counted against ``max_retries``: those made, and those that the retry
             budget of the host refused.
         replayed: Whether an attempt was replayed because its kept-alive connection was stale.
@@ -135,6 +136,7 @@ class _ExchangeState:
         "attempts",
         "index",
         "is_budget_spent",
+        "is_retry",
         "pause",
         "policy",
         "recorded",
@@ -157,7 +159,7 @@ class _ExchangeState:
         self.policy = policy
         self.target = request
         self.attempts = self.retries = self.retries_used = 0
-        self.replayed = self.is_budget_spent = False
+        self.replayed = self.is_budget_spent = self.is_retry = False
         self.pause: float | None = None
         self.recorded: tuple[Attempt, ...] = ()
         self.redirects: tuple[Response, ...] = ()
@@ -183,6 +185,8 @@ class _ExchangeState:
         send = Send(target, timeout, policy, now)
         if self.recorded:
             send.needs_new_connection = self._lost_idle_connection()
+            self.retries += self.is_retry  # only now: a stop may have come while it waited at the gates
+            self.is_retry = False
         self.send = send
         if self.redirects:
             send.is_cross_origin = not is_same_origin(target.url, self.request.url)
@@ -384,7 +388,7 @@ class _ExchangeState:
         budget = None if is_host_up else self.policy.pacer.open_budget(self.target.authority)
         if budget is not None and not budget.withdraw():
             return False
-        self.retries += 1
+        self.is_retry = True
         proxies = self.policy.proxies
         if isinstance(reply, ProxyError) and proxies is not None and self.target.proxy is not None:
             self.target = dataclasses.replace(self.target, proxy=proxies.after(self.target.proxy))

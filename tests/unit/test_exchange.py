@@ -564,6 +564,13 @@ def test_a_stopped_run_neither_waits_nor_sends(reply: Any, wide: Any) -> None:
     assert (len(stage.sent), stage.waits) == (1, [])
 
 
+def test_a_retry_that_a_stop_prevents_at_the_gates_is_none() -> None:
+    stage = Stage(deadline=1_005.0, rate_limit=0.01, burst=1)
+    result = stage.run(get(), [Answer(503)])
+    assert isinstance(result.error, DeadlineExceededError)
+    assert (result.attempts, result.retries) == (1, 0)
+
+
 def test_a_batch_that_was_stopped_before_its_deadline_says_so() -> None:
     stage = Stage(deadline=1_001.0)
     stage.policy.stop = RunStoppedError("stopped")
