@@ -29,20 +29,21 @@ _Setting: TypeAlias = tuple[bool | str | None, str | None, str | None]
 _KEPT = 256
 """Idle connections that are kept, as many pools, and pool managers, which are a way to pools; twice
 ``concurrency`` if that is more."""
+_PORTS = 65_535
+"""One address has no more connections to an origin than it has ports."""
 _ADDED = ("User-Agent", "Accept-Encoding")
 
 
-class _IdleFirst(queue.LifoQueue[Any]):
-    """The connections of a pool of urllib3, with None for each that is still to be opened.
+class _OnlyIdle(queue.LifoQueue[Any]):
+    """The idle connections of a pool of urllib3.
 
-    Those come last. Where a call has failed, urllib3 would open another one rather than use one that is idle,
-    and it might not be let through.
+    urllib3 also puts a None there for each that may still be opened. After a failed call that would be on
+    top, and the next call would open another connection rather than use one that is idle; it might not be
+    let through. As the pool does not block, a connection is opened whenever none is idle.
     """
 
     def _put(self, item: Any) -> None:
-        if item is None:
-            self.queue.insert(0, item)
-        else:
+        if item is not None:
             super()._put(item)
 
 
@@ -77,7 +78,9 @@ class Pools:
         self._wire = wire
         self._most = max(_KEPT, 2 * settings.concurrency)
         self._open_connections = OpenConnections(self._most)
-        self._options = {"num_pools": self._most, "maxsize": settings.concurrency, "block": False, **options}
+        # urllib3 takes time for each connection that a pool may keep, before it opens the first.
+        size = min(settings.concurrency, _PORTS)
+        self._options = {"num_pools": self._most, "maxsize": size, "block": False, **options}
         self._is_future = hasattr(library, "HttpVersion")
         if self._is_future:
             # It would speak HTTP/2 unasked, and start a thread for each host.
@@ -172,7 +175,7 @@ class Pools:
         )
         attributes = {"ConnectionCls": connection}
         if base.QueueCls is queue.LifoQueue:  # not of urllib3-future
-            attributes["QueueCls"] = _IdleFirst
+            attributes["QueueCls"] = _OnlyIdle
         return type(base.__name__, (_Pool, base), attributes)
 
     def _proxied(self, proxy: str, authorization: str | None, options: dict[str, Any]) -> Any:

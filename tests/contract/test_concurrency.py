@@ -36,6 +36,14 @@ def test_one_host_sees_the_full_concurrency(
     assert stats.requests == 4 * concurrency
 
 
+def test_a_concurrency_that_no_process_reaches_delays_no_call(
+    open_session: Callable[..., ParallelSession], server: Server
+) -> None:
+    session = open_session(concurrency=2_000_000_000)
+    session.request([server.url("/json")] * 2, deadline=20)
+    assert server.stats().requests == 2
+
+
 def test_calls_that_waited_for_the_rate_limit_are_in_flight_together(
     open_session: Callable[..., ParallelSession], server: Server
 ) -> None:
