@@ -30,6 +30,9 @@ _FRAMES_AT_ONCE = 4
 _CANCEL = 8
 """The error code of a stream that is no longer needed (RFC 9113, 7)."""
 LOST = "the shared connection was lost"
+_GOES_AWAY = "the server goes away"
+_WORDS_FOR_A_GOAWAY = ("peer sent GOAWAY", "in state ConnectionState.CLOSED")
+"""Messages for a GOAWAY with an error, and for one with other frames behind it; there is no other sign."""
 
 
 class Stream:
@@ -96,8 +99,21 @@ class SharedConnection:
         self._turn = threading.Lock()  # held by the thread that watches the socket
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
+        """Connect.
+
+        Raises:
+            NotServed: The server goes away already.
+        """
+        try:
+            super().connect()  # type: ignore[misc]
+        except ProtocolError as error:
+            if any(words in str(error) for words in _WORDS_FOR_A_GOAWAY):
+                raise NotServed(_GOES_AWAY) from error
+            raise
         if self.is_multiplexed:
+            if self._protocol._goaway_to_honor:  # noqa: SLF001 - it has no other access
+                self.close()  # type: ignore[attr-defined]
+                raise NotServed(_GOES_AWAY)
             socket_beneath(self.sock).queue_sends()
         self.on_connected(self)
 
@@ -186,7 +202,7 @@ class SharedConnection:
             ProtocolError: It has ended for a reason; reading would wait until the server closes its socket.
         """
         if stream.is_left_out:
-            raise NotServed("the server goes away")
+            raise NotServed(_GOES_AWAY)
         if self.lost(stream):
             raise ConnectionResetError(LOST)
         if not self._has_event(stream) and self._is_terminated():

@@ -12,6 +12,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, PingAckReceived, StreamReset
 from h2.settings import SettingCodes
+from hyperframe.frame import SettingsFrame
 
 from parallel_requests import exceptions
 from parallel_requests.gates.backoff import RetryPolicy
@@ -457,6 +458,42 @@ def test_what_a_goaway_leaves_out_is_sent_again_at_once(
         assert sorted(result.attempts for result in results) == [1, 2, 2]
         assert session.last_run.retries == 0
     assert [request.connection for request in server.requests] == [0, 0, 0, 1, 1]
+
+
+def leave_at_once(protocol: H2Connection) -> None:
+    protocol.initiate_connection()
+    go_away(protocol, last_stream=0)
+
+
+def announce_the_end(protocol: H2Connection) -> None:
+    protocol.initiate_connection()
+    go_away(protocol, last_stream=(1 << 31) - 1)
+
+
+def leave_with_an_error(protocol: H2Connection) -> None:
+    protocol.initiate_connection()
+    go_away(protocol, last_stream=0, code=ErrorCodes.ENHANCE_YOUR_CALM)
+
+
+def leave_and_go_on(protocol: H2Connection) -> None:
+    leave_at_once(protocol)
+    protocol._prepare_for_sending([SettingsFrame(0)])
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("begin", [leave_at_once, announce_the_end, leave_with_an_error, leave_and_go_on])
+def test_a_server_that_goes_away_as_it_is_connected_to_costs_no_call(
+    open_session: OpenSession, play: Play, begin: Callable[[H2Connection], None], method: str
+) -> None:
+    """As lighttpd does if it is shut down just then."""
+    server = play([speak_h2(good_answer, begin=begin)], _HEALTHY)
+    urls, data = [server.url("/")] * 5, "x" if method == "POST" else None
+    with open_session() as session:
+        results = list(session.iter_results(urls, method=method, data=data, timeout=5, return_type="content"))
+        assert [result.value for result in results] == [b"ok"] * 5
+        assert max(result.attempts for result in results) <= 2
+        assert session.last_run.retries == 0
+    assert server.connections <= 2
 
 
 def test_a_goaway_costs_nothing_that_is_still_served(open_session: OpenSession, play: Play) -> None:
