@@ -59,9 +59,10 @@ def test_cookies_stay_with_their_session(
     assert second.request(server.url("/cookies"))["cookies"] == {}
 
 
-def test_connections_are_kept(session: ParallelSession, server: Server) -> None:
+@pytest.mark.parametrize("headers", [{}, {"Connection": "keep-alive"}, {"Connection": "close-to-you"}])
+def test_connections_are_kept(session: ParallelSession, server: Server, headers: dict[str, str]) -> None:
     for _ in range(5):
-        session.request(server.url("/conn"))
+        session.request(server.url("/conn"), headers=headers)
     assert server.stats().connections == 1
 
 

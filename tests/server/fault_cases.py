@@ -230,6 +230,7 @@ def _malformed() -> list[FaultCase]:
         (6, "list_of_content_lengths"): _head("Content-Length: 5, 6") + b"abcde",
         (6, "content_length_of_30_digits"): _head(f"Content-Length: {'9' * 30}") + b"abcd",
         (6, "content_length_of_19_digits"): _head(f"Content-Length: {'9' * 19}") + b"abcd",
+        (6, "content_length_in_superscript"): _head("Content-Length: \u00b2") + b"abcd",
     }
     switched = _head("Connection: Upgrade", "Upgrade: other", status="101 Switching Protocols")
     return [

@@ -263,6 +263,13 @@ def test_params_headers_and_cookies_of_dict_items_are_added_to_those_of_the_call
     assert request.url == f"{URL}?p=1&q=2"
 
 
+def test_a_header_that_a_call_leaves_out_is_sent_with_an_item_that_has_it() -> None:
+    with_it, without = plan(
+        [{"url": URL, "headers": {"user-agent": "own"}}, URL], headers={"User-Agent": None}
+    )
+    assert (header(with_it, "user-agent"), header(without, "user-agent")) == ("own", None)
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_none_in_a_dict_item_adds_nothing(as_list: bool) -> None:
     options: dict[str, Any] = {name: [value] for name, value in MERGED.items()} if as_list else dict(MERGED)
