@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from parallel_requests.downloading import Existing
+    from parallel_requests.models import Attempt, Request
     from tests.server.control import Server
-    from tests.server.faults import FaultServer, Step
+    from tests.server.faults import Connection, FaultServer, Step
 
 QUICK = RetryPolicy(max_retries=2, backoff_factor=0.01)
 BODY = content(300_000)
@@ -125,6 +126,7 @@ def test_many_urls_become_a_file_each(session: ParallelSession, server: Server, 
         assert file.result.value is file
     assert names(tmp_path) == sorted(map(str, sizes))
     assert session.last_run.bytes_received == sum(sizes)
+    assert session.last_run.connections == server.stats().connections
     (tmp_path / "plain").touch()
     assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
     assert {entry.headers["accept-encoding"] for entry in server.log()} == {"identity"}
@@ -136,6 +138,15 @@ def test_one_url_gives_one_file_and_keys_a_dict(
     assert fast.download(server.url("/range/10"), tmp_path / "a" / "b").path == tmp_path / "a" / "b" / "10"
     by_key = fast.download([server.url("/range/20"), server.url("/range/30")], tmp_path, keys=["x", "y"])
     assert {key: file.size for key, file in by_key.items()} == {"x": 20, "y": 30}
+
+
+def test_lazy_keys_that_do_not_differ_lose_no_file(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    urls = [server.url("/range/20"), server.url("/range/30")]
+    failure = partial_failure(lambda: fast.download(urls, tmp_path, keys=iter("xx")))
+    assert [result.ok for result in failure.results] == [True, False]
+    assert "key" in str(failure.exceptions[0])
 
 
 def test_given_paths_are_used_as_they_are(fast: ParallelSession, server: Server, tmp_path: Path) -> None:
@@ -847,9 +858,12 @@ def test_a_checksum_of_no_url_of_a_list_is_refused(
     sha256 = {known: content_sha256(1000), unknown: content_sha256(1001)}
     given: list[Any] = [known, [known], (known,), {known}, [{"url": known}]]
     for urls in given:
-        with pytest.raises(ConfigurationError, match=r"sha256 has .*/range/1001\?token=\*\*\*") as caught:
+        with pytest.raises(ConfigurationError, match=r"/range/1001\?token=\*\*\*,? which is not") as caught:
             fast.download(urls, tmp_path, sha256=sha256)
         assert caught.value.config_key == "sha256"
+    more = {server.url(f"/range/{size}"): content_sha256(size) for size in (1002, 1003)}
+    with pytest.raises(ConfigurationError, match=r"/range/1001\?token=\*\*\* \(and 2 more\),? which is not"):
+        fast.download(known, tmp_path, sha256={**more, **sha256})
     assert server.stats().requests == 0
     assert fast.download(known, tmp_path, sha256={known: content_sha256(1000)}).sha256
 
@@ -873,6 +887,39 @@ def test_a_checksum_of_no_url_of_a_lazy_input_is_warned_of_at_its_end(
         (file,) = fast.download(iter([known]), tmp_path, sha256=sha256)
     assert file.sha256 == content_sha256(1000)
     assert len(fast.download(iter([known, unknown]), tmp_path, sha256=sha256)) == 2
+
+
+@pytest.mark.parametrize("given", ["of_all", "in_order", "by_url"])
+def test_verifying_a_file_delays_no_other(
+    given: str,
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    is_verifying, other_is_there = threading.Event(), threading.Event()
+    digest = hashlib.file_digest
+
+    def answer(connection: Connection) -> None:
+        if connection.read_request().target == "/other":
+            connection.wait(is_verifying)
+        connection.send(whole())
+
+    def slow_digest(file: Any, name: str) -> Any:
+        is_verifying.set()
+        assert other_is_there.wait(5.0)
+        return digest(file, name)
+
+    def tell(request: Request, _attempt: Attempt) -> None:
+        if request.index == 1:
+            other_is_there.set()
+
+    monkeypatch.setattr(hashlib, "file_digest", slow_digest)
+    server = fault_server([repeat(answer)])
+    urls = [server.url("/slow"), server.url("/other")]
+    forms: dict[str, Any] = {"of_all": DIGEST, "in_order": [DIGEST, None], "by_url": {urls[0]: DIGEST}}
+    files = open_session(concurrency=2).download(urls, tmp_path, sha256=forms[given], on_attempt=tell)
+    assert files[0].sha256 == DIGEST
 
 
 def test_a_wrong_checksum_gives_no_file(session: ParallelSession, server: Server, tmp_path: Path) -> None:
@@ -907,6 +954,7 @@ def test_existing_files_are_skipped_kept_or_replaced(
     skipped = fast.download(url, tmp_path)
     assert (skipped.status, skipped.size) == ("skipped", 3)
     assert (skipped.result.attempts, skipped.result.elapsed) == (0, 0.0)
+    assert (fast.last_run.total, fast.last_run.succeeded) == (1, 1)
     assert server.stats().requests == 0
     kept = fast.download(url, tmp_path, existing="keep")
     assert (kept.status, kept.path) == ("downloaded", tmp_path / "1000 (2)")

@@ -18,6 +18,7 @@ from parallel_requests import exceptions
 from parallel_requests.aio import ParallelRequests
 from parallel_requests.gates.backoff import RetryPolicy
 from parallel_requests.session import ParallelSession
+from tests.failures import partial_failure
 from tests.leaks import open_sockets, timers_of_connections_to
 from tests.polling import until
 from tests.server.faults import close, read_request, repeat, response, send, stall
@@ -177,14 +178,20 @@ def test_failures_are_freed_without_the_garbage_collector(backend: str, server: 
         gc.enable()
 
 
-def test_a_closed_session_sends_nothing(session: ParallelSession, server: Server) -> None:
+def test_a_closed_session_sends_nothing(session: ParallelSession, server: Server, tmp_path: Path) -> None:
+    failure = partial_failure(lambda: session.request([server.url("/status/404")]))
     session.close()
     with pytest.raises(exceptions.RunStoppedError):
         session.request([server.url("/id/1")])
     with pytest.raises(exceptions.RunStoppedError):
         next(session.iter_results([server.url("/id/1")]))
+    with pytest.raises(exceptions.RunStoppedError):
+        session.retry_failed(failure)
+    with pytest.raises(exceptions.RunStoppedError):
+        session.download([server.url("/id/1")], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
     session.close()
-    assert server.stats().requests == 0
+    assert server.stats().requests == 1
 
 
 def test_a_client_gives_its_session_to_synchronous_code(backend: str, server: Server) -> None:
