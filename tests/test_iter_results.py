@@ -29,7 +29,8 @@ from tests.soak.many_ids import MIB, fetch_ids
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from tests.server.faults import FaultServer
+    from parallel_requests import Result
+    from tests.server.faults import Connection, FaultServer
 
 CONCURRENCY = 4
 
@@ -280,6 +281,43 @@ def test_an_async_generator_with_back_pressure(backend: str, server: Server) -> 
 
     asyncio.run(take())
     assert len(server.ids()) <= 100 + 2 * CONCURRENCY
+
+
+def test_an_async_input_goes_on_when_its_slow_consumer_does(
+    backend: str, fault_server: Callable[..., FaultServer]
+) -> None:
+    """Once all that was taken is done, nothing but the consumer can wake the input."""
+    is_first_taken = threading.Event()
+
+    def answer(connection: Connection) -> None:
+        if connection.read_request().target == "/1":
+            connection.wait(is_first_taken)
+        connection.send(response(b"{}"))
+
+    server = fault_server([repeat(answer)])
+
+    async def urls() -> AsyncIterator[str]:
+        for number in range(10):
+            yield server.url(f"/{number}")
+
+    async def take() -> list[int]:
+        loop, is_all_done = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(result: Result[Any]) -> None:
+            if result.index == 2:
+                loop.call_soon_threadsafe(is_all_done.set)
+
+        seen: list[int] = []
+        async with ParallelRequests(backend=backend, concurrency=1) as client:
+            async for result in client.iter_results(urls(), on_result=tell):
+                seen.append(result.index)
+                if result.index == 0:  # with room for two more
+                    is_first_taken.set()
+                    await is_all_done.wait()
+                    await client.request(server.url("/other"))
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(take(), 30)) == list(range(10))
 
 
 def test_an_async_input_that_raises_does_so_after_the_last_result(backend: str, server: Server) -> None:
