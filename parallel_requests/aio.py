@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 from parallel_requests.awaiting import Running, let_others_run, run_batch
 from parallel_requests.calls import Call
 from parallel_requests.exceptions import ResourceExhausted, starting
-from parallel_requests.models import Result, ReturnType
-from parallel_requests.options import (
+from parallel_requests.keywords import (
     NOT_FOR_DOWNLOADS,
     VERB_ARGUMENTS,
-    Options,
-    RequestOptions,
     documents_options,
     reject_unknown,
     split_options,
 )
+from parallel_requests.models import Result, ReturnType
 from parallel_requests.session import ParallelSession, http_verb, runtime_of
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from parallel_requests.checksums import Checksums
     from parallel_requests.downloading import Existing, Target
     from parallel_requests.exceptions import PartialFailureError
+    from parallel_requests.options import Options, RequestOptions
     from parallel_requests.planning import Item
     from parallel_requests.signatures import (
         AsyncDownloadVerb,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-from parallel_requests.models import Result, ReturnType
-from parallel_requests.options import (
+from parallel_requests.keywords import (
     NOT_FOR_DOWNLOADS,
     VERB_ARGUMENTS,
-    Options,
-    Settings,
     documents_options,
     reject_unknown,
     split_options,
 )
+from parallel_requests.models import Result, ReturnType
+from parallel_requests.options import Options, Settings
 from parallel_requests.session import ParallelSession
 
 if TYPE_CHECKING:

@@ -24,22 +24,23 @@ from parallel_requests.exceptions import (
     ValidationError,
 )
 from parallel_requests.header_fields import check_cookies
+from parallel_requests.keywords import NOT_FOR_DOWNLOADS, VERB_ARGUMENTS, check_call_options
 from parallel_requests.locks import Lock
 from parallel_requests.logs import set_level
 from parallel_requests.models import Request, Result, ReturnType
 from parallel_requests.observing import Observer, Progress
-from parallel_requests.options import NOT_FOR_DOWNLOADS, Settings
 from parallel_requests.parsing.parsers import Parsers
 from parallel_requests.planning import Item, Planner
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from parallel_requests.calls import Call
     from parallel_requests.checksums import Checksums
     from parallel_requests.downloading import Existing, Target
     from parallel_requests.gates.rotation import Rotation
+    from parallel_requests.options import Settings
     from parallel_requests.parsing.in_place import Parse
     from parallel_requests.policy import Policy
 
@@ -115,7 +116,7 @@ class Runtime:
         """
         self._check_open()
         items = call.checked_items(urls)
-        settings = self.settings.override(call.options, call.verb)
+        settings = self._settings_of(call)
         planner = self._planner(settings)
         requests = planner.plan(items, call.keys, keys_differ=call.is_keyed)
         # Other sized iterables may belong to the consumer's thread.
@@ -146,7 +147,7 @@ class Runtime:
                 "retry_failed() has no place for files: call download() again, which skips the files that "
                 "are there and resumes what broke off."
             )
-        settings = self.settings.override(call.options, call.verb)
+        settings = self._settings_of(call)
         failed = [result for result in error.results if not result.ok]
         # Already planned, and not planned again: a None in them is deliberate.
         requests = [dataclasses.replace(result.request, index=result.index) for result in failed]
@@ -178,7 +179,7 @@ class Runtime:
         self._check_open()
         self._check_streaming()
         items = call.checked_items(urls)
-        settings = self.settings.override(call.options, call.verb, refused=NOT_FOR_DOWNLOADS)
+        settings = self._settings_of(call, refused=NOT_FOR_DOWNLOADS)
         downloads = Downloads(
             items,
             to,
@@ -269,6 +270,10 @@ class Runtime:
             closing.callback(self._parsers.close)
             closing.callback(self.backend.close)
             self._engine.close()
+
+    def _settings_of(self, call: Call, *, refused: Collection[str] = ()) -> Settings:
+        check_call_options(call.options, call.verb, VERB_ARGUMENTS[call.verb], refused=refused)
+        return self.settings.override(call.options)
 
     def _planner(self, settings: Settings, accept_encoding: str = ACCEPT_ENCODING) -> Planner:
         own = self.settings

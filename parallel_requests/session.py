@@ -7,17 +7,15 @@ import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from parallel_requests.calls import Call
-from parallel_requests.models import ReturnType
-from parallel_requests.options import (
-    CALL_OPTION_NAMES,
+from parallel_requests.keywords import (
     NOT_FOR_DOWNLOADS,
     VERB_ARGUMENTS,
-    Options,
-    RequestOptions,
-    Settings,
     check_call_options,
     documents_options,
+    reject_unknown,
 )
+from parallel_requests.models import ReturnType
+from parallel_requests.options import CALL_OPTION_NAMES, Options, RequestOptions, Settings
 from parallel_requests.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -133,7 +131,8 @@ class ParallelSession:
             RunStoppedError: The interpreter is shutting down.
             TypeError: An option does not exist; the message names the closest one.
         """
-        self._runtime = Runtime(Settings.of(options, type(self).__name__))
+        reject_unknown(options, type(self).__name__)
+        self._runtime = Runtime(Settings(**options))
 
     @property
     def backend(self) -> Backend:

@@ -23,7 +23,8 @@ from parallel_requests import (
     parallel_requests,
     parallel_requests_async,
 )
-from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES, VERB_ARGUMENTS
+from parallel_requests.keywords import VERB_ARGUMENTS
+from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import warnings
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from parallel_requests.cli.exits import say
-from parallel_requests.options import OPTION_NAMES, Settings
+from parallel_requests.options import OPTION_FIELDS, OPTION_NAMES
 from parallel_requests.session import ParallelSession
 
 if TYPE_CHECKING:
@@ -84,10 +83,10 @@ _FLAGS: dict[str, dict[str, Any]] = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the library; those that are not given stay absent."""
-    known = {field.name: field for field in fields(Settings)}
     group = parser.add_argument_group("options of the library")
     for name, how in _FLAGS.items():
-        text, default = how.get("help", known[name].metadata["doc"]), known[name].default
+        option = OPTION_FIELDS[name]
+        text, default = how.get("help", option.metadata["doc"]), option.default
         if default is not None:
             text += f" Default: {default}."
         arguments = {"flags": [f"--{name.replace('_', '-')}"], **how, "help": text.replace("%", "%%")}

@@ -114,19 +114,19 @@ ANY_VALUE = frozenset({"json"})
 )
 def test_a_wrong_value_is_a_configuration_error_that_names_the_option(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"\b{name}\b") as caught:
-        Settings.of({name: value}, "ParallelSession")
+        Settings(**{name: value})
     assert caught.value.config_key == name
     assert SECRET not in str(caught.value)
 
 
 def test_a_wrong_value_is_shown() -> None:
     with pytest.raises(ConfigurationError, match=r"^concurrency must be a whole number of .* 1, not '20'\.$"):
-        Settings.of({"concurrency": "20"}, "ParallelSession")
+        Settings(concurrency="20")  # type: ignore[arg-type]
 
 
 def test_proxies_by_scheme_as_in_requests_lead_to_proxy() -> None:
     with pytest.raises(ConfigurationError, match=r"\(one for all calls is proxy=\), not a dict\.$"):
-        Settings.of({"proxies": {"https": "http://p.test"}}, "ParallelSession")
+        Settings(proxies={"https": "http://p.test"})  # type: ignore[arg-type]
 
 
 def test_every_option_has_wrong_values() -> None:
@@ -178,26 +178,26 @@ def test_every_option_has_wrong_values() -> None:
     ],
 )
 def test_right_values_are_kept_as_given(name: str, value: Any) -> None:
-    assert getattr(Settings.of({name: value}, "ParallelSession"), name) == value
+    assert getattr(Settings(**{name: value}), name) == value
 
 
 def test_http3_needs_http2_to_fall_back_to() -> None:
-    assert Settings.of({"http3": True, "http2": True}, "x").http3
-    assert Settings.of({"http2": False}, "x").http2 is False
+    assert Settings(http3=True, http2=True).http3
+    assert Settings(http2=False).http2 is False
     with pytest.raises(ConfigurationError, match="http2") as caught:
-        Settings.of({"http3": True, "http2": False}, "x")
+        Settings(http3=True, http2=False)
     assert caught.value.config_key == "http3"
 
 
 def test_executor_takes_threads_and_parse_processes_a_process_pool() -> None:
     with ThreadPoolExecutor(1) as threads:
-        assert Settings.of({"executor": threads}, "x").executor is threads
+        assert Settings(executor=threads).executor is threads
         with pytest.raises(ConfigurationError):
-            Settings.of({"parse_processes": threads}, "x")
+            Settings(parse_processes=threads)  # type: ignore[arg-type]
     with ProcessPoolExecutor(1) as processes:
-        assert Settings.of({"parse_processes": processes}, "x").parse_processes is processes
+        assert Settings(parse_processes=processes).parse_processes is processes
         with pytest.raises(ConfigurationError):
-            Settings.of({"executor": processes}, "x")
+            Settings(executor=processes)
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,9 @@ def test_a_misspelt_option_is_a_type_error_that_names_the_closest(misspelt: str,
 
 
 def test_an_option_like_nothing_lists_them_all() -> None:
+    options: Any = {"xyzzy": 1}
     with pytest.raises(TypeError, match=r"concurrency, .*timeout"):
-        Settings.of({"xyzzy": 1}, "ParallelSession")
+        ParallelSession(**options)
 
 
 # -- said once
@@ -286,25 +287,25 @@ def test_the_defaults_are_those_of_the_design() -> None:
 
 
 def test_an_absent_key_inherits_and_none_switches_off() -> None:
-    session = Settings.of({"timeout": 5.0, "max_retries": 1}, "ParallelSession")
-    assert session.override({}, "request") is session
-    call = session.override({"timeout": None}, "request")
+    session = Settings(timeout=5.0, max_retries=1)
+    assert session.override({}) is session
+    call = session.override({"timeout": None})
     assert (call.timeout, call.max_retries, session.timeout) == (None, 1, 5.0)
 
 
 def test_params_headers_and_cookies_of_a_call_are_merged_into_those_of_the_session() -> None:
-    common = {"params": {"p": "1"}, "headers": {"A": "1", "B": "1"}, "cookies": {"a": "1"}}
-    session = Settings.of(common, "ParallelSession")
-    call = session.override({"params": {"q": "2"}, "headers": {"B": "2"}, "cookies": {"b": "2"}}, "request")
+    params, headers, cookies = {"p": "1"}, {"A": "1", "B": "1"}, {"a": "1"}
+    session = Settings(params=params, headers=headers, cookies=cookies)
+    call = session.override({"params": {"q": "2"}, "headers": {"B": "2"}, "cookies": {"b": "2"}})
     assert call.params == {"p": "1", "q": "2"}
     assert call.headers == {"A": "1", "B": "2"}
     assert call.cookies == {"a": "1", "b": "2"}
     for own in ([{"B": "3"}, None], ({"B": "3"}, None)):
-        per_url = session.override({"headers": own}, "request")
+        per_url = session.override({"headers": own})
         assert per_url.headers == [{"A": "1", "B": "3"}, {"A": "1", "B": "1"}]
-    assert Settings().override({"headers": {"B": "2"}}, "request").headers == {"B": "2"}
-    nothing = session.override({"params": None, "headers": None, "cookies": None}, "request")
-    assert (nothing.params, nothing.headers, nothing.cookies) == tuple(common.values())
+    assert Settings().override({"headers": {"B": "2"}}).headers == {"B": "2"}
+    nothing = session.override({"params": None, "headers": None, "cookies": None})
+    assert (nothing.params, nothing.headers, nothing.cookies) == (params, headers, cookies)
 
 
 def test_conditions_given_as_options_override_those_of_the_policy() -> None:
@@ -334,22 +335,22 @@ def test_the_types_resolve() -> None:
 
 def test_a_calls_max_retries_overrides_the_sessions_policy() -> None:
     session = Settings(retry=RetryPolicy(max_retries=5, backoff_factor=0.1))
-    call = session.override({"max_retries": 1}, "request")
+    call = session.override({"max_retries": 1})
     assert call.retry_policy == RetryPolicy(max_retries=1, backoff_factor=0.1)
-    assert session.override({"timeout": 1}, "request").retry_policy == session.retry_policy
+    assert session.override({"timeout": 1}).retry_policy == session.retry_policy
     own = RetryPolicy(max_retries=9)
-    assert session.override({"retry": own, "max_retries": 1}, "request").retry_policy == own
-    assert Settings().override({"max_retries": 1}, "request").retry_policy == RetryPolicy(max_retries=1)
+    assert session.override({"retry": own, "max_retries": 1}).retry_policy == own
+    assert Settings().override({"max_retries": 1}).retry_policy == RetryPolicy(max_retries=1)
 
 
 def test_the_conditions_in_a_calls_policy_override_those_of_the_session() -> None:
     session = Settings(retry_on=ValueError, dont_retry_on=KeyError)
     own = RetryPolicy(retry_on=OSError)
-    assert session.override({"retry": own}, "request").retry_policy == RetryPolicy(
+    assert session.override({"retry": own}).retry_policy == RetryPolicy(
         retry_on=OSError, dont_retry_on=KeyError
     )
-    assert session.override(
-        {"retry": RetryPolicy(dont_retry_on=OSError)}, "request"
-    ).retry_policy == RetryPolicy(retry_on=ValueError, dont_retry_on=OSError)
-    call = session.override({"retry": own, "retry_on": TypeError}, "request")
+    assert session.override({"retry": RetryPolicy(dont_retry_on=OSError)}).retry_policy == RetryPolicy(
+        retry_on=ValueError, dont_retry_on=OSError
+    )
+    call = session.override({"retry": own, "retry_on": TypeError})
     assert call.retry_policy.retry_on is TypeError

@@ -43,7 +43,7 @@ def plan(
     session_cookies: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[Request]:
-    planner = Planner(Settings.of(options, "test"), environment, cookies=session_cookies)
+    planner = Planner(Settings(**options), environment, cookies=session_cookies)
     return list(planner.plan(urls, keys))
 
 
