@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from parallel_requests.exceptions import ValidationError
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """What a method, a header or a cookie may be called (RFC 9110, 5.6.2)."""
+LARGEST_HEAD = 300 << 10
+"""Bytes of headers of a response, those of informational ones before it included, as libcurl has it."""
+TOO_MANY_INTERIM = "there are too many informational responses"
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _COOKIE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]*")
 
@@ -91,6 +94,11 @@ def is_utf8(text: str) -> bool:
 def byte_count(text: str) -> int | None:
     """Return the bytes that a header announces; None if that is not a number of at most 18 digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def interim_size(headers: Iterable[tuple[str | bytes, str | bytes]]) -> int:
+    """Return the approximate size of an informational response, in bytes."""
+    return 16 + sum([len(name) + len(value) + 4 for name, value in headers])
 
 
 def take_framing(headers: dict[str, str], content: bytes | None) -> None:

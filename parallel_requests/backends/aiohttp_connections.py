@@ -14,9 +14,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.hdrs import CONNECTION
 from aiohttp.http_exceptions import HttpProcessingError
 
-from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
 from parallel_requests.backends.tcp import keepalive_options
-from parallel_requests.header_fields import ends_connection
+from parallel_requests.header_fields import LARGEST_HEAD, TOO_MANY_INTERIM, ends_connection, interim_size
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
@@ -111,7 +110,7 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
             self._interim_size += interim_size(message.raw_headers)
             if self._interim_size > LARGEST_HEAD:
                 self.abort()
-                self.set_exception(HttpProcessingError(message=ENDLESS))
+                self.set_exception(HttpProcessingError(message=TOO_MANY_INTERIM))
                 return
         elif self._interim_size:
             self._interim_size = 0

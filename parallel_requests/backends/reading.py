@@ -8,17 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from parallel_requests.backends.body import BODILESS_STATUSES
-from parallel_requests.header_fields import byte_count
+from parallel_requests.header_fields import LARGEST_HEAD, TOO_MANY_INTERIM, byte_count, interim_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from io import BufferedIOBase
 
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 _LONGEST_LINE = 1 << 16
-LARGEST_HEAD = 300 << 10
-"""Bytes of headers, those of informational responses included, as libcurl has it."""
-ENDLESS = "there are too many informational responses"
 _PADDING = " \t\r\n"
 _BLANK_LINES = frozenset({b"\r\n", b"\n"})
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\0\r\n]*))?\r?\n")
@@ -58,7 +55,7 @@ class StrictResponse(http.client.HTTPResponse):
         while 100 <= self.status < 200 and self.status != 101:
             size += interim_size(self.headers.items())
             if size > LARGEST_HEAD:
-                raise MalformedHead(ENDLESS)
+                raise MalformedHead(TOO_MANY_INTERIM)
             self._read_head()
         is_bodiless = self.status in BODILESS_STATUSES
         self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked" and not is_bodiless
@@ -118,11 +115,6 @@ class ClosingResponse(StrictResponse):
         """Read the head of the final response; what it raises is the same."""
         super().begin()
         self.will_close = True
-
-
-def interim_size(headers: Iterable[tuple[str | bytes, str | bytes]]) -> int:
-    """Return the approximate size of an informational response, in bytes."""
-    return 16 + sum([len(name) + len(value) + 4 for name, value in headers])
 
 
 def _missing_status(line: bytes) -> http.client.HTTPException:

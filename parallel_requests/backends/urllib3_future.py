@@ -9,8 +9,8 @@ import importlib
 import math
 from typing import TYPE_CHECKING, Any
 
-from parallel_requests.backends.reading import ENDLESS, LARGEST_HEAD, interim_size
 from parallel_requests.backends.sockets import WatchedSocket, socket_beneath
+from parallel_requests.header_fields import LARGEST_HEAD, TOO_MANY_INTERIM, interim_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -130,7 +130,7 @@ def _event_queue(base: Any) -> Any:
                 return
             self._interim_size += interim_size(event.headers)
             if self._interim_size > LARGEST_HEAD:
-                raise http.client.HTTPException(ENDLESS)
+                raise http.client.HTTPException(TOO_MANY_INTERIM)
 
         def extend(self, new: Iterable[Any]) -> None:
             for event in new:
