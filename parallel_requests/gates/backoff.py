@@ -92,8 +92,8 @@ def _is_of_the_wire(error: Exception) -> bool:
 class RetryPolicy:
     """What is retried, and after how long; an immutable value.
 
-    Fields that correspond to one of ``urllib3.util.Retry`` have its name; but ``backoff_jitter``, which
-    is in seconds there, is a fraction of the wait here.
+    The fields have the names of those of ``urllib3.util.Retry`` that correspond to them, but for
+    ``max_retries``, which is ``total`` there; and ``backoff_jitter``, in seconds there, is a fraction here.
 
     Attributes:
         max_retries: Attempts after the first one.
