@@ -12,6 +12,9 @@ class RetryBudget:
     retry spends one. As long as a host succeeds now and then, retries go on; if it only fails, they
     are at most a fifth of the calls, plus the reserve. The idea is that of gRPC's retry throttling
     (gRFC A6) and Finagle's RetryBudget.
+
+    Attributes:
+        balance: Retries that may be made now.
     """
 
     DEPOSIT_PER_CALL = 0.2
@@ -19,13 +22,8 @@ class RetryBudget:
     RESERVE = 40.0
 
     def __init__(self) -> None:
-        self._lock = Lock()  # guards _balance
-        self._balance = self.RESERVE
-
-    @property
-    def balance(self) -> float:
-        """Retries that may be made now."""
-        return self._balance
+        self._lock = Lock()  # guards balance
+        self.balance = self.RESERVE
 
     def deposit_call(self) -> None:
         """Count a first attempt."""
@@ -38,11 +36,11 @@ class RetryBudget:
     def withdraw(self) -> bool:
         """Spend one retry; return False if none is left."""
         with self._lock:
-            if self._balance < 1.0:
+            if self.balance < 1.0:
                 return False
-            self._balance -= 1.0
+            self.balance -= 1.0
             return True
 
     def _deposit(self, amount: float) -> None:
         with self._lock:
-            self._balance = min(self.RESERVE, self._balance + amount)
+            self.balance = min(self.RESERVE, self.balance + amount)
