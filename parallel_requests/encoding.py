@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from parallel_requests.exceptions import ValidationError
 from parallel_requests.header_fields import find_field
 from parallel_requests.urls import percent_encode
+
+_ONE_TEXT = str | bytes | bytearray | memoryview
 
 
 def add_params(url: str, params: object) -> str:
@@ -82,11 +84,30 @@ def _encode_pairs(given: Mapping[str, Any] | Iterable[Any], field_name: str) -> 
             f"{field_name} must be a mapping or a tuple of (name, value) pairs; a list has an entry per URL.",
             field_name,
         )
+    texts = [(name, text) for name, value in pairs for text in _texts_of(value, field_name)]
     try:
-        return urlencode([(name, value) for name, value in pairs if value is not None], doseq=True)
+        return urlencode(texts)
     except (TypeError, ValueError):
         wrong = ValidationError(f"{field_name} cannot be encoded as pairs of names and values.", field_name)
     raise wrong
+
+
+def _texts_of(value: Any, field_name: str) -> list[object]:
+    """Return what is sent under a name: a value, or those of a list; without None.
+
+    Raises:
+        ValidationError: What would be sent of it is its keys, or how Python shows it.
+    """
+    is_several = isinstance(value, Collection) and not isinstance(value, _ONE_TEXT | Mapping)
+    texts = [text for text in (value if is_several else [value]) if text is not None]
+    for text in texts:
+        if isinstance(text, Collection | Iterator) and not isinstance(text, _ONE_TEXT):
+            raise ValidationError(
+                f"a value of {field_name} must be one text or number, or a list of these, "
+                f"not a {type(text).__name__}.",
+                field_name,
+            )
+    return [bytes(text) if isinstance(text, bytearray | memoryview) else text for text in texts]
 
 
 def to_utf8(text: str, field_name: str) -> bytes:

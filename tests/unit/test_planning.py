@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from parallel_requests.planning import Planner
 from parallel_requests.user_agents import BROWSER_USER_AGENTS, USER_AGENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -451,6 +452,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("params", (5, 6)),
     ("params", (("a", "1"), ("b",))),
     ("data", (("a", "1"), ("b", "2", "3"))),
+    *((name, {"a": value}) for name in ("params", "data") for value in ({"b": 1}, [["x"]], [{"b": 1}])),
 ]
 
 
@@ -467,6 +469,17 @@ def test_row_27_a_bad_header_method_or_body_is_a_validation_error_on_its_item(na
 @pytest.mark.parametrize("name", ["params", "data", "headers", "cookies", "timeout", "proxy", "method"])
 def test_an_option_of_the_wrong_type_is_a_validation_error_on_its_item(name: str) -> None:
     bad, good = plan([{"url": URL, name: SOMETHING_ELSE}, URL])
+    assert isinstance(bad.problem, ValidationError)
+    assert bad.problem.field_name == name
+    assert good.problem is None
+
+
+@pytest.mark.parametrize("name", ["params", "data"])
+@pytest.mark.parametrize(
+    "of", [iter, io.StringIO, lambda text: [iter(text)]], ids=["iterator", "file", "list"]
+)
+def test_an_iterator_is_not_sent_as_its_repr(name: str, of: Callable[[str], object]) -> None:
+    bad, good = plan([{"url": URL, name: {"a": of("text")}}, URL])
     assert isinstance(bad.problem, ValidationError)
     assert bad.problem.field_name == name
     assert good.problem is None
@@ -566,6 +579,7 @@ def test_json_and_data_together_are_refused() -> None:
         ({"data": ()}, None, None),
         ({"data": {"a": 1, "b": ["x", "y z"]}}, b"a=1&b=x&b=y+z", "application/x-www-form-urlencoded"),
         ({"data": (("a", 1), ("a", 2))}, b"a=1&a=2", "application/x-www-form-urlencoded"),
+        ({"data": {"a": bytearray(b"x y")}}, b"a=x+y", "application/x-www-form-urlencoded"),
         (
             {"json": {}, "headers": {"content-type": "application/vnd.api+json"}},
             b"{}",
@@ -590,6 +604,8 @@ def test_bodies_become_bytes_with_their_content_type(
         (URL, {"a": 1, "b": "x y"}, f"{URL}?a=1&b=x+y"),
         (f"{URL}?z=0", {"a": [1, 2]}, f"{URL}?z=0&a=1&a=2"),
         (URL, {"a": None}, URL),
+        (URL, {"a": ["x", None, b"y"], "b": [None], "c": []}, f"{URL}?a=x&a=y"),
+        (URL, {"a": range(2), "b": {"x"}, "c": memoryview(b"x")}, f"{URL}?a=0&a=1&b=x&c=x"),
         (URL, {}, URL),
         (URL, "?a=1&b=é", f"{URL}?a=1&b=%C3%A9"),
         (URL, (("a", "1"), ("a", "2")), f"{URL}?a=1&a=2"),
