@@ -36,6 +36,9 @@ is_fresh_connection: ContextVar[bool | None] = ContextVar("is_fresh_connection",
 current_send: ContextVar[Send] = ContextVar("current_send")
 """The attempt under way."""
 
+_begun: ContextVar[list[_Protocol]] = ContextVar("_begun")
+"""The connections that the attempt under way has begun to open: two, if TLS goes through a tunnel."""
+
 
 class ClientRequest(aiohttp.ClientRequest):
     """Sends its body at once, and closes its connection if its headers say so."""
@@ -63,6 +66,7 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, arrivals: memoryview) -> None:
         super().__init__(loop)
         self._arrivals = arrivals
+        _begun.get().append(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to, with room for all that has come: at its end, TLS would lose the rest."""
@@ -156,9 +160,16 @@ class Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> ResponseHandler:
         is_fresh_connection.set(None)
+        begun: list[_Protocol] = []
+        _begun.set(begun)
         for _ in range(sum(map(len, self._conns.values())) - self._most_idle + 1):
             self._drop_idle()
-        protocol = await super()._create_connection(req, traces, timeout)
+        try:
+            protocol = await super()._create_connection(req, traces, timeout)
+        except BaseException:
+            for each in begun:
+                each.abort()  # if TLS was ready, it would wait for the server's close_notify
+            raise
         transport = protocol.transport
         if transport is None or transport.is_closing():
             # In TLS within TLS, the loop may not notice that it has ended, and never tell the protocol.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 import threading
@@ -14,6 +15,8 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
+from aiohttp.client_proto import ResponseHandler
+
 from parallel_requests.aio import ParallelRequests
 from parallel_requests.backends.aiohttp import AiohttpBackend
 from parallel_requests.engines import event_loop
@@ -22,6 +25,7 @@ from parallel_requests.engines.event_loop import EventLoopEngine
 from parallel_requests.engines.run import Run
 from parallel_requests.exceptions import (
     ConnectError,
+    ParallelRequestsError,
     PartialFailureError,
     RequestTimeout,
     ResourceExhausted,
@@ -34,7 +38,7 @@ from parallel_requests.session import ParallelSession
 from tests.leaks import open_sockets
 from tests.polling import until
 from tests.server.content import content
-from tests.server.faults import close, notify_end, read_request, receive, send, stall, within_tls
+from tests.server.faults import close, notify_end, read_request, receive, send, stall, wait, within_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -334,6 +338,42 @@ def test_a_silent_tls_server_leaves_no_socket_behind(
     until(lambda: mute.connections == 10)
     until(lambda: open_sockets() == before)  # those of the server, too
     assert not loop_threads()
+
+
+def test_a_call_that_is_cancelled_just_as_tls_is_ready_leaves_no_connection_behind(
+    loop_kind: str,
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its connection belongs to no call yet, and would wait for the server to end TLS."""
+    is_ready, is_stopped = threading.Event(), threading.Event()
+    make, stop = ResponseHandler.connection_made, EventLoopEngine.stop
+
+    def make_and_wait(protocol: ResponseHandler, transport: asyncio.BaseTransport) -> None:
+        make(protocol, transport)
+        is_ready.set()
+        is_stopped.wait(_LONG)
+
+    def stop_and_say_so(engine: EventLoopEngine, run: Run, reason: ParallelRequestsError) -> None:
+        stop(engine, run, reason)
+        is_stopped.set()
+
+    async def cancel() -> None:
+        async with ParallelRequests(backend="aiohttp", verify_ssl=str(certificates.ca_file)) as client:
+            call = asyncio.create_task(client.request(mute.url()))
+            await asyncio.to_thread(is_ready.wait, _LONG)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    monkeypatch.setattr(ResponseHandler, "connection_made", make_and_wait)
+    monkeypatch.setattr(EventLoopEngine, "stop", stop_and_say_so)
+    mute = fault_server([wait(threading.Event())], tls=certificates.good.server_context())
+    before = open_sockets()
+    asyncio.run(cancel())
+    gc.collect()  # warns of a connection that was not closed
+    assert open_sockets() == before + 1, "that of the server"
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "at the hello"])
