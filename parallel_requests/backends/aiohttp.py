@@ -17,6 +17,7 @@ from parallel_requests.backends.aiohttp_connections import (
     READ_SIZE,
     ClientRequest,
     Connector,
+    NothingSent,
     current_send,
     is_fresh_connection,
 )
@@ -176,7 +177,8 @@ class AiohttpBackend(AsyncBackend):
                     return self.failure(ConnectError if has_hung_up else ours, request, _without_bytes(cause))
             if isinstance(cause, _LOST) and not isinstance(cause, aiohttp.ClientConnectorError):
                 is_fresh = is_fresh_connection.get()
-                kind = ConnectError if is_fresh is None else TruncatedBody
+                is_unsent = is_fresh is None or isinstance(cause, NothingSent)
+                kind = ConnectError if is_unsent else TruncatedBody
                 if isinstance(cause, aiohttp.ClientOSError) and _CERTIFICATE_REQUIRED in str(cause):
                     kind = TLSError  # in TLS 1.3, a server says so after the handshake
                 return self.failure(kind, request, _without_bytes(cause), stale=is_fresh is False)

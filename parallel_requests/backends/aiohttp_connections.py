@@ -18,6 +18,7 @@ from parallel_requests.backends.tcp import keepalive_options
 from parallel_requests.header_fields import LARGEST_HEAD, TOO_MANY_INTERIM, ends_connection, interim_size
 
 if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
     from aiohttp.http import RawResponseMessage
@@ -40,11 +41,28 @@ _begun: ContextVar[list[_Protocol]] = ContextVar("_begun")
 """The connections that the attempt under way has begun to open: two, if TLS goes through a tunnel."""
 
 
+class NothingSent(aiohttp.ClientConnectionResetError):
+    """The connection ended before any part of the request was sent."""
+
+
 class ClientRequest(aiohttp.ClientRequest):
     """Sends its body at once, and closes its connection if its headers say so."""
 
     def update_expect_continue(self, expect: bool = False) -> None:
         """Do nothing: the header is sent as it is, as aiohttp would wait forever if a server ignores it."""
+
+    async def write_bytes(
+        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
+    ) -> None:
+        """Send the head and the body, unless the connection has ended since it was taken.
+
+        Before Python 3.12 this is a task of its own, which has to wait for its turn on the loop.
+        """
+        protocol = conn.protocol
+        if isinstance(protocol, _Protocol) and protocol.has_ended():
+            protocol.set_exception(NothingSent("the connection ended just as it was used"))
+            return
+        await super().write_bytes(writer, conn, content_length)
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         """Send itself."""
@@ -93,7 +111,16 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
         """
         if not super().is_connected() or self.should_close:
             return False
-        return self._arrived is None or not self._arrived.poll(0)
+        return not self._has_arrivals()
+
+    def has_ended(self) -> bool:
+        """Whether it must not be used after all, before anything has been sent for the attempt under way."""
+        if self.transport is None or self.transport.is_closing():
+            return True
+        return is_fresh_connection.get() is False and self._has_arrivals()
+
+    def _has_arrivals(self) -> bool:
+        return self._arrived is not None and bool(self._arrived.poll(0))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Distinguish a TLS connection that was cut, which asyncio does not, from one that was closed."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from parallel_requests.models import Attempt, Request
+    from parallel_requests.planning import RequestItem
     from tests.lateness import Lateness
     from tests.server.faults import Connection, FaultServer, Step
 
@@ -120,6 +121,35 @@ def test_a_connection_that_has_ended_while_the_loop_was_busy_is_not_used(
         other_is_idle.set()
     assert session.post(server.url(), data="x", on_attempt=keep_the_loop_busy) == {"ok": True}
     assert [request.connection for request in server.requests[2:]] == [1, 1]
+
+
+def test_a_connection_that_ends_before_anything_is_sent_costs_no_post(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    may_end, has_ended = threading.Event(), threading.Event()
+
+    def end(connection: Connection) -> None:
+        connection.end()
+        has_ended.set()
+
+    def keep_the_loop_busy(request: Request, _attempt: Attempt) -> None:
+        if request.index == 1:
+            may_end.set()
+            has_ended.wait()
+
+    server = fault_server(
+        [read_request(), send(_ANSWER), wait(may_end), end], [read_request(), send(_ANSWER)]
+    )
+    session.get(server.url())
+    posts: list[RequestItem] = [
+        {"url": server.url()},
+        {"url": server.url(), "headers": {"X-Bytes": b"\xff"}},  # fails as soon as the other one begins
+    ]
+    posted, _ = session.iter_results(
+        posts, method="POST", data="x", on_attempt=keep_the_loop_busy, ordered=True
+    )
+    assert posted.unwrap() == {"ok": True}
+    assert [request.connection for request in server.requests] == [0, 1]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
