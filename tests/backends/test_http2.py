@@ -25,6 +25,7 @@ from tests.server.h2_faults import (
     HangUp,
     Pause,
     Vanish,
+    allow_one_stream,
     announce_no_window,
     go_away,
     good_answer,
@@ -661,10 +662,6 @@ def test_a_body_is_sent_on_after_its_response_has_begun(session: ParallelSession
 def test_a_response_to_half_a_body_leaves_room_for_the_next_call(
     session: ParallelSession, play: Play
 ) -> None:
-    def allow_one_stream(protocol: H2Connection) -> None:
-        protocol.initiate_connection()
-        protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
-
     def refuse_uploads(protocol: H2Connection, stream: int, path: str) -> None:
         if path == "/up":
             protocol.send_headers(stream, [(":status", "413")], end_stream=True)

@@ -10,11 +10,9 @@ import pytest
 
 pytest.importorskip("niquests")
 
-from h2.settings import SettingCodes
-
 from parallel_requests.backends.niquests_pools import OriginPool
 from parallel_requests.session import ParallelSession
-from tests.server.h2_faults import Pause, good_answer, h2_context, speak_h2
+from tests.server.h2_faults import Pause, allow_one_stream, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +29,6 @@ def test_a_pool_may_shrink_while_a_connection_is_being_opened(
     fault_server: Callable[..., FaultServer], certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_asked, may_answer = threading.Event(), threading.Event()
-
-    def allow_one_stream(protocol: H2Connection) -> None:
-        protocol.initiate_connection()
-        protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
 
     def answer(protocol: H2Connection, stream: int, path: str) -> None:
         if path == "/late":

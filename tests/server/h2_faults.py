@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import Event, RequestReceived, StreamEnded
+from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame, SettingsFrame
 
 from tests.server.faults import SeenRequest, stall, vanish
@@ -113,6 +114,12 @@ def announce_no_window(protocol: H2Connection) -> None:
     protocol.clear_outbound_data_buffer()
     protocol._prepare_for_sending([SettingsFrame(0)])
     protocol.increment_flow_control_window(1 << 30)
+
+
+def allow_one_stream(protocol: H2Connection) -> None:
+    """Send settings by which the client has one stream at a time."""
+    protocol.initiate_connection()
+    protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
 
 
 def good_answer(protocol: H2Connection, stream: int, _path: str = "") -> None:
