@@ -14,7 +14,6 @@ from parallel_requests.calls import Call
 from parallel_requests.exceptions import ResourceExhausted, starting
 from parallel_requests.keywords import (
     NOT_FOR_DOWNLOADS,
-    VERB_ARGUMENTS,
     documents_options,
     reject_unknown,
     split_options,
@@ -316,8 +315,7 @@ async def parallel_requests_async(
     Raises:
         Exception: What `parallel_requests.parallel_requests` raises.
     """
-    reject_unknown(options, "parallel_requests_async", beside=VERB_ARGUMENTS["request"])
-    of_session, of_call = split_options(options)
+    of_session, of_call = split_options(options, "parallel_requests_async", "request")
     async with ParallelRequests(**of_session) as client:
         request: Callable[..., Any] = client.request
         return await request(

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-from parallel_requests.keywords import (
-    NOT_FOR_DOWNLOADS,
-    VERB_ARGUMENTS,
-    documents_options,
-    reject_unknown,
-    split_options,
-)
+from parallel_requests.keywords import NOT_FOR_DOWNLOADS, documents_options, split_options
 from parallel_requests.models import Result, ReturnType
 from parallel_requests.options import Options, Settings
 from parallel_requests.session import ParallelSession
@@ -61,8 +55,7 @@ def parallel_requests(
         KeyboardInterrupt: With what finished in ``.results``.
         Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
     """
-    reject_unknown(options, "parallel_requests", beside=VERB_ARGUMENTS["request"])
-    of_session, of_call = split_options(options)
+    of_session, of_call = split_options(options, "parallel_requests", "request")
     with ParallelSession(**of_session) as session:
         request: Callable[..., Any] = session.request
         return request(
@@ -101,9 +94,8 @@ def iter_results(
         TypeError: An option does not exist; the message names the closest one.
         Exception: The input raised; what was in flight is yielded first.
     """
-    reject_unknown(options, "iter_results", beside=VERB_ARGUMENTS["iter_results"])
+    of_session, of_call = split_options(options, "iter_results", "iter_results")
     Settings(**options)  # a wrong option fails here, not when the loop begins
-    of_session, of_call = split_options(options)
 
     def results() -> Generator[Result[Any]]:
         with ParallelSession(**of_session) as session:
@@ -147,8 +139,7 @@ def download(
         KeyboardInterrupt: With the Results of what was fetched in ``.results``.
         Exception: The iterable of URLs raised; what was fetched is in ``.results``, too.
     """
-    reject_unknown(options, "download", beside=VERB_ARGUMENTS["download"])
-    of_session, of_call = split_options(options)
+    of_session, of_call = split_options(options, "download", "download")
     with ParallelSession(**of_session) as session:
         fetch: Callable[..., Any] = session.download
         return fetch(

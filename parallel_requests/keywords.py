@@ -94,14 +94,14 @@ def _enumerated(names: Sequence[str]) -> str:
 
 
 def check_call_options(
-    options: Mapping[str, Any], caller: str, beside: Collection[str], *, refused: Collection[str] = ()
+    options: Mapping[str, Any], caller: str, verb: str, *, refused: Collection[str] = ()
 ) -> None:
     """Check that every keyword is an option that may differ from call to call.
 
     Args:
         options: The keywords.
         caller: The method they were given to.
-        beside: Its other parameters.
+        verb: The one of `VERB_ARGUMENTS` whose other parameters it has.
         refused: Options that it has no use for.
 
     Raises:
@@ -110,7 +110,7 @@ def check_call_options(
     """
     if not refused and options.keys() <= CALL_OPTION_NAMES:
         return
-    reject_unknown(options, caller, taken=CALL_OPTION_NAMES - {*refused}, beside=beside)
+    reject_unknown(options, caller, taken=CALL_OPTION_NAMES - {*refused}, beside=VERB_ARGUMENTS[verb])
     for name in options:
         if name in refused:
             raise ConfigurationError(f"{name} is of no use to {caller}().", name)
@@ -120,8 +120,20 @@ def check_call_options(
             )
 
 
-def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split options into those of a session and those of a call."""
+def split_options(
+    options: Mapping[str, Any], caller: str, verb: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the keywords of a one-call function into the options of a session and those of a call.
+
+    Args:
+        options: The keywords.
+        caller: The function they were given to.
+        verb: The one of `VERB_ARGUMENTS` whose other parameters it has.
+
+    Raises:
+        TypeError: A keyword is not an option; the message says what would be right.
+    """
+    reject_unknown(options, caller, beside=VERB_ARGUMENTS[verb])
     of_call = {name: value for name, value in options.items() if name in CALL_OPTION_NAMES}
     return {name: value for name, value in options.items() if name not in of_call}, of_call
 

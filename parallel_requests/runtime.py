@@ -24,7 +24,7 @@ from parallel_requests.exceptions import (
     ValidationError,
 )
 from parallel_requests.header_fields import check_cookies
-from parallel_requests.keywords import NOT_FOR_DOWNLOADS, VERB_ARGUMENTS, check_call_options
+from parallel_requests.keywords import NOT_FOR_DOWNLOADS, check_call_options
 from parallel_requests.locks import Lock
 from parallel_requests.logs import set_level
 from parallel_requests.models import Request, Result, ReturnType
@@ -272,7 +272,7 @@ class Runtime:
             self._engine.close()
 
     def _settings_of(self, call: Call, *, refused: Collection[str] = ()) -> Settings:
-        check_call_options(call.options, call.verb, VERB_ARGUMENTS[call.verb], refused=refused)
+        check_call_options(call.options, call.verb, call.verb, refused=refused)
         return self.settings.override(call.options)
 
     def _planner(self, settings: Settings, accept_encoding: str = ACCEPT_ENCODING) -> Planner:

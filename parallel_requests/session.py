@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 from parallel_requests.calls import Call
 from parallel_requests.keywords import (
     NOT_FOR_DOWNLOADS,
-    VERB_ARGUMENTS,
     check_call_options,
     documents_options,
     reject_unknown,
@@ -108,7 +107,7 @@ def _check_verb_options(options: Mapping[str, Any], method: str, request: Callab
         )
     taken = inspect.signature(request).parameters
     others = {name: value for name, value in options.items() if name not in taken}
-    check_call_options(others, caller, VERB_ARGUMENTS["request"], refused=["method"])
+    check_call_options(others, caller, "request", refused=["method"])
 
 
 class ParallelSession:
