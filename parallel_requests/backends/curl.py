@@ -6,19 +6,20 @@ The engine ``curl_multi`` drives the transfers; each is a `Transfer`.
 from __future__ import annotations
 
 import itertools
+import select
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pycurl
 
 from parallel_requests.backends.base import Backend, Capabilities, TransportSettings
 from parallel_requests.backends.curl_heads import Head, parse_head
+from parallel_requests.backends.curl_idle_connections import IdleConnections
 from parallel_requests.backends.curl_quic import QuicReach
 from parallel_requests.backends.tcp import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL
 from parallel_requests.exceptions import ProtocolError, TruncatedBody
 from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
-    from parallel_requests.backends.curl_idle_connections import IdleConnections
     from parallel_requests.backends.curl_transfer import Transfer
     from parallel_requests.models import Request
 
@@ -48,7 +49,7 @@ class CurlBackend(Backend):
         self._places = itertools.cycle(range(_POOL_SIZE))
         self._connections = 0  # opened so far
         self.quic: QuicReach | None = None  # set if HTTP/3 may be used
-        self.idle: IdleConnections | None = None  # set by the engine if this system has epoll
+        self.idle: IdleConnections | None = None  # once it is bound, if this system has epoll
         self.unconnected: set[Transfer] = set()  # over https, and without a connection yet
         self.has_connected = False  # whether one of them got one since the engine last looked
         self._last_block: bytes | None = None
@@ -79,6 +80,15 @@ class CurlBackend(Backend):
             (pycurl.PATH_AS_IS, 1),
             (pycurl.NOPROXY, ""),  # or libcurl would read NO_PROXY, and bypass a proxy given as an option
         ]
+
+    def bind(self) -> None:
+        """Open what only the engine's thread uses; called on it, before the first transfer."""
+        self.idle = IdleConnections() if hasattr(select, "epoll") else None
+
+    def release(self) -> None:
+        """Close that again; called on the same thread, after the last transfer."""
+        if self.idle is not None:
+            self.idle.close()
 
     def close(self) -> None:
         self._pool = None  # closed with the last of its easy handles

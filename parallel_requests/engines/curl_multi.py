@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from collections import deque
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pycurl
 
-from parallel_requests.backends.curl_idle_connections import IdleConnections
 from parallel_requests.backends.curl_transfer import Transfer
 from parallel_requests.engines.base import EngineThreads, translated
 from parallel_requests.engines.curl_drivers import new_driver
@@ -152,7 +150,7 @@ class CurlMultiEngine:
             self._multi = cast("Any", pycurl.CurlMulti())
             self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.max_idle)
             self._driver = new_driver(self._multi, self._wake_reader, self._scheduler.concurrency)
-            self._backend.idle = IdleConnections() if hasattr(select, "epoll") else None
+            self._backend.bind()
             on_failure.pop_all()
 
     def _fill(self) -> None:
@@ -281,7 +279,6 @@ class CurlMultiEngine:
             easy.close()
         self._multi.close()  # before the driver: to close TLS connections, it has their sockets watched
         self._driver.close()
-        if self._backend.idle is not None:
-            self._backend.idle.close()
+        self._backend.release()
         self._wake_writer.close()  # first, as `wake` expects no other end to be closed
         self._wake_reader.close()
