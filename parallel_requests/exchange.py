@@ -295,8 +295,8 @@ class _ExchangeState:
                 return self._give_up(reply)
         except RedirectError as error:
             return self.end(error, reply)
-        except BaseException as error:  # noqa: BLE001 - a bug in the caller's predicate must not lose the item
-            return self.end(_callback_failure(error), reply)
+        except BaseException as error:  # noqa: BLE001 - a bug in the caller's function must not lose the item
+            return self.end(_callback_failure(error, self.target), reply)
         refusal = self.policy.reason_to_stop() or self._refuse_pause(reply)
         return Next.AFTER_WAIT if refusal is None else self.end(refusal, reply)
 
@@ -479,9 +479,11 @@ def _with_cookies(request: Request, cookies: CookieStore) -> Request:
     return dataclasses.replace(request, headers={**request.headers, "Cookie": header})
 
 
-def _callback_failure(error: BaseException) -> ParallelRequestsError:
+def _callback_failure(error: BaseException, request: Request) -> ParallelRequestsError:
+    """Return the error of an item for which a function of the caller's, asked about a retry, raised."""
     failure = ParallelRequestsError(
-        f"A callback of the retry policy raised {type(error).__name__}: {text_of(error)}"
+        f"retry_on, dont_retry_on or restart raised {type(error).__name__} for {redact(request.url)}: "
+        f"{text_of(error)}"
     )
     failure.__cause__ = error
     return failure

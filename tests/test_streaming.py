@@ -212,6 +212,23 @@ def test_restart_is_not_called_when_no_retry_is_left(
     assert len(sink.body) <= 100_000
 
 
+def test_a_restart_that_raises_is_named_in_the_error_of_its_item(
+    session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    class Pipe(Sink):
+        def restart(self, request: Request) -> bool:
+            raise OSError("a pipe cannot start over")
+
+    server = fault_server([read_request(), send(CUT), close()])
+    with pytest.raises(
+        ParallelRequestsError, match=r"restart.* raised OSError for http.*start over$"
+    ) as caught:
+        session.request(server.url(), return_type="stream", stream_callback=Pipe())
+    assert not isinstance(caught.value, BackendError | RetryExhaustedError)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert len(server.requests) == 1
+
+
 def test_a_callback_that_raises_fails_its_item_only(session: ParallelSession, server: Server) -> None:
     def receive(chunk: bytes, request: Request) -> None:
         if request.index == 1:

@@ -187,6 +187,7 @@ def test_a_predicate_that_raises_fails_its_item() -> None:
     result = Stage(retry=RetryPolicy(retry_on=predicate)).run(get(), [Answer(200)])
     assert isinstance(result.error, ParallelRequestsError)
     assert isinstance(result.error.__cause__, LookupError)
+    assert "retry_on" in str(result.error)
     assert result.attempts == 1
 
 
