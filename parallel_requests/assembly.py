@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from parallel_requests.backends.base import AsyncBackend, Backend, TransportSettings
+from parallel_requests.backends.base import TransportSettings
 from parallel_requests.backends.registry import backend_class
 from parallel_requests.engines.threads import ThreadsEngine
 from parallel_requests.exceptions import ConfigurationError
@@ -18,7 +18,7 @@ from parallel_requests.redirects import RedirectRules
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parallel_requests.backends.base import BlockingBackend
+    from parallel_requests.backends.base import AsyncBackend, Backend, BlockingBackend
     from parallel_requests.backends.curl import CurlBackend
     from parallel_requests.cookies import CookieStore
     from parallel_requests.engines.base import Engine
@@ -54,10 +54,10 @@ def new_backend(settings: Settings) -> Backend:
 
 def new_engine(backend: Backend, settings: Settings) -> Engine:
     """Return the engine that drives a backend."""
-    if isinstance(backend, AsyncBackend):
+    if backend.engine == "event_loop":
         from parallel_requests.engines.event_loop import EventLoopEngine
 
-        return EventLoopEngine(backend, settings.concurrency)
+        return EventLoopEngine(cast("AsyncBackend", backend), settings.concurrency)
     if backend.engine == "curl_multi":
         from parallel_requests.engines.curl_multi import CurlMultiEngine
 
