@@ -174,7 +174,7 @@ class Pools:
             base.ConnectionCls, self._wire, self._library.exceptions, socks_proxy, self._open_connections
         )
         attributes = {"ConnectionCls": connection}
-        if base.QueueCls is queue.LifoQueue:  # not of urllib3-future
+        if not self._is_future:
             attributes["QueueCls"] = _OnlyIdle
         return type(base.__name__, (_Pool, base), attributes)
 
