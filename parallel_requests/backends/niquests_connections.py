@@ -41,11 +41,13 @@ class Stream:
     A lost connection is reconnected with a new protocol object, and numbers its streams from the start.
 
     Attributes:
+        promise_id: By which the connection knows the promise of its response.
         unsent: What has yet to be sent of the request's body.
     """
 
-    def __init__(self, number: int, protocol: Any, body: bytes) -> None:
-        self.number = number
+    def __init__(self, promise: Any, protocol: Any, body: bytes) -> None:
+        self.number: int = promise.stream_id
+        self.promise_id: str = promise.uid
         self.protocol = protocol
         self.unsent = memoryview(body)
         self.has_news = False
@@ -121,7 +123,7 @@ class SharedConnection:
         """Send a request; over HTTP/2 only its head, as `wait_for_news` sends its body."""
         later, body = (body, b"") if body and self.is_multiplexed else (b"", body or None)
         promise = super().request(method, url, body=body, **options)  # type: ignore[misc]
-        promise.set_parameter("stream", Stream(promise.stream_id, self._protocol, later))
+        promise.set_parameter("stream", Stream(promise, self._protocol, later))
         promise.set_parameter("connection", self)
         return promise
 
@@ -220,8 +222,8 @@ class SharedConnection:
     def cancel(self, stream: Stream) -> None:
         """Cancel a stream, unless it has ended; the connection must be borrowed."""
         self._pending_responses.pop(stream.number, None)
-        if (promise := self._promises_per_stream.pop(stream.number, None)) is not None:
-            self._promises.pop(promise.uid, None)
+        self._promises_per_stream.pop(stream.number, None)
+        self._promises.pop(stream.promise_id, None)  # or its pool would not close the connection
         if self._is_terminated() or stream.is_left_out:
             # To a server that leaves it out it does not exist: on a reset, Go's would end the connection.
             stream.forget()

@@ -17,6 +17,7 @@ from hyperframe.frame import SettingsFrame
 from parallel_requests import exceptions
 from parallel_requests.gates.backoff import RetryPolicy
 from tests.lateness import fits
+from tests.leaks import open_sockets
 from tests.polling import until
 from tests.server.control import together
 from tests.server.faults import notify_end, read_request, response, send, stall, within_tls
@@ -564,6 +565,18 @@ def test_a_body_that_goes_on_after_a_goaway_is_not_cut(open_session: OpenSession
     may_go_on.set()
     caller.join()
     assert b"".join(chunks) == b"one two"
+
+
+def test_a_head_that_is_not_valid_leaves_no_connection_behind(open_session: OpenSession, play: Play) -> None:
+    def contradict(protocol: H2Connection, stream: int, _path: str) -> None:
+        lengths = [("content-length", "5"), ("content-length", "6")]
+        protocol.send_headers(stream, [(":status", "200"), *lengths])
+
+    server = play([speak_h2(contradict)])
+    before = open_sockets()
+    with open_session() as session, pytest.raises(exceptions.ProtocolError):
+        session.get(server.url("/"))
+    until(lambda: open_sockets() == before)
 
 
 def test_a_saturated_connection_is_replaced(open_session: OpenSession, play: Play) -> None:
