@@ -229,7 +229,8 @@ class SharedConnection:
             stream.forget()
             return
         self._protocol.submit_stream_reset(stream_id=stream.number)
-        if not self._flush() and self._protocol.is_idle():
+        is_taken = self._flush() and wait_for_socket(self.sock, write=True, timeout=0)
+        if not is_taken and self._protocol.is_idle():
             self._protocol.connection_lost()  # it would hold the next calls up, and nobody else needs it
 
     def _exchange(self, police: Any, owner: Any) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 pytest.importorskip("niquests")
 
+from h2.settings import SettingCodes
+
+from parallel_requests import exceptions
 from parallel_requests.backends.niquests_pools import OriginPool
 from parallel_requests.session import ParallelSession
 from tests.server.h2_faults import Pause, allow_one_stream, good_answer, h2_context, speak_h2
@@ -54,3 +57,33 @@ def test_a_pool_may_shrink_while_a_connection_is_being_opened(
         assert session.get(server.url("/"), return_type="content") == b"ok"
         may_answer.set()
         assert late.result() == b"ok"
+
+
+def take_any_amount(protocol: H2Connection) -> None:
+    """Let the client send as much as the system buffers."""
+    protocol.initiate_connection()
+    protocol.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+    protocol.increment_flow_control_window(1 << 30)
+
+
+def test_a_connection_on_which_nothing_is_read_any_more_is_not_used_again(
+    fault_server: Callable[..., FaultServer], certificates: Certificates
+) -> None:
+    may_read = threading.Event()
+
+    def stop_reading(_protocol: H2Connection, _stream: int, path: str) -> None:
+        if path == "/up":
+            may_read.wait(10)
+
+    server = fault_server(
+        [speak_h2(good_answer, at_once=stop_reading, begin=take_any_amount)],
+        [speak_h2(good_answer)],
+        tls=h2_context(certificates.good),
+    )
+    with ParallelSession(backend="niquests", max_retries=0, verify_ssl=str(certificates.ca_file)) as session:
+        assert session.get(server.url("/"), return_type="content") == b"ok"
+        with pytest.raises(exceptions.RequestTimeout):
+            session.post(server.url("/up"), data=b"x" * 30_000_000, timeout=1.0)
+        assert session.get(server.url("/"), timeout=5, return_type="content") == b"ok"
+    may_read.set()
+    assert server.connections == 2
