@@ -13,6 +13,7 @@ pytest.importorskip("niquests")
 from h2.settings import SettingCodes
 
 from parallel_requests import exceptions
+from parallel_requests.backends import niquests_connections
 from parallel_requests.backends.niquests_pools import OriginPool
 from parallel_requests.session import ParallelSession
 from tests.server.h2_faults import Pause, allow_one_stream, good_answer, h2_context, speak_h2
@@ -87,3 +88,14 @@ def test_a_connection_on_which_nothing_is_read_any_more_is_not_used_again(
         assert session.get(server.url("/"), timeout=5, return_type="content") == b"ok"
     may_read.set()
     assert server.connections == 2
+
+
+def test_a_body_is_sent_as_soon_as_the_server_takes_it(
+    fault_server: Callable[..., FaultServer], certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only whenever a waiting thread checks whether its attempt was cut."""
+    monkeypatch.setattr(niquests_connections, "POLL_INTERVAL", 30.0)
+    server = fault_server([speak_h2(good_answer, begin=take_any_amount)], tls=h2_context(certificates.good))
+    with ParallelSession(backend="niquests", verify_ssl=str(certificates.ca_file)) as session:
+        body = b"x" * 10_000_000  # more than the system buffers
+        assert session.post(server.url("/"), data=body, timeout=20, return_type="content") == b"ok"
