@@ -339,8 +339,8 @@ def test_a_connection_that_is_silently_dead_costs_one_timeout(open_session: Open
     session = open_session(retry=RetryPolicy(max_retries=1, backoff_factor=0.01))
     assert session.get(server.url(), return_type="content") == b"ok"
     results = list(session.iter_results([server.url()] * 3, return_type="content", timeout=4))
-    # More attempts there may be: one that comes before the connection is given up is replayed at once.
-    assert [(result.value, result.retries) for result in results] == [(b"ok", 1)] * 3
+    # By a retry or, if another call has given the connection up already, by a replay.
+    assert [result.value for result in results] == [b"ok"] * 3
     assert server.connections == 2
 
 

@@ -12,7 +12,7 @@ from h2.events import Event, RequestReceived, StreamEnded
 from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame, SettingsFrame
 
-from tests.server.faults import SeenRequest, stall, vanish
+from tests.server.faults import SeenRequest, stall
 
 if TYPE_CHECKING:
     import ssl
@@ -35,7 +35,7 @@ def h2_context(identity: Identity) -> ssl.SSLContext:
 class FallSilent(Exception):
     """Raised by an Answer: what it has said is sent, and nothing more."""
 
-    step = staticmethod(stall)
+    drops_packets = False
 
 
 class HangUp(Exception):
@@ -43,9 +43,9 @@ class HangUp(Exception):
 
 
 class Vanish(FallSilent):
-    """Raised by an Answer: what it has said is sent, and then no packet gets through any more."""
+    """Raised by an Answer: what it has said is sent, and no packet gets through to it any more."""
 
-    step = staticmethod(vanish)
+    drops_packets = True
 
 
 class Pause(Exception):
@@ -95,8 +95,10 @@ def speak_h2(
                     else:
                         on_other(protocol, event)
                 except FallSilent as silence:
+                    if silence.drops_packets:
+                        connection.drop_packets()  # first, or the next request might still be acknowledged
                     connection.send(protocol.data_to_send())
-                    silence.step()(connection)
+                    stall()(connection)
                 except HangUp:
                     connection.send(protocol.data_to_send())
                     return
