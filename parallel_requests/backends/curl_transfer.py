@@ -324,7 +324,8 @@ class Transfer:
 
     def _kind_of_failure(self, code: int, message: str) -> type[BackendError]:
         kind = MEANING.get(code, BackendError)
-        if any(words in message for words in MALFORMED):
+        # One that times out may have the message about another one, which shares its connection.
+        if kind is not RequestTimeout and any(words in message for words in MALFORMED):
             return ProtocolError
         if kind is RequestTimeout and self._quic_sockets and "certificate" in message:
             return TLSError  # the certificate was rejected over TCP, and QUIC was not answered

@@ -123,6 +123,24 @@ def test_trailers_are_not_headers() -> None:
     assert set(response.headers) == {"x-real", "transfer-encoding"}
 
 
+def test_a_timeout_over_http2_is_one_even_if_the_response_to_another_call_is_malformed(
+    certificates: Certificates,
+) -> None:
+    """The transfer that happens to read for the whole connection gets the message about the other one."""
+
+    def contradict(protocol: H2Connection, stream: int, path: str) -> None:
+        if path == "/malformed":
+            lengths = [("content-length", "5"), ("content-length", "6")]
+            protocol.send_headers(stream, [(":status", "200"), *lengths])
+
+    server = FaultServer([speak_h2(contradict)], tls=h2_context(certificates.good))
+    urls = [server.url(path) for path in ("/mute", "/malformed", "/mute")]
+    with server, ParallelSession(backend="curl", verify_ssl=str(certificates.ca_file)) as session:
+        results = list(session.iter_results(urls, timeout=1.0, max_retries=0, ordered=True))
+    timeout, malformed = exceptions.RequestTimeout, exceptions.ProtocolError
+    assert [type(result.error) for result in results] == [timeout, malformed, timeout]
+
+
 def test_a_malformed_head_over_http2_is_not_cut(certificates: Certificates) -> None:
     def contradict(protocol: H2Connection, stream: int, _path: str) -> None:
         lengths = [("content-length", "5"), ("content-length", "6")]
