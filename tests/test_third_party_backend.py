@@ -120,7 +120,7 @@ def test_an_entry_point_makes_its_name_valid_everywhere(
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody-elses\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text(
-        f"[parallel_requests.backends]\nhttpx = {__name__}:HttpxBackend\n"
+        f"[parallel_requests.backends]\nother = {__name__}:NoSuchBackend\nhttpx = {__name__}:HttpxBackend\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 

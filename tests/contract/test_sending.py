@@ -155,7 +155,8 @@ def test_framing_headers_of_the_caller_are_refused(
     with pytest.raises(exceptions.ValidationError, match="-"):
         session.post(server.url("/post"), data=b"body", headers=framing)
     assert session.post(server.url("/post"), data=b"body", headers={"content-length": "4"})["data"] == "body"
-    assert server.stats().requests == 1
+    assert session.get(server.url("/get"), headers={"Content-Length": "0"})["args"] == {}
+    assert server.stats().requests == 2
 
 
 def test_connect_is_refused_as_a_method(session: ParallelSession, server: Server) -> None:

@@ -643,7 +643,7 @@ def test_the_callers_own_cookie_header_takes_precedence(own: str, sent: str) -> 
 
 
 def test_cookies_of_an_item_override_those_of_the_session() -> None:
-    [request] = plan([{"url": URL, "cookies": {"c": "3"}}], session_cookies={"a": "1", "c": "0"})
+    [request] = plan([{"url": URL, "cookies": {"c": "3", "d": None}}], session_cookies={"a": "1", "c": "0"})
     assert header(request, "cookie") == "a=1; c=3"
 
 
