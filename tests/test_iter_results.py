@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import threading
 from typing import TYPE_CHECKING, Any
@@ -320,7 +321,30 @@ def test_an_async_input_goes_on_when_its_slow_consumer_does(
     assert asyncio.run(asyncio.wait_for(take(), 30)) == list(range(10))
 
 
-def test_an_async_input_that_raises_does_so_after_the_last_result(backend: str, server: Server) -> None:
+def test_an_async_input_has_ended_when_its_loop_is_left(backend: str, server: Server) -> None:
+    has_ended = False
+
+    async def urls() -> AsyncIterator[str]:
+        nonlocal has_ended
+        yield server.url("/id/1")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            has_ended = True
+
+    async def take() -> bool:
+        async with ParallelRequests(backend=backend) as client:
+            async with contextlib.aclosing(client.iter_results(urls())) as results:
+                assert (await anext(results)).unwrap() == {"id": 1}
+            return has_ended
+
+    assert asyncio.run(take())
+
+
+def test_an_async_input_that_raises_does_so_after_the_last_result(
+    backend: str, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     async def urls() -> AsyncIterator[str]:
         for number in range(30):
             yield server.url(f"/id/{number}?delay={0.02 * (number % 3)}")
@@ -337,6 +361,8 @@ def test_an_async_input_that_raises_does_so_after_the_last_result(backend: str, 
         return seen
 
     assert asyncio.run(take()) == list(range(30))
+    gc.collect()
+    assert not caplog.records, "the loop does not report it, too"
 
 
 def test_an_endless_async_input_ends_with_its_run(backend: str, server: Server) -> None:
