@@ -277,6 +277,16 @@ def test_a_server_that_wants_http11_after_all_gets_it_or_is_a_protocol_error(
         assert "it wants HTTP/1.1" in str(result.error)
 
 
+def test_calls_wait_for_the_first_connection_rather_than_open_more(
+    session: ParallelSession, fault_server: Play, certificates: Certificates
+) -> None:
+    target = within_tls(h2_context(certificates.good), *_HEALTHY)
+    server = fault_server([lambda connection: connection.pause(0.3), target])
+    urls = [f"https://localhost:{server.port}/"] * 20
+    assert session.get(urls, return_type="content") == [b"ok"] * 20
+    assert server.connections == 1
+
+
 def test_an_empty_data_frame_does_not_end_a_body(session: ParallelSession, play: Play) -> None:
     def answer(protocol: H2Connection, stream: int, _path: str) -> None:
         protocol.send_headers(stream, [(":status", "200")])

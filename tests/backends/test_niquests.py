@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ pytest.importorskip("niquests")
 from h2.settings import SettingCodes
 
 from parallel_requests import exceptions
-from parallel_requests.backends import niquests_connections
+from parallel_requests.backends import niquests_connections, niquests_pools
 from parallel_requests.backends.niquests_pools import OriginPool
 from parallel_requests.session import ParallelSession
+from tests.server.faults import repeat, response
 from tests.server.h2_faults import Pause, allow_one_stream, good_answer, h2_context, speak_h2
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from h2.connection import H2Connection
 
-    from tests.server.faults import FaultServer
+    from tests.server.faults import Connection, FaultServer
     from tests.server.tls import Certificates
 
 pytestmark = pytest.mark.niquests
@@ -58,6 +60,27 @@ def test_a_pool_may_shrink_while_a_connection_is_being_opened(
         assert session.get(server.url("/"), return_type="content") == b"ok"
         may_answer.set()
         assert late.result() == b"ok"
+
+
+def test_calls_over_http11_do_not_wait_for_the_responses_of_others(
+    fault_server: Callable[..., FaultServer], certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(niquests_pools, "POLL_INTERVAL", 30.0)  # nor do they have to look for a connection
+    number, pairs = itertools.count(), [threading.Event(), threading.Event()]
+
+    def answer_both_at_once(connection: Connection) -> None:
+        connection.read_request()
+        pair, is_second = divmod(next(number), 2)
+        if is_second:
+            pairs[pair].set()
+        connection.wait(pairs[pair])
+        connection.send(response(b"ok"))
+
+    server = fault_server([repeat(answer_both_at_once)], tls=certificates.good.server_context())
+    with ParallelSession(backend="niquests", max_retries=0, verify_ssl=str(certificates.ca_file)) as session:
+        for _ in pairs:
+            assert session.get([server.url()] * 2, timeout=10, return_type="content") == [b"ok"] * 2
+    assert server.connections == 2
 
 
 def take_any_amount(protocol: H2Connection) -> None:
