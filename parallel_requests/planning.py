@@ -113,11 +113,7 @@ class Planner:
             if settings.random_user_agent
             else None
         )
-        self._base_headers = {
-            "User-Agent": USER_AGENT,
-            "Accept": "*/*",
-            "Accept-Encoding": accept_encoding,
-        }
+        self._accept_encoding = accept_encoding
         verify = settings.verify_ssl
         self._verify: bool | str = verify if isinstance(verify, bool) else os.fspath(verify)
         if settings.verify_ssl is True and environment.ca_bundle:
@@ -282,11 +278,11 @@ class Planner:
 
     def _build(self, url: str, row: Mapping[str, Any], authority: str) -> Request:
         method = _check_method(row["method"])
-        headers = dict(self._base_headers)
-        if self._user_agents is not None:
-            headers["User-Agent"] = self._user_agents.next()
+        user_agent = USER_AGENT if self._user_agents is None else self._user_agents.next()
+        headers = {"User-Agent": user_agent, "Accept": "*/*"}
         unwanted: set[str] = set()
         merge_headers(headers, row["headers"], unwanted)
+        self._accept_codings(headers)
         url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
         content = encode_body(row["json"], row["data"], headers)
@@ -309,6 +305,12 @@ class Planner:
             authority=authority,
             proxy_authorization=proxy_authorization,
         )
+
+    def _accept_codings(self, headers: dict[str, str]) -> None:
+        if find_field(headers, "accept-encoding") is None:
+            # Of a compressed body, a part could not be decompressed.
+            is_partial = find_field(headers, "range") is not None
+            headers["Accept-Encoding"] = "identity" if is_partial else self._accept_encoding
 
     def _authorize(self, headers: dict[str, str], url: str, credentials: tuple[str, str] | None) -> None:
         if find_field(headers, "authorization") is not None:

@@ -58,6 +58,14 @@ def test_what_is_sent_with_every_request(session: ParallelSession, server: Serve
     assert set(entry.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
 
 
+def test_a_range_is_requested_uncompressed(session: ParallelSession, server: Server) -> None:
+    """Varnish and others would send a part of what they have compressed."""
+    own: list[dict[str, str | None]] = [{}, {"Accept-Encoding": "gzip"}, {"Accept-Encoding": None}]
+    session.request([server.url("/static")] * 3, headers=[{"range": "bytes=5-9", **more} for more in own])
+    sent = [entry.headers.get("accept-encoding", "") for entry in server.log()]
+    assert sorted(sent) == ["", "gzip", "identity"]
+
+
 def test_a_header_that_is_none_is_not_sent(session: ParallelSession, server: Server) -> None:
     ours = {"User-Agent": None, "accept-encoding": None, "Accept": None}
     session.request(server.url("/static"), headers=ours)
