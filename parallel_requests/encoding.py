@@ -86,7 +86,7 @@ def _encode_pairs(given: Mapping[str, Any] | Iterable[Any], field_name: str) -> 
         )
     texts = [(name, text) for name, value in pairs for text in _texts_of(value, field_name)]
     try:
-        return urlencode(texts)
+        return urlencode(texts, doseq=True)  # otherwise it would call str() on the member of an enum
     except (TypeError, ValueError):
         wrong = ValidationError(f"{field_name} cannot be encoded as pairs of names and values.", field_name)
     raise wrong

@@ -31,6 +31,16 @@ class _SomethingElse:
 
 SOMETHING_ELSE = _SomethingElse()
 
+
+class NewestFirst(str):
+    """Text that str() does not return, as a member of an enum that is a str, too."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "NewestFirst"
+
+
 URL = "http://api.test/a"
 SECRET = "hunter2"
 NO_ENVIRONMENT = Environment(variables={})
@@ -605,6 +615,7 @@ def test_bodies_become_bytes_with_their_content_type(
         (f"{URL}?z=0", {"a": [1, 2]}, f"{URL}?z=0&a=1&a=2"),
         (URL, {"a": None}, URL),
         (URL, {"a": ["x", None, b"y"], "b": [None], "c": []}, f"{URL}?a=x&a=y"),
+        (URL, {"a": NewestFirst("-date"), "b": [NewestFirst("-date")]}, f"{URL}?a=-date&b=-date"),
         (URL, {"a": range(2), "b": {"x"}, "c": memoryview(b"x")}, f"{URL}?a=0&a=1&b=x&c=x"),
         (URL, {}, URL),
         (URL, "?a=1&b=é", f"{URL}?a=1&b=%C3%A9"),
