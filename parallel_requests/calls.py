@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from parallel_requests.checks import HOOK
 from parallel_requests.exceptions import ConfigurationError
 from parallel_requests.models import Request, ReturnType
-from parallel_requests.values import BOOLEAN
+from parallel_requests.values import BOOLEAN, shown
 
 if TYPE_CHECKING:
     from parallel_requests.options import Settings
@@ -75,7 +75,7 @@ class Call:
         except ValueError:
             names = ", ".join(kind.value for kind in ReturnType)
             raise ConfigurationError(
-                f"return_type must be one of {names}, not {self.return_type!r}.", "return_type"
+                f"return_type must be one of {names}, not {shown(self.return_type)}.", "return_type"
             ) from None
         if kind is ReturnType.STREAM and settings.stream_callback is None:
             raise ConfigurationError("return_type 'stream' needs a stream_callback.", "stream_callback")
@@ -92,7 +92,7 @@ def _check_items(items: object) -> None:
     if isinstance(items, str | Mapping | Request):
         raise ConfigurationError("urls must be a list, not one item: put it into a list.", "urls")
     if not isinstance(items, Iterable) or isinstance(items, bytes):
-        raise ConfigurationError(f"urls must be an iterable of URLs, not {items!r}.", "urls")
+        raise ConfigurationError(f"urls must be an iterable of URLs, not {shown(items)}.", "urls")
 
 
 def _check_keys(keys: Collection[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from parallel_requests.exceptions import ConfigurationError, ValidationError
 from parallel_requests.redaction import redact
 from parallel_requests.urls import check_url, split_user_info
+from parallel_requests.values import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +88,6 @@ def _checked(value: object) -> Checksum:
     if value is None or value is True:
         return value
     raise ConfigurationError(
-        f"sha256 must be 64 hex digits, True, a list with one per URL or a dict by URL, not {value!r}.",
+        f"sha256 must be 64 hex digits, True, a list with one per URL or a dict by URL, not {shown(value)}.",
         "sha256",
     )

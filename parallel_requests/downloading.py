@@ -23,6 +23,7 @@ from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile
 from parallel_requests.redaction import redact, text_of
 from parallel_requests.turns import Turns
+from parallel_requests.values import shown
 
 if TYPE_CHECKING:
     from parallel_requests.checksums import Checksum, Checksums
@@ -69,7 +70,7 @@ class Downloads:
         """
         if existing not in get_args(Existing):
             raise ConfigurationError(
-                f"existing must be 'skip', 'replace' or 'keep', not {existing!r}.", "existing"
+                f"existing must be 'skip', 'replace' or 'keep', not {shown(existing)}.", "existing"
             )
         self._existing = existing
         self._checksums = ExpectedChecksums(sha256)
@@ -308,7 +309,9 @@ def _create_folder(to: str | os.PathLike[str]) -> Path:
 
 def _checked_paths(to: object) -> list[Path]:
     if not isinstance(to, list | tuple) or not all(isinstance(path, str | os.PathLike) for path in to):
-        raise ConfigurationError(f"to must be a folder, or a list with one path per URL, not {to!r}.", "to")
+        raise ConfigurationError(
+            f"to must be a folder, or a list with one path per URL, not {shown(to)}.", "to"
+        )
     paths = [Path(path) for path in to]
     for place, count in Counter(path.absolute() for path in paths).items():
         if count > 1:

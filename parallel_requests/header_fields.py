@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from parallel_requests.exceptions import ValidationError
+from parallel_requests.values import shown
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """What a method, a header or a cookie may be called (RFC 9110, 5.6.2)."""
@@ -53,7 +54,7 @@ def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) ->
     for given_name, value in given.items():
         name = given_name.decode("latin-1") if isinstance(given_name, bytes) else given_name
         if not isinstance(name, str) or not TOKEN.fullmatch(name):
-            raise ValidationError(f"header name {name!r} is not valid in HTTP.", "headers")
+            raise ValidationError(f"header name {shown(name)} is not valid in HTTP.", "headers")
         existing = find_field(headers, name.lower())
         if existing is not None:
             del headers[existing]
@@ -65,10 +66,9 @@ def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) ->
 
 
 def _check_field_value(name: str, value: object) -> str:
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        text = str(text)
-    if not isinstance(text, str):
+    is_text = isinstance(value, str | bytes | int | float) and not isinstance(value, bool)
+    text = _as_text(value) if is_text else None
+    if text is None:
         raise ValidationError(f"the value of header {name} must be a str.", "headers")
     if not _FIELD_VALUE.fullmatch(text):
         raise ValidationError(
@@ -76,6 +76,18 @@ def _check_field_value(name: str, value: object) -> str:
             "headers",
         )
     return text.strip(" \t")
+
+
+def _as_text(value: object) -> str | None:
+    """Return the text of a value; None if it has none, as an int of more than 4,300 digits."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return value[:]  # rather than what str() makes of the member of an enum
+    try:
+        return str(value)
+    except ValueError:
+        return None
 
 
 def is_utf8(text: str) -> bool:
@@ -124,10 +136,14 @@ def check_cookies(cookies: object) -> dict[str, str]:
         raise ValidationError(
             f"cookies must be a mapping of names to values, not a {type(cookies).__name__}.", "cookies"
         )
-    checked = {str(name): str(value) for name, value in cookies.items() if value is not None}
-    for name, value in checked.items():
-        if not TOKEN.fullmatch(name) or not _COOKIE_VALUE.fullmatch(value):
-            raise ValidationError(f"cookie {name!r} is not valid in HTTP.", "cookies")
+    checked: dict[str, str] = {}
+    for given_name, given_value in cookies.items():
+        if given_value is None:
+            continue
+        name, value = _as_text(given_name) or "", _as_text(given_value)
+        if not TOKEN.fullmatch(name) or value is None or not _COOKIE_VALUE.fullmatch(value):
+            raise ValidationError(f"cookie {shown(given_name)} is not valid in HTTP.", "cookies")
+        checked[name] = value
     return checked
 
 

@@ -39,6 +39,7 @@ from parallel_requests.options import (
 )
 from parallel_requests.urls import check_proxy, check_url, split_user_info
 from parallel_requests.user_agents import BROWSER_USER_AGENTS, USER_AGENT
+from parallel_requests.values import shown
 
 _CONNECT_TIMEOUT = 10.0
 _NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
@@ -174,7 +175,9 @@ class Planner:
                     f"{name} has {len(column)} entries for {count} URLs; {_remedy(name)}.", name
                 )
         if not _are_names(keys):
-            raise ConfigurationError(f"keys must be an iterable with one name per URL, not {keys!r}.", "keys")
+            raise ConfigurationError(
+                f"keys must be an iterable with one name per URL, not {shown(keys)}.", "keys"
+            )
         if keys is not None:
             if isinstance(urls, list | tuple) and not isinstance(keys, Collection):
                 # Here, as a list is planned on the engine's thread: they may block, or belong to this one.
@@ -409,7 +412,7 @@ class _Names:
             if key not in self._taken:
                 self._taken.add(key)
                 return key
-            problem = f"another URL has the key {key!r}; keys must differ, or results would be lost."
+            problem = f"another URL has the key {shown(key)}; keys must differ, or results would be lost."
         except TypeError:
             problem = "keys must be hashable, as they become the keys of a dict."
         raise ValidationError(problem, "keys")
@@ -428,7 +431,7 @@ def _unsendable(item: object, index: int, key: Any, problem: ValidationError) ->
 
 def _check_names(item: Mapping[Any, object], index: int) -> None:
     if unknown := set(item) - _ITEM_KEYS:
-        names = sorted(map(str, unknown))
+        names = sorted(name if isinstance(name, str) else shown(name) for name in unknown)
         known = ", ".join(sorted(_ITEM_KEYS))
         raise ValidationError(
             f"item {index} has the unknown keys {', '.join(names)}; known are {known}.", names[0]
@@ -443,7 +446,7 @@ def _are_names(keys: object) -> bool:
 
 def _check_method(method: object) -> str:
     if not isinstance(method, str) or not TOKEN.fullmatch(method):
-        raise ValidationError(f"method must be an HTTP method such as 'GET', not {method!r}.", "method")
+        raise ValidationError(f"method must be an HTTP method such as 'GET', not {shown(method)}.", "method")
     if method.upper() == "CONNECT":
         raise ValidationError("CONNECT opens a tunnel and is not a request; use proxy= instead.", "method")
     return method.upper()
@@ -453,7 +456,8 @@ def _timeouts(timeout: object) -> tuple[float | None, float | None]:
     """Return the seconds to connect, and for everything."""
     if not is_timeout(timeout):
         raise ValidationError(
-            f"timeout must be seconds above 0, a (connect, total) pair or None, not {timeout!r}.", "timeout"
+            f"timeout must be seconds above 0, a (connect, total) pair or None, not {shown(timeout)}.",
+            "timeout",
         )
     if isinstance(timeout, tuple):
         return timeout

@@ -6,12 +6,14 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LONGEST_TIME = 1e9
 """Seconds, some 32 years; what sockets and locks can wait for ends at about ten times that."""
+_LONGEST_SHOWN = 200
 
 
 class Check(NamedTuple):
@@ -29,8 +31,8 @@ class Check(NamedTuple):
 
     def error(self, name: str, value: object) -> ConfigurationError:
         """Return the error for the wrong value of an option, a field or a parameter."""
-        shown = f"a {type(value).__name__}" if self.is_secret else repr(value)
-        return ConfigurationError(f"{name} must be {self.expected}, not {shown}.", name)
+        found = f"a {type(value).__name__}" if self.is_secret else shown(value)
+        return ConfigurationError(f"{name} must be {self.expected}, not {found}.", name)
 
     def enforce(self, name: str, value: object) -> None:
         """Refuse a wrong value.
@@ -40,6 +42,15 @@ class Check(NamedTuple):
         """
         if not self.accepts(value):
             raise self.error(name, value)
+
+
+def shown(value: object) -> str:
+    """Return how a message shows a caller's value: as its repr, cut short, or by its type if that raises."""
+    try:
+        text = redact(repr(value))  # first, as a URL that is cut short shows its password
+    except Exception:  # noqa: BLE001 - the caller's own code, or an int of more than 4,300 digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def is_rate(value: object) -> bool:

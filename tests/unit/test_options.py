@@ -30,6 +30,12 @@ from parallel_requests.options import (
     Settings,
 )
 
+
+class _Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("not shown")
+
+
 SECRET = "hunter2"
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -122,6 +128,26 @@ def test_a_wrong_value_is_a_configuration_error_that_names_the_option(name: str,
 def test_a_wrong_value_is_shown() -> None:
     with pytest.raises(ConfigurationError, match=r"^concurrency must be a whole number of .* 1, not '20'\.$"):
         Settings(concurrency="20")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(10**5_000, "<int>"), (_Unshowable(), "<_Unshowable>"), ("x" * 10_000, "'xxx")],
+    ids=["digits", "repr", "text"],
+)
+def test_a_wrong_value_that_cannot_be_shown_is_named_and_a_long_one_cut_short(
+    value: object, found: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"concurrency must be .*, not {found}") as caught:
+        Settings(concurrency=value)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 300
+
+
+def test_a_url_that_is_cut_short_shows_no_password() -> None:
+    text = "x" * 175 + f"http://me:{SECRET * 5}@host/"
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(concurrency=text)  # type: ignore[arg-type]
+    assert SECRET[:3] not in str(caught.value)
 
 
 def test_proxies_by_scheme_as_in_requests_lead_to_proxy() -> None:

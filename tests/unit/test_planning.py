@@ -43,6 +43,8 @@ class NewestFirst(str):
 
 URL = "http://api.test/a"
 SECRET = "hunter2"
+TOO_LONG = 10**5_000
+"""Python refuses to write more than 4,300 digits."""
 NO_ENVIRONMENT = Environment(variables={})
 
 
@@ -476,6 +478,26 @@ def test_row_27_a_bad_header_method_or_body_is_a_validation_error_on_its_item(na
     assert good.problem is None
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"timeout": TOO_LONG},
+        {"method": TOO_LONG},
+        {"headers": {"X": TOO_LONG}},
+        {"headers": {TOO_LONG: "x"}},
+        {"cookies": {"a": TOO_LONG}},
+        {"params": {"a": TOO_LONG}},
+        {"json": TOO_LONG},
+        {TOO_LONG: 1},
+    ],
+    ids=lambda item: next(iter(item)) if TOO_LONG not in item else "name",
+)
+def test_row_27_a_number_that_python_does_not_show_is_a_validation_error_on_its_item(item: Any) -> None:
+    bad, good = plan([{"url": URL, **item}, URL])
+    assert isinstance(bad.problem, ValidationError)
+    assert good.problem is None
+
+
 @pytest.mark.parametrize("name", ["params", "data", "headers", "cookies", "timeout", "proxy", "method"])
 def test_an_option_of_the_wrong_type_is_a_validation_error_on_its_item(name: str) -> None:
     bad, good = plan([{"url": URL, name: SOMETHING_ELSE}, URL])
@@ -627,8 +649,14 @@ def test_params_join_the_query(url: str, params: Any, expected: str) -> None:
     assert plan_one(url, params=params).url == expected
 
 
+def test_cookies_of_other_types_become_text() -> None:
+    request = plan_one(cookies={"a": b"x", "b": 5, "c": True, "d": None, "e": NewestFirst("-date")})
+    assert header(request, "cookie") == "a=x; b=5; c=True; e=-date"
+
+
 def test_header_values_of_other_types_become_text() -> None:
     request = plan_one(headers={"X-Number": 5, "X-Bytes": b"caf\xe9", "User-Agent": None, "X-Space": "  a  "})
+    assert header(plan_one(headers={"X": NewestFirst("-date")}), "x") == "-date"
     assert header(request, "x-number") == "5"
     assert header(request, "x-bytes") == "café"
     assert header(request, "x-space") == "a"
