@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallel_requests.models import Result  # noqa: TC001 - likewise
+from parallel_requests.values import Check, is_rate
 
+_PERCENTAGE = Check(lambda value: is_rate(value) and value <= 100, "a percentage above 0 and up to 100")
 _BUCKETS_PER_E = 100
 """Latencies are counted in buckets one percent wide, so that memory is bounded for any run."""
 
@@ -73,7 +75,11 @@ class RunStats:
 
         Args:
             percent: The percentage, above 0 and up to 100.
+
+        Raises:
+            ConfigurationError: It is no such number.
         """
+        _PERCENTAGE.enforce("percent", percent)
         rank = math.ceil(self._latencies.total() * percent / 100)
         for bucket in sorted(self._latencies):
             rank -= self._latencies[bucket]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_requests import RunStats
-from parallel_requests.exceptions import HTTPStatusError, TruncatedBody, ValidationError
+from parallel_requests.exceptions import ConfigurationError, HTTPStatusError, TruncatedBody, ValidationError
 from parallel_requests.models import Headers, Request, Response, Result
 
 
@@ -64,6 +64,14 @@ def test_percentiles_are_right_to_one_percent(latencies: list[float], percent: i
     stats.add([result(elapsed=seconds) for seconds in latencies])
     exact = sorted(latencies)[-(-len(latencies) * percent // 100) - 1]
     assert stats.percentile(percent) == pytest.approx(exact, rel=0.006)
+
+
+@pytest.mark.parametrize("percent", [0, -1, 100.5, float("nan"), None, "90", True])
+def test_what_is_no_percentage_has_no_percentile(percent: Any) -> None:
+    stats = RunStats()
+    stats.add([result(elapsed=1.0)])
+    with pytest.raises(ConfigurationError, match=r"^percent must be a percentage above 0 and up to 100"):
+        stats.percentile(percent)
 
 
 def test_p50_p95_and_p99_are_these_percentiles() -> None:
