@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_WINDOW = 65_535
 """Bytes that may be sent on a stream of HTTP/2 if its server announces no number (RFC 9113, 6.5.2)."""
+_VERSIONS = (b"1.0", b"1.1")
+"""The versions of responses to requests of HTTP/1.1; the state machine would take any."""
 
 
 def with_fixes(connection_class: Any) -> Any:
@@ -81,16 +83,19 @@ class _Fixes:
         return has_data
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the head of a response; distinguish one that is not HTTP from a closed connection."""
+        """Read the head of a response; distinguish one that is not HTTP/1 from a closed connection."""
         protocol = self._protocol
         try:
-            return super().getresponse(*args, **kwargs)  # type: ignore[misc]
+            response = super().getresponse(*args, **kwargs)  # type: ignore[misc]
         except ValueError as error:
             raise http.client.HTTPException("its status or a header name is malformed") from error
         except Exception as error:
             if _is_not_http(protocol):
                 raise http.client.BadStatusLine("it is not HTTP") from error
             raise
+        if not self.is_multiplexed and protocol._connection.their_http_version not in _VERSIONS:  # noqa: SLF001
+            raise http.client.BadStatusLine("it is not HTTP/1")
+        return response
 
 
 def _queue_like(queue: Any) -> Any:

@@ -210,6 +210,7 @@ def _malformed() -> list[FaultCase]:
         (0, "status_below_100"): _head("Content-Length: 4", status="099 OK") + b"abcd",
         (0, "status_with_a_sign"): _head("Content-Length: 4", status="+200 OK") + b"abcd",
         (0, "not_http_at_all"): b"SSH-2.0-OpenSSH_9.6\r\n",
+        (0, "version_of_another_protocol"): b"HTTP/2.0 200 OK\r\nContent-Length: 4\r\n\r\nabcd",
         (0, "version_in_small_letters"): b"http/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd",
         (0, "line_that_is_no_header"): _head("nonsense", "Content-Length: 100") + b"abcd",
         (5, "line_that_is_no_header_after_hints"): _head(status="103 Early Hints")
