@@ -28,7 +28,7 @@ def add_params(url: str, params: object) -> str:
         query = _encode_pairs(params, "params")
     else:
         raise ValidationError(
-            f"params must be a mapping, pairs or text, not a {type(params).__name__}.", "params"
+            f"params must be a mapping, pairs or text, not {type(params).__name__}.", "params"
         )
     separator = "&" if "?" in url else "?"
     return f"{url}{separator}{query}" if query else url
@@ -104,7 +104,7 @@ def _texts_of(value: Any, field_name: str) -> list[object]:
         if isinstance(text, Collection | Iterator) and not isinstance(text, _ONE_TEXT):
             raise ValidationError(
                 f"a value of {field_name} must be one text or number, or a list of these, "
-                f"not a {type(text).__name__}.",
+                f"not {type(text).__name__}.",
                 field_name,
             )
     return [bytes(text) if isinstance(text, bytearray | memoryview) else text for text in texts]

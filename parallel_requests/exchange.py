@@ -491,7 +491,8 @@ def _callback_failure(error: BaseException, request: Request) -> ParallelRequest
 
 def _no_response(reply: object, request: Request) -> BackendError:
     return BackendError(
-        f"The backend's send() returned a {type(reply).__name__}, not a Response.", url=request.url
+        f"The backend's send() returned a value of type {type(reply).__name__}, not a Response.",
+        url=request.url,
     )
 
 

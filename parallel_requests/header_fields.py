@@ -49,7 +49,7 @@ def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) ->
         return
     if not isinstance(given, Mapping):
         raise ValidationError(
-            f"headers must be a mapping of names to values, not a {type(given).__name__}.", "headers"
+            f"headers must be a mapping of names to values, not {type(given).__name__}.", "headers"
         )
     for given_name, value in given.items():
         name = given_name.decode("latin-1") if isinstance(given_name, bytes) else given_name
@@ -134,7 +134,7 @@ def check_cookies(cookies: object) -> dict[str, str]:
     """
     if not isinstance(cookies, Mapping):
         raise ValidationError(
-            f"cookies must be a mapping of names to values, not a {type(cookies).__name__}.", "cookies"
+            f"cookies must be a mapping of names to values, not {type(cookies).__name__}.", "cookies"
         )
     checked: dict[str, str] = {}
     for given_name, given_value in cookies.items():

@@ -50,7 +50,7 @@ def check_url(url: object) -> tuple[str, str]:
     if type(url) is str and (match := _PLAIN.fullmatch(url)) is not None:
         return url, match[1]
     if not isinstance(url, str):
-        given = "None" if url is None else f"a {type(url).__name__}"  # not quoted, as it may hold credentials
+        given = "None" if url is None else type(url).__name__  # not quoted, as it may hold credentials
         raise ValidationError(f"url must be a str, not {given}.", "url")
     try:
         return _normalise(url)

@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
     def error(self, name: str, value: object) -> ConfigurationError:
         """Return the error for the wrong value of an option, a field or a parameter."""
-        found = f"a {type(value).__name__}" if self.is_secret else shown(value)
+        found = type(value).__name__ if self.is_secret else shown(value)
         return ConfigurationError(f"{name} must be {self.expected}, not {found}.", name)
 
     def enforce(self, name: str, value: object) -> None:

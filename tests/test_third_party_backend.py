@@ -257,7 +257,9 @@ def test_headers_given_as_a_dict_have_their_effects() -> None:
 
 @pytest.mark.parametrize("answer", [None, "text", (200, b"{}")])
 def test_a_wrong_return_value_of_send_is_reported(answer: object) -> None:
-    with pytest.raises(BackendError, match=f"send.* returned a {type(answer).__name__}, not a Response"):
+    with pytest.raises(
+        BackendError, match=f"send.* returned a value of type {type(answer).__name__}, not a Response"
+    ):
         parallel_requests("http://fake.test/", backend=Answering(lambda request: answer), retry=ONCE)
 
 

@@ -163,8 +163,8 @@ def _parse_one(work: Work, function: Callable[[Any], Any] | None, response: Resp
     except Exception as error:  # noqa: BLE001 - whatever its class may raise
         return _dump_failure(
             ParseError(
-                f"What parse_func returned for {response.url}, a {type(value).__name__}, cannot be pickled "
-                f"({type(error).__name__}: {text_of(error)}); the response is kept in .response."
+                f"What parse_func returned for {response.url}, of type {type(value).__name__}, cannot be "
+                f"pickled ({type(error).__name__}: {text_of(error)}); the response is kept in .response."
             )
         )
 

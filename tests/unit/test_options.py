@@ -151,7 +151,7 @@ def test_a_url_that_is_cut_short_shows_no_password() -> None:
 
 
 def test_proxies_by_scheme_as_in_requests_lead_to_proxy() -> None:
-    with pytest.raises(ConfigurationError, match=r"\(one for all calls is proxy=\), not a dict\.$"):
+    with pytest.raises(ConfigurationError, match=r"\(one for all calls is proxy=\), not dict\.$"):
         Settings(proxies={"https": "http://p.test"})  # type: ignore[arg-type]
 
 

@@ -64,7 +64,7 @@ def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> 
     ("url", "why"),
     [
         (None, "a str, not None"),
-        (b"http://api.test/", "a str, not a bytes"),
+        (b"http://api.test/", "a str, not bytes"),
         ("", "it is empty"),
         (" \n", "it is empty"),
         ("http://api.test/a\n", "strip\\(\\) it"),
