@@ -113,6 +113,15 @@ def _watched_class(uses: Callable[[Any], object]) -> type[ssl.SSLSocket]:
             uses(self)
             super().do_handshake(block)
 
+        def recv(self, *args: Any) -> bytes:
+            """Receive; if that fails while the socket is being created, close it, as Python would not."""
+            try:
+                return super().recv(*args)
+            except OSError:
+                if not hasattr(self, "_connected"):  # the connection was reset before TLS could begin
+                    self.close()
+                raise
+
         def send(self, data: Any, flags: int = 0) -> int:
             """Send, as any TLS socket does.
 

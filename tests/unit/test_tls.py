@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import socket
 import ssl
+import struct
 import sys
 from typing import TYPE_CHECKING
 
@@ -89,3 +93,18 @@ def test_a_connection_adds_no_cas(
     context = ssl_context(str(tmp_path))
     context.load_default_certs()
     assert trusted(context) == 0
+
+
+def test_a_connection_that_is_reset_before_tls_begins_is_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+    descriptor = client.fileno()
+    select.select([client], [], [])
+    with pytest.raises(ConnectionError) as caught:
+        ssl_context(verify=False, uses=id).wrap_socket(client)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    del caught  # its traceback has kept the socket from being closed by the garbage collector
