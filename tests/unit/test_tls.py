@@ -1,4 +1,4 @@
-"""Whom ``verify_ssl`` trusts: the system's CAs, certifi's if there are none, those of a file or folder."""
+"""Whom ``verify_ssl`` trusts: the system, certifi or what is given; and that no TLS socket is left behind."""
 
 from __future__ import annotations
 
