@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any
@@ -75,12 +76,15 @@ def _is_auth(value: object) -> bool:
     return value is None or value == "netrc"
 
 
-def _is_process_pool(value: object) -> bool:
-    if not isinstance(value, Executor):
-        return False
-    from concurrent.futures import ProcessPoolExecutor  # slow to import, and rarely asked for
+def _is_pool_of(kind: str, value: object) -> bool:
+    """Whether a value is a pool of a kind whose module is slow to import, or newer than this Python."""
+    module = sys.modules.get(f"concurrent.futures.{kind}")
+    return module is not None and isinstance(value, getattr(module, f"{kind.title()}PoolExecutor"))
 
-    return isinstance(value, ProcessPoolExecutor)
+
+def _runs_threads(value: object) -> bool:
+    is_pool_of_others = _is_pool_of("process", value) or _is_pool_of("interpreter", value)
+    return isinstance(value, Executor) and not is_pool_of_others
 
 
 def _one_or_several(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -153,7 +157,7 @@ AUTH = Check(
 )
 VERIFY = Check(_is_verify, "True, False or the path of a CA bundle that exists")
 PARSE_PROCESSES = Check(
-    lambda value: is_count(value, 0) or _is_process_pool(value),
+    lambda value: is_count(value, 0) or _is_pool_of("process", value),
     "a whole number of processes or a ProcessPoolExecutor",
 )
 PROGRESS = Check(
@@ -162,6 +166,6 @@ PROGRESS = Check(
     "True for a bar, False, or a function of (completed, total)",
 )
 EXECUTOR = Check(
-    lambda value: value is None or (isinstance(value, Executor) and not _is_process_pool(value)),
+    lambda value: value is None or _runs_threads(value),
     "a concurrent.futures executor of threads, or None",
 )

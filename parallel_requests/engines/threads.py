@@ -21,6 +21,7 @@ from parallel_requests.exceptions import (
 from parallel_requests.exchange import Reply, Send
 from parallel_requests.gates.pacing import Wait
 from parallel_requests.locks import Lock
+from parallel_requests.redaction import text_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -138,7 +139,7 @@ class ThreadsEngine:
                 self._is_worker_starting = is_starting = True
             worker = self._executor.submit(self._work)
             if not self._owns_executor:  # or a Ctrl-C could leave the Future's Condition locked
-                worker.add_done_callback(self._handle_cancelled)
+                worker.add_done_callback(self._handle_unstarted)
         except BaseException as error:
             if not is_starting:
                 raise
@@ -149,15 +150,21 @@ class ThreadsEngine:
             # No thread is left, or the caller's executor is shut down: the workers there are do it all.
             # A ThreadPoolExecutor may have queued this one before it failed: workers count themselves.
 
-    def _handle_cancelled(self, worker: Future[None]) -> None:
-        """End all runs if the caller's executor has cancelled the only worker."""
-        if not worker.cancelled():
+    def _handle_unstarted(self, worker: Future[None]) -> None:
+        """End all runs if the caller's executor has cancelled the only worker, or could not run it."""
+        if worker.cancelled():
+            reason = RunStoppedError("The executor was shut down.")
+        elif (error := worker.exception()) is not None:
+            reason = RunStoppedError(
+                f"The executor must run functions on threads of this process, and could not: {text_of(error)}"
+            )
+        else:
             return
         with self._lock:
             self._is_worker_starting = False
             runs = [] if self._workers else self._scheduler.unfinished()
         for run in runs:
-            self.stop(run, RunStoppedError("The executor was shut down."))
+            self.stop(run, reason)
 
     def _lacks_worker(self) -> bool:
         """Whether to start one: one after another, so that there are no more workers than requests."""

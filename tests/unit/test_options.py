@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import inspect
 import sys
@@ -224,6 +225,15 @@ def test_executor_takes_threads_and_parse_processes_a_process_pool() -> None:
         assert Settings(parse_processes=processes).parse_processes is processes
         with pytest.raises(ConfigurationError):
             Settings(executor=processes)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
+def test_executor_takes_no_interpreters_although_they_are_threads_as_well() -> None:
+    with concurrent.futures.InterpreterPoolExecutor(1) as interpreters:  # type: ignore[attr-defined]
+        with pytest.raises(ConfigurationError):
+            Settings(executor=interpreters)
+        with pytest.raises(ConfigurationError):
+            Settings(parse_processes=interpreters)
 
 
 @pytest.mark.parametrize(

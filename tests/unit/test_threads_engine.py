@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -203,6 +204,23 @@ def test_a_run_ends_if_the_callers_executor_cancels_its_workers() -> None:
     with pytest.raises(RuntimeError):  # rather than wait for a worker that never comes
         engine.submit(new_run(1))
     engine.close()
+
+
+class Pickling(ThreadPoolExecutor):
+    """Pickles what it runs, as do executors of processes, interpreters and other machines."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return super().submit(lambda: pickle.loads(pickle.dumps(function))(*args, **kwargs))
+
+
+def test_a_run_ends_if_the_callers_executor_cannot_run_workers(start: Callable[..., ThreadsEngine]) -> None:
+    with Pickling(2) as executor:
+        run = new_run(3)
+        start(lambda request: Answer(200).to(request), 5, executor=executor).submit(run)
+        assert run.notifier.wait(run.is_done, PATIENCE)
+        assert isinstance(run.policy.stop, RunStoppedError)
+        assert "executor" in str(run.policy.stop)
+        assert "pickle" in str(run.policy.stop)
 
 
 class Counting(ThreadPoolExecutor):
