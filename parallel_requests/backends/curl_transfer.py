@@ -58,6 +58,7 @@ class Transfer:
     __slots__ = (
         "_backend",
         "_body",
+        "_connections",
         "_content",
         "_error",
         "_has_opened",
@@ -78,7 +79,8 @@ class Transfer:
     def __init__(self, backend: CurlBackend) -> None:
         self._backend = backend
         self.easy = cast("Any", pycurl.Curl())
-        backend.join_pool(self.easy)
+        self._connections = backend.connections
+        self._connections.join_pool(self.easy)
         self.task: Any = None
         self.send: Any = None  # the Send under way
         self._head: list[bytes] = []  # line by line
@@ -123,9 +125,9 @@ class Transfer:
         self._sends = 0
         self._has_opened = self._is_refused = False
         if is_https:
-            self._backend.unconnected.add(self)
-            if self._backend.quic is not None:
-                easy.setopt(pycurl.HTTP_VERSION, self._backend.quic.version_for(request))
+            self._connections.add_unconnected(self)
+            if self._connections.quic is not None:
+                easy.setopt(pycurl.HTTP_VERSION, self._connections.quic.version_for(request))
 
     def shorten(self) -> None:
         """Deduct the time it has waited, which libcurl forgets when the handle is added again."""
@@ -147,7 +149,7 @@ class Transfer:
         if self.send.request.content is not None:
             choose_method(self.easy, self.send.request)  # with a reader that begins at the start
         if self._is_https:
-            self._backend.unconnected.add(self)
+            self._connections.add_unconnected(self)
         self.shorten()
 
     def _has_lost_race(self, code: int) -> bool:
@@ -164,25 +166,23 @@ class Transfer:
     def _found_connection(self, _host: str, _own_host: str, _port: int, own_port: int) -> int:
         """Note that the request is being sent; called by libcurl."""
         self._sends += 1
-        self._backend.unconnected.discard(self)
-        self._backend.has_connected = True
+        self._connections.note_connected(self)
         if self._quic_sockets:
             if own_port in map(udp_port, self._quic_sockets):
-                self._backend.count_connection()
+                self._connections.opened += 1
             self._quic_sockets.clear()
         return int(pycurl.PREREQFUNC_OK)
 
     def _opened_socket(self, descriptor: int, _purpose: int) -> int:
         """Note that it is opening a connection of its own; called by libcurl."""
-        self._backend.unconnected.discard(self)
+        self._connections.discard_unconnected(self)
         self._has_opened = True
-        if self._backend.quic is not None and udp_port(descriptor) is not None:
+        if self._connections.quic is not None and udp_port(descriptor) is not None:
             self._quic_sockets.append(descriptor)  # a connection only once it is answered
             return int(pycurl.SOCKOPT_OK)
-        if self._backend.idle is not None:
-            is_tls_proxy = (self.send.request.proxy or "").startswith("https:")
-            self._backend.idle.add(descriptor, is_plain=not (self._is_https or is_tls_proxy))
-        return self._backend.count_connection()
+        is_tls_proxy = (self.send.request.proxy or "").startswith("https:")
+        self._connections.note_opened(descriptor, is_plain=not (self._is_https or is_tls_proxy))
+        return int(pycurl.SOCKOPT_OK)
 
     def _configure(self, send: Send) -> None:
         """Set every option."""
@@ -260,8 +260,8 @@ class Transfer:
             content = body.finish()
         else:
             content = b"".join(self._content)
-        if version == "HTTP/3" and self._backend.quic is not None:
-            self._backend.quic.note_response(send.request.authority)
+        if version == "HTTP/3" and self._connections.quic is not None:
+            self._connections.quic.note_response(send.request.authority)
         return Response(status, headers, content, send.request, reason, version)
 
     def _count_replays(self) -> int:
@@ -312,7 +312,7 @@ class Transfer:
 
     def _note_timeout(self) -> None:
         """Keep what may be dead from being used again: the connection, others like it, or QUIC."""
-        send, quic = self.send, self._backend.quic
+        send, quic = self.send, self._connections.quic
         descriptor = self.easy.getinfo(pycurl.ACTIVESOCKET)
         if descriptor >= 0:  # libcurl keeps it, as others share it
             shut_down_if_dead(descriptor)
@@ -362,7 +362,7 @@ class Transfer:
     def clear(self) -> None:
         """Forget the attempt."""
         if self._is_https:
-            self._backend.unconnected.discard(self)
+            self._connections.discard_unconnected(self)
             self._quic_sockets.clear()
         self.task = self.send = self._body = self._error = None
         self._head.clear()

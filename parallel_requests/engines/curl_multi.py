@@ -126,12 +126,11 @@ class CurlMultiEngine:
                     self._commands.popleft()()
                 if self._closed:
                     break
-                if not self._scheduler.in_flight and self._backend.idle is not None:
-                    self._backend.idle.retire()
+                if not self._scheduler.in_flight:
+                    self._backend.connections.retire_idle()
                 self._fill()
                 self._driver.perform()
-                if self._backend.has_connected:
-                    self._requeue_unconnected()
+                self._requeue_unconnected()
                 if not self._take_finished():
                     self._sleep()
                     if (now := monotonic()) >= self._next_head_check:
@@ -148,9 +147,9 @@ class CurlMultiEngine:
             self._wake_reader.setblocking(False)
             self._wake_writer.setblocking(False)
             self._multi = cast("Any", pycurl.CurlMulti())
-            self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.max_idle)
+            self._multi.setopt(pycurl.M_MAXCONNECTS, self._backend.connections.most_idle)
             self._driver = new_driver(self._multi, self._wake_reader, self._scheduler.concurrency)
-            self._backend.bind()
+            self._backend.connections.bind()
             on_failure.pop_all()
 
     def _fill(self) -> None:
@@ -195,13 +194,12 @@ class CurlMultiEngine:
         transfer.easy.close()
 
     def _requeue_unconnected(self) -> None:
-        """Add the transfers that wait for a connection once more, now that one has come up.
+        """Add the transfers that wait for a connection once more, whenever one has come up.
 
         If it turns out that it cannot be shared, libcurl would let them wait until the first request on
         it is answered.
         """
-        self._backend.has_connected = False
-        for transfer in list(self._backend.unconnected):
+        for transfer in self._backend.connections.unconnected():
             self._multi.remove_handle(transfer.easy)
             transfer.shorten()
             self._multi.add_handle(transfer.easy)
@@ -279,6 +277,6 @@ class CurlMultiEngine:
             easy.close()
         self._multi.close()  # before the driver: to close TLS connections, it has their sockets watched
         self._driver.close()
-        self._backend.release()
+        self._backend.connections.release()
         self._wake_writer.close()  # first, as `wake` expects no other end to be closed
         self._wake_reader.close()

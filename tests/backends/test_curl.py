@@ -19,6 +19,7 @@ import pycurl
 import trustme
 
 from parallel_requests import exceptions
+from parallel_requests.backends.base import TransportSettings
 from parallel_requests.backends.curl import CurlBackend
 from parallel_requests.backends.curl_idle_connections import IdleConnections
 from parallel_requests.engines.curl_drivers import _EpollDriver, _SelectDriver
@@ -218,7 +219,9 @@ def test_an_http_proxy_that_names_no_port_is_at_port_80() -> None:
 
 @pytest.mark.timeout(30)
 def test_waking_an_engine_that_does_not_get_round_to_it_never_blocks() -> None:
-    engine = CurlMultiEngine(CurlBackend(), 1)
+    backend = CurlBackend()
+    backend.open(TransportSettings(concurrency=1))
+    engine = CurlMultiEngine(backend, 1)
     engine._open()
     engine._is_sleeping = True
     try:
@@ -240,7 +243,9 @@ def test_a_time_limit_that_strikes_during_a_wake_up_is_not_lost() -> None:
     def strike(*_: object) -> None:
         raise TimeoutError("the caller's time is over")
 
-    engine = CurlMultiEngine(CurlBackend(), 1)
+    backend = CurlBackend()
+    backend.open(TransportSettings(concurrency=1))
+    engine = CurlMultiEngine(backend, 1)
     engine._open()
     engine._is_sleeping = True
     handler = signal.signal(signal.SIGALRM, strike)
