@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from parallel_requests.exceptions import ValidationError
-from parallel_requests.header_fields import find_field
+from parallel_requests.header_fields import as_text, find_field
 from parallel_requests.urls import percent_encode
 
-_ONE_TEXT = str | bytes | bytearray | memoryview
+_BYTES = bytes | bytearray | memoryview
 
 
 def add_params(url: str, params: object) -> str:
@@ -48,7 +48,7 @@ def encode_body(json: object, data: object, headers: dict[str, str]) -> bytes | 
         content, content_type = _encode_json(json), "application/json"
     elif data is None:
         return None
-    elif isinstance(data, bytes | bytearray | memoryview):
+    elif isinstance(data, _BYTES):
         return bytes(data)
     elif isinstance(data, str):
         return to_utf8(data, "data")
@@ -84,30 +84,38 @@ def _encode_pairs(given: Mapping[str, Any] | Iterable[Any], field_name: str) -> 
             f"{field_name} must be a mapping or a tuple of (name, value) pairs; a list has an entry per URL.",
             field_name,
         )
-    texts = [(name, text) for name, value in pairs for text in _texts_of(value, field_name)]
-    try:
-        return urlencode(texts, doseq=True)  # otherwise it would call str() on the member of an enum
-    except (TypeError, ValueError):
-        wrong = ValidationError(f"{field_name} cannot be encoded as pairs of names and values.", field_name)
-    raise wrong
+    return urlencode(
+        [
+            (_encode_one(name, field_name), _encode_one(value, field_name))
+            for name, given_value in pairs
+            for value in _values_in(given_value)
+        ]
+    )
 
 
-def _texts_of(value: Any, field_name: str) -> list[object]:
-    """Return what is sent under a name: a value, or those of a list; without None.
+def _values_in(given: Any) -> list[object]:
+    """Return the values of a name: those of a list, or the only one; without None."""
+    is_several = isinstance(given, Collection) and not isinstance(given, str | _BYTES | Mapping)
+    return [value for value in (given if is_several else [given]) if value is not None]
+
+
+def _encode_one(value: object, field_name: str) -> bytes:
+    """Encode a name or a value.
 
     Raises:
-        ValidationError: What would be sent of it is its keys, or how Python shows it.
+        ValidationError: It has no text: str() raises, or it is a collection or an iterator.
     """
-    is_several = isinstance(value, Collection) and not isinstance(value, _ONE_TEXT | Mapping)
-    texts = [text for text in (value if is_several else [value]) if text is not None]
-    for text in texts:
-        if isinstance(text, Collection | Iterator) and not isinstance(text, _ONE_TEXT):
-            raise ValidationError(
-                f"a value of {field_name} must be one text or number, or a list of these, "
-                f"not {type(text).__name__}.",
-                field_name,
-            )
-    return [bytes(text) if isinstance(text, bytearray | memoryview) else text for text in texts]
+    if isinstance(value, _BYTES):
+        return bytes(value)
+    is_one = isinstance(value, str) or not isinstance(value, Collection | Iterator)
+    text = as_text(value) if is_one else None
+    if text is None:
+        raise ValidationError(
+            f"a value of {field_name} must be text, a number or another object with a text, or a list of "
+            f"these; this {type(value).__name__} has none.",
+            field_name,
+        )
+    return to_utf8(text, field_name)
 
 
 def to_utf8(text: str, field_name: str) -> bytes:

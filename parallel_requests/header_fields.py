@@ -67,7 +67,7 @@ def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) ->
 
 def _check_field_value(name: str, value: object) -> str:
     is_text = isinstance(value, str | bytes | int | float) and not isinstance(value, bool)
-    text = _as_text(value) if is_text else None
+    text = as_text(value) if is_text else None
     if text is None:
         raise ValidationError(f"the value of header {name} must be a str.", "headers")
     if not _FIELD_VALUE.fullmatch(text):
@@ -78,15 +78,15 @@ def _check_field_value(name: str, value: object) -> str:
     return text.strip(" \t")
 
 
-def _as_text(value: object) -> str | None:
-    """Return the text of a value; None if it has none, as an int of more than 4,300 digits."""
+def as_text(value: object) -> str | None:
+    """Return the text of a caller's value; None if it has none, as an int of more than 4,300 digits."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if isinstance(value, str):
         return value[:]  # rather than what str() makes of the member of an enum
     try:
         return str(value)
-    except ValueError:
+    except Exception:  # noqa: BLE001 - whatever its __str__ raises
         return None
 
 
@@ -140,7 +140,7 @@ def check_cookies(cookies: object) -> dict[str, str]:
     for given_name, given_value in cookies.items():
         if given_value is None:
             continue
-        name, value = _as_text(given_name) or "", _as_text(given_value)
+        name, value = as_text(given_name) or "", as_text(given_value)
         if not TOKEN.fullmatch(name) or value is None or not _COOKIE_VALUE.fullmatch(value):
             raise ValidationError(f"cookie {shown(given_name)} is not valid in HTTP.", "cookies")
         checked[name] = value

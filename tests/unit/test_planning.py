@@ -41,6 +41,13 @@ class NewestFirst(str):
         return "NewestFirst"
 
 
+class Unreadable:
+    """An object without a text, such as one that reads it from a connection that is closed by now."""
+
+    def __str__(self) -> str:
+        raise LookupError(SECRET)
+
+
 URL = "http://api.test/a"
 SECRET = "hunter2"
 TOO_LONG = 10**5_000
@@ -465,6 +472,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("params", (("a", "1"), ("b",))),
     ("data", (("a", "1"), ("b", "2", "3"))),
     *((name, {"a": value}) for name in ("params", "data") for value in ({"b": 1}, [["x"]], [{"b": 1}])),
+    *((name, {("a", "b"): "1"}) for name in ("params", "data")),
 ]
 
 
@@ -495,6 +503,20 @@ def test_row_27_a_bad_header_method_or_body_is_a_validation_error_on_its_item(na
 def test_row_27_a_number_that_python_does_not_show_is_a_validation_error_on_its_item(item: Any) -> None:
     bad, good = plan([{"url": URL, **item}, URL])
     assert isinstance(bad.problem, ValidationError)
+    assert good.problem is None
+
+
+@pytest.mark.parametrize("name", ["params", "data", "cookies"])
+@pytest.mark.parametrize("value", [{"a": Unreadable()}, {Unreadable(): "a"}], ids=["value", "name"])
+def test_row_27_an_object_whose_text_cannot_be_had_is_a_validation_error_on_its_item(
+    name: str, value: Any
+) -> None:
+    [bad] = plan([URL], **{name: value})
+    assert isinstance(bad.problem, ValidationError)
+    bad, good = plan([{"url": URL, name: value}, URL])
+    assert isinstance(bad.problem, ValidationError)
+    assert bad.problem.field_name == name
+    assert SECRET not in str(bad.problem)
     assert good.problem is None
 
 
@@ -638,6 +660,7 @@ def test_bodies_become_bytes_with_their_content_type(
         (URL, {"a": None}, URL),
         (URL, {"a": ["x", None, b"y"], "b": [None], "c": []}, f"{URL}?a=x&a=y"),
         (URL, {"a": NewestFirst("-date"), "b": [NewestFirst("-date")]}, f"{URL}?a=-date&b=-date"),
+        (URL, {NewestFirst("sort"): 1, b"b": 2, 3: 4}, f"{URL}?sort=1&b=2&3=4"),
         (URL, {"a": range(2), "b": {"x"}, "c": memoryview(b"x")}, f"{URL}?a=0&a=1&b=x&c=x"),
         (URL, {}, URL),
         (URL, "?a=1&b=é", f"{URL}?a=1&b=%C3%A9"),
