@@ -48,7 +48,7 @@ class Batch:
         self,
         engine: Engine,
         run: Run,
-        inputs: Iterator[Request] | None,
+        inputs: Iterator[Request | Result[Any]] | None,
         *,
         plan_item: Callable[[Any, int], Request],
         to_value: Callable[[list[Result[Any]]], Any],
@@ -62,8 +62,8 @@ class Batch:
         Args:
             engine: What carries it out.
             run: The run.
-            inputs: The planned Requests to feed; None if the engine pulls them itself, or if the consumer
-                feeds the run itself.
+            inputs: The planned Requests to feed, and the Results of items that need not be sent; None if
+                the engine pulls them itself, or if the consumer feeds the run itself.
             plan_item: Plans an item, given with its index, for a consumer that feeds the run itself.
             to_value: Makes what the caller asked for of all Results, in input order.
             on_end: Called when it has ended, however it ended.
@@ -258,15 +258,17 @@ class Batch:
         if self._inputs is None:
             return None
         try:
-            request = next(self._inputs, None)
+            for item in self._inputs:
+                if not isinstance(item, Result):
+                    return item
+                self._outbox.put([item])
+                self._account([item])
         except Exception as error:  # noqa: BLE001 - raised again once what is in flight is done
-            self._inputs = None
             self.run.end_input(error)
-            return None
-        if request is None:
-            self._inputs = None
+        else:
             self.run.end_input()
-        return request
+        self._inputs = None
+        return None
 
     def needs_attention(self) -> bool:
         """Whether the run has ended, or it is time to feed again."""

@@ -42,7 +42,6 @@ class Downloads:
 
     Attributes:
         is_counted: Whether the number of URLs is known beforehand.
-        skipped: The Results of items that were not sent because their files exist.
         progress: Shows the bytes received, if set.
     """
 
@@ -83,7 +82,6 @@ class Downloads:
         self.is_counted = isinstance(urls, Sized)
         if isinstance(urls, Sized):
             self._check_lengths(len(urls))
-        self.skipped: list[Result[Any]] = []
         # Those of files that are skipped come from the consumer's thread.
         self._observe = Turns(observe).bring
         self.progress: Progress | None = None
@@ -106,7 +104,7 @@ class Downloads:
     def checked(self, requests: Iterator[Request]) -> Iterable[Request]:
         """Return the Requests after checking that each checksum by URL belongs to one of them.
 
-        For a lazy input this is only known at its end: `wanted` warns then.
+        For a lazy input this is only known at its end: `missing_or_skipped` warns then.
 
         Raises:
             ConfigurationError: A checksum is for a URL that is not in the batch.
@@ -120,8 +118,10 @@ class Downloads:
             raise ConfigurationError(self._checksums.unmatched_text(), "sha256")
         return planned
 
-    def wanted(self, requests: Iterable[Request], policy: Policy) -> Iterator[Request]:
-        """Yield the Requests whose files do not exist; the others become Results at once.
+    def missing_or_skipped(
+        self, requests: Iterable[Request], policy: Policy
+    ) -> Iterator[Request | Result[Any]]:
+        """Yield the Requests whose files do not exist, and the Results of those that are skipped.
 
         Once the batch has to end, no more files are looked for: verifying those that exist may take long.
         """
@@ -138,13 +138,11 @@ class Downloads:
                 self._parts[request.index] = part
                 yield request
             else:
-                self._skip(request, there, part.checksum)
+                result = _skipped(request, there, part.checksum)
+                self._observe(result)
+                yield result
         if self._checksums.unmatched:
             warn(self._checksums.unmatched_text())
-
-    def merge(self, results: Iterable[Result[Any]]) -> list[Result[Any]]:
-        """Return the Results of the run and those of the files that were skipped, in input order."""
-        return sorted([*results, *self.skipped], key=lambda result: result.index)
 
     def close(self) -> None:
         """End the progress bar."""
@@ -275,16 +273,17 @@ class Downloads:
                 return None
         return there
 
-    def _skip(self, request: Request, there: Path, checksum: Checksum) -> None:
-        result: Result[Any] = Result(request, _index=request.index)
-        try:
-            digest = sha256_of(there) if checksum is True else checksum or None
-            size = there.stat().st_size
-            result.value = Download(there, redact(request.url), size, digest, "skipped", result)
-        except OSError as error:
-            result.error = DownloadError(f"The file {there} cannot be read: {error}", str(there))
-        self.skipped.append(result)
-        self._observe(result)
+
+def _skipped(request: Request, there: Path, checksum: Checksum) -> Result[Any]:
+    """Return the Result of an item that is not sent because its file exists."""
+    result: Result[Any] = Result(request, _index=request.index)
+    try:
+        digest = sha256_of(there) if checksum is True else checksum or None
+        size = there.stat().st_size
+        result.value = Download(there, redact(request.url), size, digest, "skipped", result)
+    except OSError as error:
+        result.error = DownloadError(f"The file {there} cannot be read: {error}", str(there))
+    return result
 
 
 def _is_file(path: Path) -> bool:

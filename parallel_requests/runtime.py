@@ -202,23 +202,17 @@ class Runtime:
             window=2 * self.settings.concurrency,
             observe=downloads.release,
         )
-
-        def on_end() -> None:
-            downloads.close()
-            batch.stats.add(downloads.skipped)
-
-        batch = Batch(
+        return Batch(
             self._engine,
             run,
             # Fed by the consumer, as looking for existing files and verifying them takes time.
-            downloads.wanted(requests, policy),
+            downloads.missing_or_skipped(requests, policy),
             plan_item=planner.plan_item,
-            to_value=lambda results: collect(downloads.merge(results), call),
-            on_end=on_end,
+            to_value=partial(collect, call=call),
+            on_end=downloads.close,
             is_counted=downloads.is_counted,
             connections_before=self.backend.connections_opened,
         )
-        return batch
 
     def run(self, batch: Batch) -> Any:
         """Run a batch and return what was asked for.

@@ -990,6 +990,22 @@ def test_skipped_items_keep_their_places(fast: ParallelSession, server: Server, 
     assert sorted(seen) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt])
+def test_what_an_interrupted_download_has_skipped_is_kept(
+    error: type[BaseException], fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    def urls() -> Iterator[str]:
+        for size in (10, 20):
+            (tmp_path / str(size)).touch()
+            yield server.url(f"/range/{size}")
+        raise error
+
+    with pytest.raises(error) as caught:
+        fast.download(urls(), tmp_path)
+    assert [result.value.status for result in caught.value.results] == ["skipped", "skipped"]  # type: ignore[attr-defined]
+    assert (fast.last_run.total, fast.last_run.succeeded) == (2, 2)
+
+
 # -- names
 
 
