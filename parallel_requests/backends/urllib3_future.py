@@ -84,7 +84,7 @@ class _Fixes:
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
         """Read the head of a response; distinguish one that is not HTTP/1 from a closed connection."""
-        protocol = self._protocol
+        protocol, is_http1 = self._protocol, not self.is_multiplexed  # it may close the connection
         try:
             response = super().getresponse(*args, **kwargs)  # type: ignore[misc]
         except ValueError as error:
@@ -93,7 +93,7 @@ class _Fixes:
             if _is_not_http(protocol):
                 raise http.client.BadStatusLine("it is not HTTP") from error
             raise
-        if not self.is_multiplexed and protocol._connection.their_http_version not in _VERSIONS:  # noqa: SLF001
+        if is_http1 and protocol._connection.their_http_version not in _VERSIONS:  # noqa: SLF001
             raise http.client.BadStatusLine("it is not HTTP/1")
         return response
 

@@ -578,6 +578,16 @@ def test_a_body_that_goes_on_after_a_goaway_is_not_cut(open_session: OpenSession
     assert b"".join(chunks) == b"one two"
 
 
+def test_a_response_without_a_body_may_come_with_a_goaway(session: ParallelSession, play: Play) -> None:
+    def answer_and_leave(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", "204")], end_stream=True)
+        go_away(protocol, last_stream=stream)
+
+    server = play([speak_h2(answer_and_leave)])
+    assert session.post(server.url("/"), data="x", return_type="response").status_code == 204
+    assert len(server.requests) == 1
+
+
 def test_a_head_that_is_not_valid_leaves_no_connection_behind(open_session: OpenSession, play: Play) -> None:
     def contradict(protocol: H2Connection, stream: int, _path: str) -> None:
         lengths = [("content-length", "5"), ("content-length", "6")]
