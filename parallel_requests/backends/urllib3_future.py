@@ -46,6 +46,7 @@ class _Fixes:
         self._protocol._events = _queue_like(self._protocol._events)  # noqa: SLF001 - it has no other access
         if self.is_multiplexed:
             _note_goaways(self._protocol)
+            _outlast_goaways(self._protocol)
             _limit_window(self._protocol)
         sock = socket_beneath(self.sock)
         if isinstance(sock, WatchedSocket) and not self.is_multiplexed:
@@ -160,6 +161,15 @@ def _note_goaways(machine: Any) -> None:
         yield from map_events(received)
 
     machine._map_events = map_and_note  # noqa: SLF001
+
+
+def _outlast_goaways(machine: Any) -> None:
+    """Have a state machine of HTTP/2 not expire by a GOAWAY while there are streams that the server serves.
+
+    Otherwise, its connection is closed by any response without a body, or any stream that is cancelled.
+    """
+    has_expired = machine.has_expired
+    machine.has_expired = lambda: has_expired() and (machine._terminated or not machine._open_streams)  # noqa: SLF001
 
 
 def _limit_window(machine: Any) -> None:

@@ -588,6 +588,31 @@ def test_a_response_without_a_body_may_come_with_a_goaway(session: ParallelSessi
     assert len(server.requests) == 1
 
 
+def test_a_call_that_ends_after_a_goaway_costs_none_that_is_still_served(
+    session: ParallelSession, play: Play
+) -> None:
+    """Neither one whose response has no body, nor one that times out in its body."""
+    streams: dict[str, int] = {}
+
+    def leave(protocol: H2Connection, stream: int, path: str) -> None:
+        streams[path] = stream
+        if len(streams) == 3:
+            go_away(protocol, last_stream=5)
+            protocol.send_headers(streams["/empty"], [(":status", "204")], end_stream=True)
+            protocol.send_headers(streams["/stalls"], [(":status", "200")])
+            raise Pause(have_ended, lambda: good_answer(protocol, streams["/late"]))
+
+    have_ended = threading.Event()
+    server = play([speak_h2(leave)])
+    urls = [server.url(path) for path in ("/empty", "/stalls", "/late")]
+    calls = session.iter_results(urls, method="POST", data="x", timeout=[10, 0.5, 10], return_type="content")
+    assert next(calls).value == b""
+    assert isinstance(next(calls).error, exceptions.RequestTimeout)
+    have_ended.set()
+    assert next(calls).value == b"ok"
+    assert len(server.requests) == 3
+
+
 def test_a_head_that_is_not_valid_leaves_no_connection_behind(open_session: OpenSession, play: Play) -> None:
     def contradict(protocol: H2Connection, stream: int, _path: str) -> None:
         lengths = [("content-length", "5"), ("content-length", "6")]
