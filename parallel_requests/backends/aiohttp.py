@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from functools import lru_cache
-from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
 import aiohttp
@@ -43,15 +43,17 @@ from parallel_requests.exceptions import (
 from parallel_requests.models import Headers
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping
+
+    from aiohttp.abc import AbstractStreamWriter
 
     from parallel_requests.exchange import Send
     from parallel_requests.models import Request, Response
 
 _LONGEST_HEADER = 1 << 18
 _MOST_HEADERS = 1_000
-_LARGE_BODY = 1 << 18
+_SENT_AT_ONCE = 1 << 18
+"""Bytes of a body that are sent before others have their turn on the loop."""
 _KEPT_IDLE = 256
 """Idle connections that are kept, or twice ``concurrency`` if that is more."""
 _PLANNED_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
@@ -250,9 +252,31 @@ def _as_utf8(headers: Mapping[str, str]) -> Mapping[str, str]:
     raise problem
 
 
-def _payload(content: bytes | None) -> bytes | BytesIO | None:
-    """Return the body for aiohttp; a large one as a file, so that sending it does not block the loop."""
-    return content if content is None or len(content) <= _LARGE_BODY else BytesIO(content)
+def _payload(content: bytes | None) -> bytes | _LargeBody | None:
+    """Return the body for aiohttp."""
+    return content if content is None or len(content) <= _SENT_AT_ONCE else _LargeBody(content)
+
+
+class _LargeBody(aiohttp.Payload):
+    """A body that is sent piece by piece, so as not to block the loop; of a BytesIO aiohttp makes a copy."""
+
+    _autoclose = True  # there is nothing to close
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._size = len(content)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return it as text; aiohttp demands this method."""
+        return str(self._value, encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send it."""
+        rest = memoryview(self._value)
+        while rest:
+            await writer.write(rest[:_SENT_AT_ONCE])
+            rest = rest[_SENT_AT_ONCE:]
+            await asyncio.sleep(0)
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ import pytest
 from parallel_requests import exceptions
 from parallel_requests.backends.content_codings import ACCEPT_ENCODING
 from parallel_requests.user_agents import USER_AGENT
+from tests.memory import forget_peak, peak, resident
 from tests.server.content import content
 from tests.server.faults import read_request, repeat, response, send
 
@@ -192,6 +193,16 @@ def test_big_bodies_arrive_whole(session: ParallelSession, server: Server) -> No
     body = content(3_000_000)
     told = session.post([server.url("/echo-length")] * 3, data=body)
     assert [answer["length"] for answer in told] == [len(body)] * 3
+
+
+def test_a_big_body_is_sent_without_a_copy_of_it(session: ParallelSession, server: Server) -> None:
+    url, size = server.url("/echo-length"), 64 << 20
+    body = b"x" * size
+    session.post(url, data=body[: 1 << 20])  # imports, connects and fills buffers
+    forget_peak()
+    before = resident()
+    assert session.post(url, data=body)["length"] == size
+    assert peak() - before < size / 2
 
 
 def test_a_list_of_options_has_one_for_each_url(session: ParallelSession, server: Server) -> None:
