@@ -46,6 +46,7 @@ class _Fixes:
         self._protocol._events = _queue_like(self._protocol._events)  # noqa: SLF001 - it has no other access
         if self.is_multiplexed:
             _note_goaways(self._protocol)
+            _queue_by_frame(self._protocol)
             _outlast_goaways(self._protocol)
             _limit_window(self._protocol)
         sock = socket_beneath(self.sock)
@@ -161,6 +162,21 @@ def _note_goaways(machine: Any) -> None:
         yield from map_events(received)
 
     machine._map_events = map_and_note  # noqa: SLF001
+
+
+def _queue_by_frame(machine: Any) -> None:
+    """Have a state machine of HTTP/2 queue the events of each frame before it looks at the next one.
+
+    If that one is malformed, or follows a GOAWAY with an error, the responses before it would be lost.
+    """
+    connection, queue = machine._connection, machine._events  # noqa: SLF001 - it has no other access
+    receive_frame = connection._receive_frame  # noqa: SLF001
+
+    def receive_and_queue(frame: Any) -> list[Any]:
+        queue.extend(machine._map_events(receive_frame(frame)))  # noqa: SLF001
+        return []
+
+    connection._receive_frame = receive_and_queue  # noqa: SLF001
 
 
 def _outlast_goaways(machine: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, PingAckReceived, StreamReset
 from h2.settings import SettingCodes
-from hyperframe.frame import SettingsFrame
+from hyperframe.frame import SettingsFrame, WindowUpdateFrame
 
 from parallel_requests import exceptions
 from parallel_requests.gates.backoff import RetryPolicy
@@ -611,6 +611,38 @@ def test_a_call_that_ends_after_a_goaway_costs_none_that_is_still_served(
     have_ended.set()
     assert next(calls).value == b"ok"
     assert len(server.requests) == 3
+
+
+def hit_an_error(protocol: H2Connection, _stream: int) -> None:
+    go_away(protocol, last_stream=3, code=ErrorCodes.INTERNAL_ERROR)
+    protocol._prepare_for_sending([WindowUpdateFrame(0, window_increment=1)])
+
+
+def be_malformed(protocol: H2Connection, stream: int) -> None:
+    send_less_than_announced(protocol, stream, "")
+
+
+@pytest.mark.parametrize("fail", [hit_an_error, be_malformed])
+def test_an_error_of_a_connection_costs_no_response_that_arrives_just_before_it(
+    session: ParallelSession, play: Play, fail: Callable[[H2Connection, int], None]
+) -> None:
+    streams: dict[str, int] = {}
+
+    def answer_and_fail(protocol: H2Connection, stream: int, path: str) -> None:
+        streams[path] = stream
+        if len(streams) == 2:
+            good_answer(protocol, streams["/answered"])
+            fail(protocol, streams["/failed"])
+
+    server = play([speak_h2(answer_and_fail)])
+    urls = [server.url("/answered"), server.url("/failed")]
+    answered, failed = session.iter_results(
+        urls, method="POST", data="x", timeout=[10, 0.5], return_type="content", ordered=True
+    )
+    assert answered.value == b"ok"
+    # libcurl waits for the server, which has not said that it does not serve that one.
+    assert isinstance(failed.error, exceptions.TruncatedBody | exceptions.RequestTimeout)
+    assert len(server.requests) == 2
 
 
 def test_a_head_that_is_not_valid_leaves_no_connection_behind(open_session: OpenSession, play: Play) -> None:
