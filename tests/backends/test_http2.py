@@ -20,7 +20,7 @@ from tests.lateness import fits
 from tests.leaks import open_sockets
 from tests.polling import until
 from tests.server.control import together
-from tests.server.faults import notify_end, read_request, response, send, stall, within_tls
+from tests.server.faults import linger, notify_end, read_request, response, send, stall, within_tls
 from tests.server.h2_faults import (
     FallSilent,
     HangUp,
@@ -463,7 +463,7 @@ def test_what_a_goaway_leaves_out_is_sent_again_at_once(
     open_session: OpenSession, play: Play, leave: Answer, method: str
 ) -> None:
     """POSTs, too, as they were not received."""
-    server = play([speak_h2(leave)], _HEALTHY)
+    server = play([speak_h2(leave), linger()], _HEALTHY)
     urls, data = [server.url("/")] * 3, "x" if method == "POST" else None
     with open_session() as session:
         results = list(session.iter_results(urls, method=method, data=data, timeout=5, return_type="content"))

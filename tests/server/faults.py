@@ -418,6 +418,18 @@ def close() -> Step:
     return step
 
 
+def linger() -> Step:
+    """End the connection, and take what still comes: the reset due to it might discard what has been sent."""
+
+    def step(connection: Connection) -> None:
+        with contextlib.suppress(OSError):  # the client may have left
+            connection.socket.shutdown(socket.SHUT_WR)
+        while True:
+            connection.receive()
+
+    return step
+
+
 def redirect(location: str, status: int = 302, body: bytes = b"") -> Step:
     """Send a redirect; ``{port}`` in the location becomes the server's own port."""
 
