@@ -28,6 +28,7 @@ from parallel_requests.options import CALL_OPTION_NAMES, OPTION_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 SPELLED_OUT = {"urls", "keys", "return_type", "parse_func", "return_none_on_failure"}
@@ -406,6 +407,15 @@ def test_an_option_of_the_session_is_refused_by_a_call() -> None:
     assert caught.value.config_key == "concurrency"
 
 
+def test_an_option_that_downloads_have_no_use_for_is_refused_by_its_name(tmp_path: Path) -> None:
+    with (
+        ParallelSession(backend="urllib3") as session,
+        pytest.raises(ConfigurationError, match=r"^chunk_size is of no use to download\(\)\.$") as caught,
+    ):
+        session.download([], tmp_path, chunk_size=1)
+    assert caught.value.config_key == "chunk_size"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_has_one_method(verb: str) -> None:
     expected = rf"^{verb}\(\) sends {verb.upper()} and takes no 'method'; call request\(urls, method=\.\.\.\)"
@@ -498,6 +508,12 @@ def test_a_name_of_other_libraries_is_not_translated_to_what_is_refused() -> Non
     options: Any = {"stream": True}
     with ParallelSession() as session, pytest.raises(TypeError, match=r"'stream'\. Its options are: "):
         session.download([], ".", **options)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("verb", VERB_ARGUMENTS)
+def test_what_messages_say_of_a_verb_is_what_it_takes(client: type, verb: str) -> None:
+    assert options_of(getattr(client, verb)) - OPTION_NAMES == {*VERB_ARGUMENTS[verb]} | {"urls"}
 
 
 def test_a_verb_lists_only_what_it_takes() -> None:
