@@ -530,6 +530,7 @@ def test_a_process_sends_what_it_has_done_before_it_ends_its_chunk(tmp_path: Pat
     items = [Item(job, Result(request, response=body), lambda _: None) for body in bodies]
     child = Child()
     try:
+        assert not child.is_idle
         assert wait(child.waitables(), _LONG_ENOUGH)
         assert child.receive() == (0.0, [])
         child.give(items)
