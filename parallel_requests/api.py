@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from parallel_requests.checksums import Checksums
-    from parallel_requests.downloading import Existing, Target
+    from parallel_requests.destinations import Existing, Target
     from parallel_requests.planning import Item
     from parallel_requests.signatures import OneCallDownloadVerb, OneCallIterVerb, OneCallVerb
 

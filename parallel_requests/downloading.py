@@ -1,44 +1,37 @@
-"""Responses → files: where each one goes, which files exist already, and what came of each.
+"""Responses → files: which exist already, what each body is written to, and what came of each.
 
-How a single file is written, resumed and completed is in `part_files`.
+Where each one goes is in `destinations`; how one is written, resumed and completed is in `part_files`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any, Final
 
 from parallel_requests.checksums import ExpectedChecksums, sha256_of
+from parallel_requests.destinations import Destinations
 from parallel_requests.exceptions import ConfigurationError, DownloadError, ValidationError
-from parallel_requests.filenames import name_from_headers, name_from_url, numbered
-from parallel_requests.locks import Lock
 from parallel_requests.logs import warn
 from parallel_requests.models import Headers, Request, Result
 from parallel_requests.part_files import Download, PartFile
 from parallel_requests.redaction import redact, text_of
 from parallel_requests.turns import Turns
-from parallel_requests.values import shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parallel_requests.checksums import Checksum, Checksums
+    from parallel_requests.destinations import Existing, Target
     from parallel_requests.exchange import Reply
     from parallel_requests.observing import Progress
     from parallel_requests.policy import Policy
-
-Existing: TypeAlias = Literal["skip", "replace", "keep"]
-Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _CHUNK_SIZE: Final = 1 << 20
 
 
 class Downloads:
-    """The files of one batch: where they go, which are skipped, and what came of each.
+    """The files of one batch: which are skipped, how far they are, and what came of each.
 
     Attributes:
         is_counted: Whether the number of URLs is known beforehand.
@@ -67,18 +60,8 @@ class Downloads:
             ConfigurationError: One of these is wrong, a list with one entry per URL has another length than
                 the list of URLs, or the folder cannot be created.
         """
-        if existing not in get_args(Existing):
-            raise ConfigurationError(
-                f"existing must be 'skip', 'replace' or 'keep', not {shown(existing)}.", "existing"
-            )
-        self._existing = existing
         self._checksums = ExpectedChecksums(sha256)
-        self._paths: list[Path] | None = None
-        if isinstance(to, str | os.PathLike):
-            self._folder = _create_folder(to)
-        else:
-            self._folder = Path()
-            self._paths = _checked_paths(to)
+        self._destinations = Destinations(to, existing)  # last, as it creates the folder
         self.is_counted = isinstance(urls, Sized)
         if isinstance(urls, Sized):
             self._check_lengths(len(urls))
@@ -86,9 +69,7 @@ class Downloads:
         self._observe = Turns(observe).bring
         self.progress: Progress | None = None
         self._parts: dict[int, PartFile] = {}
-        self._asked: Counter[str] = Counter()
-        self._lock = Lock()  # guards _taken
-        self._taken: set[str] = set()
+        self._counted: dict[int, tuple[int, int]] = {}  # bytes of each file that were there, and announced
 
     @property
     def needs_time(self) -> bool:
@@ -132,9 +113,10 @@ class Downloads:
             if request.problem is not None or policy.reason_to_stop() is not None:
                 yield request
                 continue
-            part = self._new_part(request)
-            there = self._found(part)
-            if there is None:
+            destination = self._destinations.of(request)
+            part = PartFile(destination, self._checksums.of(request))
+            there = self._destinations.found(destination, part.known_as)
+            if there is None or not _matches(there, part.checksum):
                 self._parts[request.index] = part
                 yield request
             else:
@@ -160,25 +142,17 @@ class Downloads:
         """Open the file for a body and return how many bytes of it are there already."""
         part = self._parts[request.index]
         start = part.begin(request, status_code, headers)
-        if self._paths is None and not part.name_is_sent:
-            name = name_from_headers(headers)
-            if name is not None and name != part.place.name:
-                # An existing file of that name may be of any origin: only "replace" overwrites it.
-                part.wanted = self._folder / name
-                part.place = self._folder / self._take(name, beside_files=self._existing != "replace")
-                part.name_is_sent = True
+        self._destinations.rename(part.destination, headers)
         if self.progress is not None:
-            self.progress.advance(start - part.counted, (part.size or 0) - part.expected)
-            part.counted, part.expected = start, part.size or 0
+            self._count(self.progress, request.index, start, part.size or 0)
         return start
 
     def write(self, chunk: bytes, request: Request) -> None:
         """Append a chunk of a body to its file."""
-        part = self._parts[request.index]
-        part.write(chunk)
+        self._parts[request.index].write(chunk)
         if self.progress is not None:
-            part.counted += len(chunk)
-            self.progress.advance(len(chunk), 0)
+            there, announced = self._counted[request.index]
+            self._count(self.progress, request.index, there + len(chunk), announced)
 
     def starts_over(self, request: Request, reply: Reply) -> bool:
         """Whether another attempt, for the whole file, has to follow at once."""
@@ -189,19 +163,19 @@ class Downloads:
     def finish(self, result: Result[Any], deliver: Callable[[Result[Any]], None]) -> None:
         """Move the file of a finished exchange to its place, and hand the Result on."""
         part = self._parts[result.index]
-        is_kept = self._existing == "keep" or (part.name_is_sent and self._existing != "replace")
         try:
-            result.value = part.finish(result, partial(self._beside, part.wanted) if is_kept else None)
+            result.value = part.finish(result, self._destinations.elsewhere(part.destination))
         except DownloadError as error:
             result.error = error
         except Exception as error:  # noqa: BLE001 - whatever it is, it must cost no more than this item
             reason = f"{type(error).__name__}: {text_of(error)}"
-            message = f"The file {part.place} could not be finished: {reason}"
-            result.error = DownloadError(message, str(part.place))
+            message = f"The file {part.destination.path} could not be finished: {reason}"
+            result.error = DownloadError(message, str(part.destination.path))
         deliver(result)
 
     def release(self, result: Result[Any]) -> None:
         """Release what an item holds; called once with each Result."""
+        self._counted.pop(result.index, None)
         part = self._parts.pop(result.index, None)
         if part is not None:
             part.give_up()
@@ -209,7 +183,7 @@ class Downloads:
 
     def _lengths(self) -> Iterator[tuple[str, int]]:
         """Yield the name and the length of each list with one entry per URL."""
-        for name, column in (("to", self._paths), ("sha256", self._checksums.in_order)):
+        for name, column in (("to", self._destinations.paths), ("sha256", self._checksums.in_order)):
             if column is not None:
                 yield name, len(column)
 
@@ -225,53 +199,21 @@ class Downloads:
                 return ValidationError(f"{name} ended before urls did; give one entry per URL.", name)
         return None
 
-    def _new_part(self, request: Request) -> PartFile:
-        checksum = self._checksums.of(request)
-        self._asked[request.url] += 1
-        occurrence = f"{request.method} {request.url} {self._asked[request.url]}"
-        mark = hashlib.sha256(occurrence.encode()).hexdigest()[:16]
-        if self._paths is not None:
-            place = self._paths[request.index]
-            return PartFile(place, mark, checksum)
-        name = name_from_url(request.url)
-        part = PartFile(self._folder / name, f"{name}.{mark}", checksum)
-        part.place = self._folder / self._take(name, beside_files=self._existing == "keep")
-        return part
+    def _count(self, progress: Progress, index: int, there: int, announced: int) -> None:
+        """Show how much of a file is there, and how much there will be."""
+        there_before, announced_before = self._counted.get(index, (0, 0))
+        self._counted[index] = there, announced
+        progress.advance(there - there_before, announced - announced_before)
 
-    def _take(self, name: str, *, beside_files: bool) -> str:
-        """Return a name that is unused in this batch and, with ``beside_files``, in the folder."""
-        with self._lock:
-            for candidate in numbered(name):
-                folded = candidate.casefold()  # some file systems ignore case
-                if folded in self._taken or (beside_files and os.path.lexists(self._folder / candidate)):
-                    continue
-                self._taken.add(folded)
-                return candidate
-        raise AssertionError("numbers do not end")
 
-    def _beside(self, place: Path) -> Path:
-        """Return a numbered place next to one that was free when it was assigned."""
-        if self._paths is not None:
-            return _free_place(place)
-        return self._folder / self._take(place.name, beside_files=True)
-
-    def _found(self, part: PartFile) -> Path | None:
-        """Return the existing file that makes a request needless, or None."""
-        if self._existing != "skip":
-            if self._existing == "keep" and self._paths is not None:
-                part.place = _free_place(part.place)
-            return None
-        there = part.place
-        if not _is_file(there) and (name := part.known_as) is not None:
-            there = there.with_name(name)
-        if not _is_file(there):
-            return None
-        if isinstance(part.checksum, str):
-            try:
-                return there if sha256_of(there) == part.checksum else None
-            except OSError:
-                return None
-        return there
+def _matches(there: Path, checksum: Checksum) -> bool:
+    """Whether a file has the checksum it must have, if any."""
+    if not isinstance(checksum, str):
+        return True
+    try:
+        return sha256_of(there) == checksum
+    except OSError:
+        return False
 
 
 def _skipped(request: Request, there: Path, checksum: Checksum) -> Result[Any]:
@@ -284,48 +226,3 @@ def _skipped(request: Request, there: Path, checksum: Checksum) -> Result[Any]:
     except OSError as error:
         result.error = DownloadError(f"The file {there} cannot be read: {error}", str(there))
     return result
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a file is there; False if that cannot be found out, as when the name is too long."""
-    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises then
-
-
-def _free_place(path: Path) -> Path:
-    return next(place for name in numbered(path.name) if not os.path.lexists(place := path.with_name(name)))
-
-
-def _create_folder(to: str | os.PathLike[str]) -> Path:
-    try:
-        folder = Path(to)
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    else:
-        return folder
-    raise ConfigurationError(f"The folder {os.fspath(to)!r} cannot be created: {reason}", "to")
-
-
-def _checked_paths(to: object) -> list[Path]:
-    if not isinstance(to, list | tuple) or not all(isinstance(path, str | os.PathLike) for path in to):
-        raise ConfigurationError(
-            f"to must be a folder, or a list with one path per URL, not {shown(to)}.", "to"
-        )
-    paths = [Path(path) for path in to]
-    for place, count in Counter(path.absolute() for path in paths).items():
-        if count > 1:
-            raise ConfigurationError(
-                f"to names {place} {count} times; every file needs a path of its own.", "to"
-            )
-    for path in paths:
-        if not path.name or not _is_encodable(path):
-            raise ConfigurationError(f"to has {str(path)!a}, which is not the path of a file.", "to")
-    return paths
-
-
-def _is_encodable(path: Path) -> bool:
-    """Whether a path can be given to the operating system, in the encoding of this locale."""
-    try:
-        return b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
-        return False

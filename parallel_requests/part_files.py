@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from parallel_requests.checksums import Checksum
+    from parallel_requests.destinations import Destination
     from parallel_requests.exchange import Reply
 
 logger = logging.getLogger("parallel_requests")
@@ -74,31 +75,25 @@ class PartFile:
     It is used by one thread at a time: the one that advances the item's exchange.
 
     Attributes:
-        place: Where the complete file is to be.
-        wanted: The same, before a number was added to the name.
+        destination: Where the complete file is to be.
         checksum: The SHA-256 it must have; True to compute it.
-        name_is_sent: Whether the server has named the file.
         starts_at: Bytes that were there when the attempt began.
         size: Bytes of the complete file, if known.
-        counted: Bytes that the progress bar has counted.
-        expected: The size that the progress bar has counted.
         known_as: The name under which an earlier call has put the file in its place.
     """
 
-    def __init__(self, place: Path, stem: str, checksum: Checksum) -> None:
+    def __init__(self, destination: Destination, checksum: Checksum) -> None:
         """Set up, and read the record of an earlier call.
 
         Args:
-            place: Where the file is to be.
-            stem: What the names of the temporary files begin with.
+            destination: Where the file is to be.
             checksum: The SHA-256 it must have; True to compute it.
         """
-        self.place = self.wanted = place
+        self.destination = destination
         self.checksum = checksum
-        self.name_is_sent = False
         self.starts_at = 0
         self.size: int | None = None
-        self.counted = self.expected = 0
+        place, stem = destination.path, destination.stem
         self._path = place.with_name(f".{stem}.part")
         self._record_path = place.with_name(f".{stem}.json")
         self._other_names = (f".{stem}.{number}.part" for number in itertools.count(2))
@@ -189,10 +184,10 @@ class PartFile:
         Raises:
             DownloadError: There is no file, it does not match its checksum, or it cannot be moved.
         """
-        url = redact(result.request.url)
+        url, destination = redact(result.request.url), self.destination
         if not self._has_begun:
             status = result.response.status_code if result.response else "nothing"
-            raise DownloadError(f"{url} answered {status}, which is not a file.", str(self.place))
+            raise DownloadError(f"{url} answered {status}, which is not a file.", str(destination.path))
         digest = None
         try:
             assert self._file is not None  # noqa: S101 - it has begun
@@ -205,21 +200,24 @@ class PartFile:
             if isinstance(self.checksum, str) and digest != self.checksum:
                 self.discard()
                 raise DownloadError(
-                    f"What {url} sent has the SHA-256 {digest} and not {self.checksum}.", str(self.place)
+                    f"What {url} sent has the SHA-256 {digest} and not {self.checksum}.",
+                    str(destination.path),
                 )
             if elsewhere is None:
-                self._path.replace(self.place)
+                self._path.replace(destination.path)
             else:
-                while not move_to_free(self._path, self.place):
-                    self.place = elsewhere()
+                while not move_to_free(self._path, destination.path):
+                    destination.path = elsewhere()
             self._drop_record()
-            if self.name_is_sent:
-                self._write_record({"name": self.place.name})
+            if destination.is_named_by_server:
+                self._write_record({"name": destination.path.name})
             self._close()
         except OSError as error:
             raise self._failure("finished", error) from error
         self._has_begun = False
-        return Download(self.place, url, size, digest, "resumed" if self.starts_at else "downloaded", result)
+        return Download(
+            destination.path, url, size, digest, "resumed" if self.starts_at else "downloaded", result
+        )
 
     def break_off(self) -> None:
         """Close for now, so that another attempt or call can continue."""
@@ -342,7 +340,8 @@ class PartFile:
             self._is_recorded = False
 
     def _failure(self, what: str, error: OSError) -> DownloadError:
-        return DownloadError(f"The file {self.place} could not be {what}: {error}", str(self.place))
+        path = self.destination.path
+        return DownloadError(f"The file {path} could not be {what}: {error}", str(path))
 
 
 def _status_of_ours(path: Path) -> os.stat_result | None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from parallel_requests.calls import Call
     from parallel_requests.checksums import Checksums
-    from parallel_requests.downloading import Existing, Target
+    from parallel_requests.destinations import Existing, Target
     from parallel_requests.gates.rotation import Rotation
     from parallel_requests.options import Settings
     from parallel_requests.parsing.in_place import Parse

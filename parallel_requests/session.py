@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from parallel_requests.backends.base import Backend
     from parallel_requests.batch import Batch
     from parallel_requests.checksums import Checksums
-    from parallel_requests.downloading import Existing, Target
+    from parallel_requests.destinations import Existing, Target
     from parallel_requests.exceptions import PartialFailureError
     from parallel_requests.models import Result
     from parallel_requests.planning import Item

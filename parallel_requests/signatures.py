@@ -37,7 +37,7 @@ from parallel_requests.planning import Item
 
 if TYPE_CHECKING:
     from parallel_requests.checksums import Checksums
-    from parallel_requests.downloading import Existing, Target
+    from parallel_requests.destinations import Existing, Target
     from parallel_requests.models import Response, Result, ReturnType
     from parallel_requests.part_files import Download
 

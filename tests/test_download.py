@@ -46,7 +46,7 @@ from tests.server.faults import close, read_request, repeat, response, rst, send
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from parallel_requests.downloading import Existing
+    from parallel_requests.destinations import Existing
     from parallel_requests.models import Attempt, Request
     from tests.server.control import Server
     from tests.server.faults import Connection, FaultServer, Step
@@ -1127,7 +1127,7 @@ def test_whatever_ends_a_download_costs_one_item(
     finish = PartFile.finish
 
     def fail(part: PartFile, *arguments: Any) -> Download:
-        if part.place.name == "0":
+        if part.destination.path.name == "0":
             raise RuntimeError("unforeseen")
         return finish(part, *arguments)
 
