@@ -255,8 +255,9 @@ class ParallelRequests:
         except RuntimeError:  # no thread is left: better to block the loop than to stay open
             self._session.close()
             return
-        executor.shutdown(wait=False)  # it ends once the session is closed
+        executor.shutdown(wait=False)  # its thread ends once the session is closed
         await asyncio.shield(closing)  # a cancellation ends the wait, but must not prevent the closing
+        executor.shutdown()  # the thread has nothing left to do, but may not have ended
 
     async def __aenter__(self) -> Self:
         return self

@@ -160,6 +160,15 @@ def test_closing_closes_every_socket_without_the_garbage_collector(
         gc.enable()
 
 
+def test_closing_leaves_no_thread(open_session: Callable[..., ParallelSession], server: Server) -> None:
+    sessions = [open_session() for _ in range(20)]
+    before = set(threading.enumerate())
+    for session in sessions:
+        session.request([server.url("/id/1")] * 2)
+        session.close()
+        assert set(threading.enumerate()) == before
+
+
 def test_failures_are_freed_without_the_garbage_collector(backend: str, server: Server) -> None:
     def failures(session: ParallelSession) -> list[ref[BaseException]]:
         try:
