@@ -7,25 +7,10 @@ cannot be sent becomes a Request with a ``problem`` instead of stopping the othe
 from __future__ import annotations
 
 import itertools
-import os
-from base64 import b64encode
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
-from typing import Any, Literal, Required, TypeAlias, TypedDict
-from urllib.parse import urlsplit
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, Any, Literal, Required, TypeAlias, TypedDict
 
-from parallel_requests.checks import is_timeout
-from parallel_requests.encoding import add_params, encode_body, to_utf8
-from parallel_requests.environment import Environment, Netrc
 from parallel_requests.exceptions import ConfigurationError, ValidationError
-from parallel_requests.gates.rotation import Rotation
-from parallel_requests.header_fields import (
-    TOKEN,
-    add_cookies,
-    check_cookies,
-    find_field,
-    merge_headers,
-    take_framing,
-)
 from parallel_requests.models import Request
 from parallel_requests.options import (
     MERGED_NAMES,
@@ -33,15 +18,15 @@ from parallel_requests.options import (
     Data,
     HeaderFields,
     Params,
-    Settings,
     Timeout,
     merge_entries,
 )
-from parallel_requests.urls import check_proxy, check_url, split_user_info
-from parallel_requests.user_agents import BROWSER_USER_AGENTS, USER_AGENT
+from parallel_requests.urls import check_url
 from parallel_requests.values import shown
 
-_CONNECT_TIMEOUT = 10.0
+if TYPE_CHECKING:
+    from parallel_requests.request_builder import RequestBuilder
+
 _NEVER_A_TUPLE = frozenset({"method", "headers", "cookies", "proxy"})
 """Options in which a tuple can only mean one entry per URL."""
 
@@ -78,48 +63,23 @@ _ITEM_KEYS = frozenset(RequestItem.__annotations__)
 
 
 class Planner:
-    """Turns items into Requests, according to the settings of one call."""
+    """Turns items into Requests, according to the settings of one call.
 
-    def __init__(
-        self,
-        settings: Settings,
-        environment: Environment,
-        *,
-        accept_encoding: str = "gzip, deflate",
-        cookies: Mapping[str, str] | None = None,
-        proxies: Rotation | None = None,
-        lacking_for_socks: Callable[[], str | None] | None = None,
-    ) -> None:
+    Attributes:
+        builder: Makes the Request of each.
+    """
+
+    def __init__(self, builder: RequestBuilder) -> None:
         """Prepare what is the same for all items.
 
         Args:
-            settings: The options of the call.
-            environment: Proxies and CA bundles to fall back on.
-            accept_encoding: The content codings that can be decoded.
-            cookies: The cookies set on the session.
-            proxies: The rotation to go on with. Default: a new one of the ``proxies`` in the options.
-            lacking_for_socks: Says why SOCKS proxies cannot be used, or returns None if they can.
+            builder: Makes their Requests, with the options of the call.
 
         Raises:
             ConfigurationError: An option that applies to all items is wrong.
         """
-        self._settings = settings
-        self._environment = environment
-        self._session_cookies = dict(cookies or {})
-        self._lacking_for_socks = lacking_for_socks
-        self._netrc = Netrc() if settings.auth == "netrc" else None
-        self.proxies = self._new_rotation() if proxies is None else proxies
-        self._user_agents = (
-            Rotation(settings.user_agents or BROWSER_USER_AGENTS, at_random=True)
-            if settings.random_user_agent
-            else None
-        )
-        self._accept_encoding = accept_encoding
-        verify = settings.verify_ssl
-        self._verify: bool | str = verify if isinstance(verify, bool) else os.fspath(verify)
-        if settings.verify_ssl is True and environment.ca_bundle:
-            self._verify = environment.ca_bundle
-        self._common = {name: getattr(settings, name) for name in PER_URL_NAMES}
+        self.builder = builder
+        self._common = {name: getattr(builder.settings, name) for name in PER_URL_NAMES}
         self._columns = {name: value for name, value in self._common.items() if _is_per_url(name, value)}
         self._keys: Iterator[Any] = itertools.repeat(None)
         self._names: _Names | None = None
@@ -133,7 +93,7 @@ class Planner:
         if row["proxy"] is None:
             row["proxy"] = False  # or a rotation would lose a turn to it
         try:
-            return self._build("http://template", row, "")
+            return self.builder.build("http://template", row, "")
         except ValidationError as error:
             if error.field_name not in ("proxy", "timeout"):
                 return None
@@ -188,7 +148,7 @@ class Planner:
 
     def _planned(self, urls: Iterable[Item]) -> Iterator[Request]:
         keys, names = self._keys, self._names
-        template = None if self._columns or self._varies else self._template
+        template = None if self._columns or self.builder.varies else self._template
         for index, item in enumerate(urls):
             if template is None or type(item) is not str or "@" in item:
                 yield self.plan_item(item, index)
@@ -217,17 +177,6 @@ class Planner:
                 template.proxy_authorization,
             )
 
-    @property
-    def _varies(self) -> bool:
-        """Whether the Requests of two plain URLs may differ in more than the URL."""
-        return bool(
-            self._settings.params
-            or self.proxies
-            or self._user_agents
-            or self._netrc
-            or (self._common["proxy"] is None and self._environment.has_proxies)
-        )
-
     def plan_item(self, item: Item, index: int) -> Request:
         """Plan the next item; if it cannot be sent, the Request has a ``problem``."""
         address: object = item
@@ -244,7 +193,7 @@ class Planner:
                 row.update(own)
                 address, meta = item.get("url"), item.get("meta")
             url, authority = check_url(address)
-            request = self._build(url, row, authority)
+            request = self.builder.build(url, row, authority)
         except ValidationError as error:
             return _unsendable(item, index, key, error)
         request.key, request.meta, request.index = key, meta, index
@@ -262,7 +211,7 @@ class Planner:
             row["proxy"] = item.proxy
         if item.timeout is not None:
             row["timeout"] = (item.connect_timeout, item.timeout)
-        request = self._build(url, row, authority)
+        request = self.builder.build(url, row, authority)
         if item.verify is not True:
             request.verify = item.verify
         if item.proxy_authorization is not None:
@@ -278,99 +227,6 @@ class Planner:
         elif isinstance(item, Mapping):
             key = item.get("key", key)
         return key if self._names is None else self._names.claim(key)
-
-    def _build(self, url: str, row: Mapping[str, Any], authority: str) -> Request:
-        method = _check_method(row["method"])
-        user_agent = USER_AGENT if self._user_agents is None else self._user_agents.next()
-        headers = {"User-Agent": user_agent, "Accept": "*/*"}
-        unwanted: set[str] = set()
-        merge_headers(headers, row["headers"], unwanted)
-        self._accept_codings(headers)
-        url, credentials = split_user_info(url)
-        self._authorize(headers, url, credentials)
-        content = encode_body(row["json"], row["data"], headers)
-        take_framing(headers, content)
-        add_cookies(headers, {**self._session_cookies, **check_cookies(row["cookies"] or {})})
-        connect, total = _timeouts(row["timeout"])
-        told_to_proxy = find_field(headers, "proxy-authorization")
-        proxy_authorization = headers.pop(told_to_proxy) if told_to_proxy is not None else None
-        if unwanted:
-            headers = {name: value for name, value in headers.items() if name.lower() not in unwanted}
-        return Request(
-            url=add_params(url, row["params"]),
-            method=method,
-            headers=headers,
-            content=content,
-            timeout=total,
-            connect_timeout=connect,
-            proxy=self._proxy_for(url, row["proxy"]),
-            verify=self._verify,
-            authority=authority,
-            proxy_authorization=proxy_authorization,
-        )
-
-    def _accept_codings(self, headers: dict[str, str]) -> None:
-        if find_field(headers, "accept-encoding") is None:
-            # Of a compressed body, a part could not be decompressed.
-            is_partial = find_field(headers, "range") is not None
-            headers["Accept-Encoding"] = "identity" if is_partial else self._accept_encoding
-
-    def _authorize(self, headers: dict[str, str], url: str, credentials: tuple[str, str] | None) -> None:
-        if find_field(headers, "authorization") is not None:
-            return
-        if credentials is None and isinstance(self._settings.auth, tuple):
-            credentials = self._settings.auth
-        if credentials is None and self._netrc is not None:
-            credentials = self._netrc.credentials_for(urlsplit(url).hostname or "")
-        if credentials is not None:
-            pair = to_utf8(":".join(credentials), "auth")
-            headers["Authorization"] = f"Basic {b64encode(pair).decode('ascii')}"
-
-    def _proxy_for(self, url: str, proxy: object) -> str | None:
-        if proxy is False:
-            return None
-        if proxy is not None:
-            return self._check_proxy(proxy)
-        if self.proxies is not None:
-            return self.proxies.next()
-        return self.environment_proxy(url)
-
-    def environment_proxy(self, url: str) -> str | None:
-        """Return the proxy that the environment names for a URL, or None.
-
-        Raises:
-            ValidationError: It cannot be used.
-        """
-        proxy = self._environment.proxy_for(url)
-        if proxy is None:
-            return None
-        try:
-            return self._check_proxy(proxy)
-        except ValidationError as error:
-            reason = error.message
-        raise ValidationError(f"the proxy that the environment names cannot be used: {reason}", "trust_env")
-
-    def _check_proxy(self, proxy: object) -> str:
-        checked = check_proxy(proxy)
-        if self._lacking_for_socks is not None and checked.startswith("socks"):
-            lacking = self._lacking_for_socks()
-            if lacking is not None:
-                raise ValidationError(lacking, "proxy")
-        return checked
-
-    def _new_rotation(self) -> Rotation | None:
-        settings = self._settings
-        if not settings.proxies:
-            if settings.random_proxy:
-                raise ConfigurationError("random_proxy needs proxies to choose from.", "proxies")
-            return None
-        try:
-            proxies = [self._check_proxy(proxy) for proxy in settings.proxies]
-        except ValidationError as error:
-            wrong = ConfigurationError(str(error), "proxies")
-        else:
-            return Rotation(proxies, at_random=settings.random_proxy)
-        raise wrong
 
 
 def _is_per_url(name: str, value: object) -> bool:
@@ -442,24 +298,3 @@ def _check_names(item: Mapping[Any, object], index: int) -> None:
 
 def _are_names(keys: object) -> bool:
     return keys is None or (isinstance(keys, Iterable) and not isinstance(keys, str | bytes))
-
-
-def _check_method(method: object) -> str:
-    if not isinstance(method, str) or not TOKEN.fullmatch(method):
-        raise ValidationError(f"method must be an HTTP method such as 'GET', not {shown(method)}.", "method")
-    if method.upper() == "CONNECT":
-        raise ValidationError("CONNECT opens a tunnel and is not a request; use proxy= instead.", "method")
-    return method.upper()
-
-
-def _timeouts(timeout: object) -> tuple[float | None, float | None]:
-    """Return the seconds to connect, and for everything."""
-    if not is_timeout(timeout):
-        raise ValidationError(
-            f"timeout must be seconds above 0, a (connect, total) pair or None, not {shown(timeout)}.",
-            "timeout",
-        )
-    if isinstance(timeout, tuple):
-        return timeout
-    total: Any = timeout
-    return (None if total is None else min(total, _CONNECT_TIMEOUT)), total

@@ -31,6 +31,7 @@ from parallel_requests.models import Request, Result, ReturnType
 from parallel_requests.observing import Observer, Progress
 from parallel_requests.parsing.parsers import Parsers
 from parallel_requests.planning import Item, Planner
+from parallel_requests.request_builder import RequestBuilder
 from parallel_requests.stats import RunStats
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Runtime:
         )
         planner = self._planner(settings, accept_encoding="identity")
         requests = downloads.checked(planner.plan(items, call.keys, keys_differ=call.is_keyed))
-        policy = downloads.policy(self._policy(settings, ReturnType.JSON, planner))
+        policy = downloads.policy(self._policy(settings, ReturnType.JSON, planner.builder))
         finish: Parse = downloads.finish
         if downloads.needs_time:
             finish = self._parsers.off_the_engine(finish, policy)
@@ -272,7 +273,7 @@ class Runtime:
     def _planner(self, settings: Settings, accept_encoding: str = ACCEPT_ENCODING) -> Planner:
         own = self.settings
         inherits_proxies = settings.proxies is own.proxies and settings.random_proxy is own.random_proxy
-        planner = Planner(
+        builder = RequestBuilder(
             settings,
             self._environment,
             accept_encoding=accept_encoding,
@@ -281,17 +282,17 @@ class Runtime:
             lacking_for_socks=self.backend.lacking_for_socks,
         )
         if inherits_proxies:
-            self._proxies = planner.proxies  # or each batch would begin with the first proxy
-        return planner
+            self._proxies = builder.proxies  # or each batch would begin with the first proxy
+        return Planner(builder)
 
-    def _policy(self, settings: Settings, kind: ReturnType, planner: Planner) -> Policy:
+    def _policy(self, settings: Settings, kind: ReturnType, builder: RequestBuilder) -> Policy:
         return new_policy(
             settings,
             kind,
             pacer=self._pacer,
             cookies=self._cookies,
-            proxies=planner.proxies,
-            proxy_for=planner.environment_proxy if self._environment.has_proxies else None,
+            proxies=builder.proxies,
+            proxy_for=builder.environment_proxy if self._environment.has_proxies else None,
         )
 
     def _request_batch(
@@ -308,7 +309,7 @@ class Runtime:
         kind = call.checked_return_type(settings)
         if kind is ReturnType.STREAM:
             self._check_streaming()
-        policy = self._policy(settings, kind, planner)
+        policy = self._policy(settings, kind, planner.builder)
         parser = self._parsers.parser(settings, policy, kind, call.parse_func)
         # Only now that nothing is refused any more: it may draw a bar.
         progress = None if settings.progress is False else Progress(settings.progress, total)

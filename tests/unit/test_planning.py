@@ -17,6 +17,7 @@ from parallel_requests.exceptions import ConfigurationError, ValidationError
 from parallel_requests.models import Request
 from parallel_requests.options import Settings
 from parallel_requests.planning import Planner
+from parallel_requests.request_builder import RequestBuilder
 from parallel_requests.user_agents import BROWSER_USER_AGENTS, USER_AGENT
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def plan(
     session_cookies: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[Request]:
-    planner = Planner(Settings(**options), environment, cookies=session_cookies)
+    planner = Planner(RequestBuilder(Settings(**options), environment, cookies=session_cookies))
     return list(planner.plan(urls, keys))
 
 
@@ -105,7 +106,7 @@ def test_an_endless_generator_is_planned_as_far_as_it_is_asked() -> None:
             pulled.append(number)
             yield f"{URL}{number}"
 
-    requests = Planner(Settings(), NO_ENVIRONMENT).plan(endless(), itertools.count(100))
+    requests = Planner(RequestBuilder(Settings(), NO_ENVIRONMENT)).plan(endless(), itertools.count(100))
     assert pulled == []
     first = list(itertools.islice(requests, 3))
     assert pulled == [0, 1, 2]
@@ -195,7 +196,7 @@ def test_every_item_takes_one_key(wrong: Any) -> None:
 
 
 def test_keys_of_unknown_length_fail_only_the_items_they_do_not_fit() -> None:
-    planner = Planner(Settings(), NO_ENVIRONMENT)
+    planner = Planner(RequestBuilder(Settings(), NO_ENVIRONMENT))
     requests = list(planner.plan([URL] * 5, iter(["a", [], "a", "b"]), keys_differ=True))
     assert [request.key for request in requests] == ["a", None, None, "b", None]
     said = ["", "hashable", "another URL has the key 'a'", "", "keys ended before urls did"]
