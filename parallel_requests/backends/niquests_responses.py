@@ -37,6 +37,8 @@ class StreamedResponse:
                 connection.timeout = read_timeout
                 self._raw = connection.getresponse(promise=promise, police_officer=self._police)
                 self._raw._connection = None  # noqa: SLF001 - it would close that if its stream is reset
+                # If the connection has been replaced, it would reset another call's stream of that number.
+                self._raw._fp._stream_abort = None  # noqa: SLF001
         except queue.Empty as error:
             raise ConnectionResetError(LOST) from error
         except BaseException as error:

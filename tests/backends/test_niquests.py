@@ -11,14 +11,23 @@ import pytest
 
 pytest.importorskip("niquests")
 
+from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from parallel_requests import exceptions
 from parallel_requests.backends import niquests_connections, niquests_pools
 from parallel_requests.backends.niquests_pools import OriginPool
 from parallel_requests.session import ParallelSession
+from tests.polling import until
 from tests.server.faults import repeat, response
-from tests.server.h2_faults import Pause, allow_one_stream, good_answer, h2_context, speak_h2
+from tests.server.h2_faults import (
+    Pause,
+    allow_one_stream,
+    go_away,
+    good_answer,
+    h2_context,
+    speak_h2,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,3 +131,41 @@ def test_a_body_is_sent_as_soon_as_the_server_takes_it(
     with ParallelSession(backend="niquests", verify_ssl=str(certificates.ca_file)) as session:
         body = b"x" * 10_000_000  # more than the system buffers
         assert session.post(server.url("/"), data=body, timeout=20, return_type="content") == b"ok"
+
+
+def test_a_call_that_is_cut_costs_none_on_the_connection_that_comes_next(
+    fault_server: Callable[..., FaultServer], certificates: Certificates
+) -> None:
+    """Their streams have the same number."""
+    has_begun, may_go_on, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def begin_and_leave(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", "200")])
+        protocol.send_data(stream, b"begun")
+        go_away(protocol, last_stream=stream, code=ErrorCodes.INTERNAL_ERROR)
+
+    def answer_later(protocol: H2Connection, stream: int, _path: str) -> None:
+        raise Pause(has_ended, lambda: good_answer(protocol, stream))
+
+    def receive(_chunk: bytes) -> None:
+        has_begun.set()
+        may_go_on.wait(10)
+
+    context = h2_context(certificates.good)
+    server = fault_server([speak_h2(begin_and_leave)], [speak_h2(answer_later)], tls=context)
+    with (
+        ParallelSession(backend="niquests", max_retries=0, verify_ssl=str(certificates.ca_file)) as session,
+        ThreadPoolExecutor(2) as callers,
+    ):
+        cut = callers.submit(
+            lambda: session.get(server.url("/"), return_type="stream", stream_callback=receive)
+        )
+        assert has_begun.wait(5)
+        late = callers.submit(
+            lambda: session.post(server.url("/"), data="x", timeout=5, return_type="content")
+        )
+        until(lambda: len(server.requests) == 2)
+        may_go_on.set()
+        assert isinstance(cut.exception(), exceptions.TruncatedBody)
+        has_ended.set()
+        assert late.result() == b"ok"
