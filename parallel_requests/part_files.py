@@ -69,6 +69,48 @@ class Download:
     result: Result[Any]
 
 
+class _Record:
+    """The record of one part file; later, the name under which the complete file was put in its place.
+
+    Attributes:
+        is_ours: Whether there is one, written by this call or by an earlier one for the same file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.is_ours = False
+
+    def read(self) -> dict[str, Any]:
+        """Return what it says; empty if it is not there, or was not written here."""
+        if _status_of_ours(self._path) is None:
+            return {}
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | NO_LINK)
+        except OSError:
+            return {}
+        self.is_ours = True
+        with FileIO(descriptor, "r") as file:
+            try:
+                record = json.loads(file.read(_LARGEST_RECORD))
+            except (OSError, ValueError, RecursionError):
+                return {}
+        return record if isinstance(record, dict) else {}
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Replace what is there at once: it is complete whenever the process dies."""
+        self.is_ours = True
+        draft = self._path.with_suffix(".draft")
+        with FileIO(_create(draft), "w") as file:
+            file.write(json.dumps(record).encode())
+        draft.replace(self._path)
+
+    def drop(self) -> None:
+        """Remove it, if it is there."""
+        if self.is_ours:
+            self._path.unlink(missing_ok=True)
+            self.is_ours = False
+
+
 class PartFile:
     """The file of one item while it is incomplete.
 
@@ -95,15 +137,13 @@ class PartFile:
         self.size: int | None = None
         place, stem = destination.path, destination.stem
         self._path = place.with_name(f".{stem}.part")
-        self._record_path = place.with_name(f".{stem}.json")
+        self._record = _Record(place.with_name(f".{stem}.json"))
         self._other_names = (f".{stem}.{number}.part" for number in itertools.count(2))
         self._validator: str | None = None
         self._file: BufferedWriter[FileIO] | None = None
         self._opened_at = 0.0
         self._has_begun = self._is_unfit = self._is_second_writer = False
-        record = self._read_record()
-        self._is_recorded = record is not None
-        known = record or {}
+        known = self._record.read()
         validator, size, name = known.get("validator"), known.get("size"), known.get("name")
         if isinstance(validator, str) and _can_be_sent(validator):
             self._validator = validator
@@ -160,8 +200,8 @@ class PartFile:
         assert self._file is not None  # noqa: S101 - begin() comes first
         try:
             self._file.write(chunk)
-            if not self._is_recorded and monotonic() - self._opened_at > _RECORD_AFTER:
-                self._record()
+            if not self._record.is_ours and monotonic() - self._opened_at > _RECORD_AFTER:
+                self._write_record()
         except OSError as error:
             raise self._failure("written", error) from error
 
@@ -208,9 +248,9 @@ class PartFile:
             else:
                 while not move_to_free(self._path, destination.path):
                     destination.path = elsewhere()
-            self._drop_record()
+            self._record.drop()
             if destination.is_named_by_server:
-                self._write_record({"name": destination.path.name})
+                self._record.write({"name": destination.path.name})
             self._close()
         except OSError as error:
             raise self._failure("finished", error) from error
@@ -227,7 +267,7 @@ class PartFile:
             try:
                 self._close()
             finally:  # what a full disk has taken is a beginning, too
-                self._record()
+                self._write_record()
         except OSError as error:  # what is missing will be requested again
             logger.warning("%s could not be written: %s", self._path, error)
 
@@ -244,7 +284,7 @@ class PartFile:
         if is_claimed(self._path):
             return
         try:
-            self._drop_record()
+            self._record.drop()
             self._path.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("%s could not be removed: %s", self._path, error)
@@ -257,7 +297,7 @@ class PartFile:
             except FileNotFoundError:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = self._begin_file()
-            self._drop_record()
+            self._record.drop()
             self._open(descriptor, 0)
         except OSError as error:
             raise self._failure("created", error) from error
@@ -269,7 +309,7 @@ class PartFile:
         """Return the descriptor of a file that nobody else is writing."""
         while (descriptor := _begin(self._path)) is None:
             # The record belongs to the other writer. No later call looks for this file or continues it.
-            self._is_second_writer, self._is_recorded = True, False
+            self._is_second_writer, self._record.is_ours = True, False
             self._path = self._path.with_name(next(self._other_names))
         return descriptor
 
@@ -308,36 +348,10 @@ class PartFile:
         if file is not None:
             file.close()
 
-    def _record(self) -> None:
+    def _write_record(self) -> None:
         """Write the record, if something identifies the content and none has been written."""
-        if self._validator is not None and not self._is_recorded:
-            self._write_record({"validator": self._validator, "size": self.size})
-
-    def _read_record(self) -> dict[str, Any] | None:
-        if _status_of_ours(self._record_path) is None:
-            return None
-        try:
-            descriptor = os.open(self._record_path, os.O_RDONLY | NO_LINK)
-        except OSError:
-            return None
-        with FileIO(descriptor, "r") as file:
-            try:
-                record = json.loads(file.read(_LARGEST_RECORD))
-            except (OSError, ValueError, RecursionError):
-                return {}
-        return record if isinstance(record, dict) else {}
-
-    def _write_record(self, record: Mapping[str, object]) -> None:
-        self._is_recorded = True
-        draft = self._record_path.with_suffix(".draft")
-        with FileIO(_create(draft), "w") as file:
-            file.write(json.dumps(record).encode())
-        draft.replace(self._record_path)  # atomic: a record is complete whenever the process dies
-
-    def _drop_record(self) -> None:
-        if self._is_recorded:
-            self._record_path.unlink(missing_ok=True)
-            self._is_recorded = False
+        if self._validator is not None and not self._record.is_ours:
+            self._record.write({"validator": self._validator, "size": self.size})
 
     def _failure(self, what: str, error: OSError) -> DownloadError:
         path = self.destination.path
