@@ -228,29 +228,16 @@ class PartFile:
         if not self._has_begun:
             status = result.response.status_code if result.response else "nothing"
             raise DownloadError(f"{url} answered {status}, which is not a file.", str(destination.path))
-        digest = None
         try:
-            assert self._file is not None  # noqa: S101 - it has begun
-            self._file.flush()
-            size = self._file.tell()
-            if not CAN_MOVE_OPEN_FILES:
-                self._close()
-            if self.checksum:
-                digest = sha256_of(self._path)
+            size = self._flush()
+            digest = sha256_of(self._path) if self.checksum else None
             if isinstance(self.checksum, str) and digest != self.checksum:
                 self.discard()
                 raise DownloadError(
                     f"What {url} sent has the SHA-256 {digest} and not {self.checksum}.",
                     str(destination.path),
                 )
-            if elsewhere is None:
-                self._path.replace(destination.path)
-            else:
-                while not move_to_free(self._path, destination.path):
-                    destination.path = elsewhere()
-            self._record.drop()
-            if destination.is_named_by_server:
-                self._record.write({"name": destination.path.name})
+            self._move(elsewhere)
             self._close()
         except OSError as error:
             raise self._failure("finished", error) from error
@@ -352,6 +339,27 @@ class PartFile:
         """Write the record, if something identifies the content and none has been written."""
         if self._validator is not None and not self._record.is_ours:
             self._record.write({"validator": self._validator, "size": self.size})
+
+    def _flush(self) -> int:
+        """Get the complete file ready to be read and moved, and return its size."""
+        assert self._file is not None  # noqa: S101 - begin() comes first
+        self._file.flush()
+        size = self._file.tell()
+        if not CAN_MOVE_OPEN_FILES:
+            self._close()
+        return size
+
+    def _move(self, elsewhere: Callable[[], Path] | None) -> None:
+        """Move the complete file to its place, and note the name that its server has given it."""
+        destination = self.destination
+        if elsewhere is None:
+            self._path.replace(destination.path)
+        else:
+            while not move_to_free(self._path, destination.path):
+                destination.path = elsewhere()
+        self._record.drop()
+        if destination.is_named_by_server:
+            self._record.write({"name": destination.path.name})
 
     def _failure(self, what: str, error: OSError) -> DownloadError:
         path = self.destination.path
