@@ -11,7 +11,7 @@ from typing import Any
 
 from parallel_requests.exceptions import ValidationError
 from parallel_requests.urls import check_url
-from parallel_requests.values import Check, is_count, is_rate, is_seconds
+from parallel_requests.values import BOOLEAN, Check, is_count, is_rate, is_seconds
 
 
 def is_timeout(value: object) -> bool:
@@ -40,14 +40,6 @@ def _is_host(value: object) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_bool_or_none(value: object) -> bool:
-    return value is None or isinstance(value, bool)
 
 
 def _is_mapping_or_none(value: object) -> bool:
@@ -98,7 +90,7 @@ def _one_or_several(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return accepts_any
 
 
-BOOLEAN_OR_NONE = Check(_is_bool_or_none, "True, False or None")
+BOOLEAN_OR_NONE = Check(lambda value: value is None or BOOLEAN.accepts(value), "True, False or None")
 AT_LEAST_1_OR_NONE = Check(
     lambda value: value is None or is_count(value, 1), "a whole number of at least 1, or None"
 )
@@ -162,7 +154,7 @@ PARSE_PROCESSES = Check(
 )
 PROGRESS = Check(
     # A class, such as tqdm, would make a new object of each call.
-    lambda value: _is_bool(value) or (_is_hook(value) and not isinstance(value, type)),
+    lambda value: BOOLEAN.accepts(value) or (_is_hook(value) and not isinstance(value, type)),
     "True for a bar, False, or a function of (completed, total)",
 )
 EXECUTOR = Check(
