@@ -98,11 +98,15 @@ class _Record:
 
     def write(self, record: Mapping[str, object]) -> None:
         """Replace what is there at once: it is complete whenever the process dies."""
-        self.is_ours = True
         draft = self._path.with_suffix(".draft")
-        with FileIO(_create(draft), "w") as file:
-            file.write(json.dumps(record).encode())
-        draft.replace(self._path)
+        try:
+            with FileIO(_create(draft), "w") as file:
+                file.write(json.dumps(record).encode())
+            draft.replace(self._path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        self.is_ours = True
 
     def drop(self) -> None:
         """Remove it, if it is there."""
@@ -261,7 +265,7 @@ class PartFile:
     def give_up(self) -> None:
         """Close, and keep only what a later call can continue."""
         self.break_off()
-        if self._validator is None and self._has_begun:
+        if self._has_begun and not self._record.is_ours:
             self.discard()
 
     def discard(self) -> None:

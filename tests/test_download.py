@@ -718,6 +718,15 @@ def test_after_a_full_disk_the_next_call_requests_the_missing_part(
     assert descriptors(tmp_path) == 0
 
 
+def test_a_full_disk_keeps_nothing_that_no_later_call_can_continue(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([repeat(read_request(), send(whole()))])
+    with no_file_longer_than(0), pytest.raises(DownloadError, match="could not be written"):
+        session.download(server.url("/file"), tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_an_etag_that_is_not_utf8_is_not_sent_back(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
