@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,6 +114,17 @@ def open_session(backend: str) -> Iterator[Callable[..., ParallelSession]]:
             return opened.enter_context(ParallelSession(**{"backend": backend, **options}))
 
         yield start
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test on uvloop's event loop, and on the standard library's; to be taken before a session."""
+    kind: str = request.param
+    if kind == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    else:
+        pytest.importorskip("uvloop")
+    return kind
 
 
 # -- servers in processes of their own, one of each kind a session

@@ -100,6 +100,7 @@ def test_an_idempotent_request_is_not_sent_again_behind_our_back(
     assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("loop_kind")
 def test_a_connection_that_has_ended_while_the_loop_was_busy_is_not_used(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_connection_that_has_ended_while_the_loop_was_busy_is_not_used(
     for _ in session.iter_results([server.url()] * 2):
         other_is_idle.set()
     assert session.post(server.url(), data="x", on_attempt=keep_the_loop_busy) == {"ok": True}
+    assert session.last_run.attempts == 2
     assert [request.connection for request in server.requests[2:]] == [1, 1]
 
 
@@ -128,6 +130,7 @@ def test_a_connection_that_has_ended_while_the_loop_was_busy_is_not_used(
     sys.version_info >= (3, 12),
     reason="aiohttp sends as soon as it has taken a connection; nothing comes between",
 )
+@pytest.mark.usefixtures("loop_kind")
 def test_a_connection_that_ends_before_anything_is_sent_costs_no_post(
     session: ParallelSession, fault_server: Callable[..., FaultServer]
 ) -> None:

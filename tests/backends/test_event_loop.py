@@ -53,17 +53,6 @@ _STOP_SECONDS = 1.0
 _LONG = 10.0
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
-def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on uvloop's event loop, and on the standard library's."""
-    kind: str = request.param
-    if kind == "asyncio":
-        monkeypatch.setitem(sys.modules, "uvloop", None)
-    else:
-        pytest.importorskip("uvloop")
-    return kind
-
-
 @pytest.fixture
 def session() -> Iterator[ParallelSession]:
     with ParallelSession(backend="aiohttp", concurrency=10, max_retries=0, timeout=30) as opened:
