@@ -640,21 +640,25 @@ def test_backends_shows_what_each_can_do_in_columns() -> None:
             assert mark == ("yes" if getattr(backend.capabilities, ability.name) else "no"), title
 
 
-def test_a_backend_that_cannot_be_imported_is_reported(
+def test_a_backend_that_cannot_be_imported_is_reported_and_auto_takes_the_next(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pycurl.py").write_text("raise ImportError('libcurl is missing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     why = "backend 'curl' cannot be imported: libcurl is missing."
+    following = next(name for name in BACKEND_NAMES if name != "curl" and is_installed(name))
     done = run("backends")
     assert (done.returncode, done.stderr) == (SUCCESS, "")
-    assert f"auto takes: none; {why}" in done.stdout
+    assert f"auto takes: {following}\n" in done.stdout
     [row] = [row for row in done.stdout.splitlines() if row.startswith("curl ")]
     assert row.split()[:2] == ["curl", "-"]
     assert row.endswith(why)
     done = run("fetch", server.url("/id/1"))
+    assert done.returncode == SUCCESS
+    assert done.stderr.startswith(f"parallel-requests: warning: {why}")
+    assert len(done.stderr.splitlines()) == 2
+    done = run("fetch", "--backend", "curl", server.url("/id/1"))
     assert (done.returncode, done.stderr) == (WRONG_USAGE, f"parallel-requests: error: {why}\n")
-    assert run("fetch", "--backend", "urllib3", server.url("/id/1")).returncode == SUCCESS
 
 
 def test_an_entry_point_that_leads_nowhere_is_reported(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallel_requests.exceptions import ConfigurationError
+from parallel_requests.logs import warn
 
 if TYPE_CHECKING:
     from parallel_requests.backends.base import Backend
@@ -42,12 +43,12 @@ BACKEND_NAMES = tuple(_REGISTRY)
 
 
 def is_installed(name: str) -> bool:
-    """Whether the library of one of our backends can be imported."""
+    """Whether the library of one of our backends is installed."""
     return importlib.util.find_spec(_REGISTRY[name].requires) is not None
 
 
 def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
-    """Return the class of a backend by its name; ``"auto"`` takes the first one installed.
+    """Return the class of a backend by its name; ``"auto"`` takes the first one that can be imported.
 
     Args:
         name: The name.
@@ -57,12 +58,7 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
         ConfigurationError: There is no such backend, or its library is not installed or cannot be imported.
     """
     if name == "auto":
-        candidates = [own for own, entry in _REGISTRY.items() if entry.is_blocking or not needs_threads]
-        name = next((own for own in candidates if is_installed(own)), "")
-        if not name:
-            raise ConfigurationError(
-                "No suitable backend found: install one with pip install 'parallel-requests[all]'.", "backend"
-            )
+        return _first_class(needs_threads=needs_threads)
     entry = _REGISTRY.get(name)
     if entry is not None and not is_installed(name):
         target = f"parallel-requests[{entry.extra}]" if entry.extra else entry.requires
@@ -74,6 +70,19 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
         return _from_entry_point(name) if entry is None else entry.load()
     except (ImportError, AttributeError) as error:  # an entry point may name what its module lacks
         raise ConfigurationError(f"backend {name!r} cannot be imported: {error}.", "backend") from error
+
+
+def _first_class(*, needs_threads: bool) -> type[Backend]:
+    for name, entry in _REGISTRY.items():
+        if not is_installed(name) or (needs_threads and not entry.is_blocking):
+            continue
+        try:
+            return backend_class(name)
+        except ConfigurationError as error:
+            warn(f"{error.message} auto takes the next one.")
+    raise ConfigurationError(
+        "No suitable backend found: install one with pip install 'parallel-requests[all]'.", "backend"
+    )
 
 
 def _from_entry_point(name: str) -> type[Backend]:

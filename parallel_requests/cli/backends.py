@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -55,7 +56,8 @@ def _backend_row(name: str, abilities: Iterable[str]) -> list[str]:
 
 def _choice_of_auto() -> str:
     try:
-        return backend_class("auto").name
+        with warnings.catch_warnings(action="ignore"):  # the row of one that cannot be imported says why
+            return backend_class("auto").name
     except ConfigurationError as error:
         return f"none; {error.message}"
 
