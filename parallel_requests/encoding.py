@@ -20,7 +20,7 @@ def add_params(url: str, params: object) -> str:
     Raises:
         ValidationError: They cannot be encoded.
     """
-    if not params:
+    if params is None:
         return url
     if isinstance(params, str):
         query = percent_encode(to_utf8(params.lstrip("?"), "params").decode())

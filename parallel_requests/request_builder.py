@@ -114,7 +114,8 @@ class RequestBuilder:
         self._authorize(headers, url, credentials)
         content = encode_body(options["json"], options["data"], headers)
         take_framing(headers, content)
-        add_cookies(headers, {**self._session_cookies, **check_cookies(options["cookies"] or {})})
+        own_cookies = {} if options["cookies"] is None else check_cookies(options["cookies"])
+        add_cookies(headers, {**self._session_cookies, **own_cookies})
         connect, total = _timeouts(options["timeout"])
         told_to_proxy = find_field(headers, "proxy-authorization")
         proxy_authorization = headers.pop(told_to_proxy) if told_to_proxy is not None else None

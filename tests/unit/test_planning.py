@@ -29,6 +29,9 @@ class _SomethingElse:
     def __repr__(self) -> str:
         return "<something else>"
 
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")  # as arrays and data frames do
+
 
 SOMETHING_ELSE = _SomethingElse()
 
