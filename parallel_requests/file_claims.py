@@ -1,12 +1,14 @@
-"""Claims on files: a file has only one writer at a time, across threads and processes.
+"""Files in a folder that others write to: one writer at a time, and never through a link.
 
-A claim is an advisory lock (``flock``), which ends with the process that holds it, however it dies.
-On Windows an open file can neither be removed nor replaced, which serves the same purpose.
+Whoever writes a file claims it first, against other threads and processes. A claim is an advisory lock
+(``flock``), which ends with the process that holds it, however it dies. On Windows an open file can neither
+be removed nor replaced, which serves the same purpose.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +22,7 @@ CAN_MOVE_OPEN_FILES: Final = sys.platform != "win32"
 """Whether a file may keep its claim until it is in its place."""
 NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 """Flags for ``os.open`` under which a link is an error."""
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 def open_claimed(path: Path, flags: int) -> int | None:
@@ -39,6 +42,22 @@ def open_claimed(path: Path, flags: int) -> int | None:
     return None
 
 
+def begin_claimed(path: Path) -> int | None:
+    """Open a file to write from its beginning; return None if it is being written elsewhere.
+
+    Anything else of that name is unlinked, so that nothing is ever written through a link.
+    """
+    try:
+        return open_claimed(path, _NEW)
+    except FileExistsError:
+        if status_of_ours(path) is not None:
+            return open_claimed(path, os.O_WRONLY | os.O_CREAT)  # it may be gone by now: moved to its place
+        if is_claimed(path):  # it is being moved, and linked in both places
+            return None
+        path.unlink()
+        return open_claimed(path, _NEW)
+
+
 def is_claimed(path: Path) -> bool:
     """Whether a file is being written."""
     if sys.platform == "win32":
@@ -50,6 +69,24 @@ def is_claimed(path: Path) -> bool:
     if descriptor is not None:
         os.close(descriptor)
     return descriptor is None
+
+
+def create_anew(path: Path) -> int:
+    """Create a file; what is there is unlinked, so that nothing is ever written through a link."""
+    try:
+        return os.open(path, _NEW | NO_LINK, 0o666)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, _NEW | NO_LINK, 0o666)
+
+
+def status_of_ours(path: Path) -> os.stat_result | None:
+    """Return the status of a regular file; None for anything else: a link may lead out of the folder."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else None
 
 
 def move_to_free(path: Path, place: Path) -> bool:

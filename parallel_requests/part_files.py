@@ -8,11 +8,9 @@ downloads, in one process or in several, write the same file, the second one wri
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import re
-import stat
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from io import BufferedWriter, FileIO
@@ -22,13 +20,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parallel_requests.checksums import sha256_of
 from parallel_requests.exceptions import DownloadError, ProtocolError
-from parallel_requests.file_claims import CAN_MOVE_OPEN_FILES, NO_LINK, is_claimed, move_to_free, open_claimed
+from parallel_requests.file_claims import (
+    CAN_MOVE_OPEN_FILES,
+    begin_claimed,
+    is_claimed,
+    move_to_free,
+    open_claimed,
+    status_of_ours,
+)
 from parallel_requests.header_fields import byte_count, is_utf8
 from parallel_requests.models import Headers, Request, Response, Result
+from parallel_requests.part_records import PartRecord
 from parallel_requests.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from parallel_requests.checksums import Checksum
     from parallel_requests.destinations import Destination
@@ -42,9 +48,6 @@ _RECORD_AFTER: Final = 0.25
 """Seconds a transfer lasts before its record is written: a shorter one can be repeated as quickly."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]+")
-_LARGEST_RECORD: Final = 1 << 16
-"""Bytes; a longer one was not written here."""
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,52 +70,6 @@ class Download:
     sha256: str | None
     status: Literal["downloaded", "resumed", "skipped"]
     result: Result[Any]
-
-
-class _Record:
-    """The record of one part file; later, the name under which the complete file was put in its place.
-
-    Attributes:
-        is_ours: Whether there is one, written by this call or by an earlier one for the same file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.is_ours = False
-
-    def read(self) -> dict[str, Any]:
-        """Return what it says; empty if it is not there, or was not written here."""
-        if _status_of_ours(self._path) is None:
-            return {}
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | NO_LINK)
-        except OSError:
-            return {}
-        self.is_ours = True
-        with FileIO(descriptor, "r") as file:
-            try:
-                record = json.loads(file.read(_LARGEST_RECORD))
-            except (OSError, ValueError, RecursionError):
-                return {}
-        return record if isinstance(record, dict) else {}
-
-    def write(self, record: Mapping[str, object]) -> None:
-        """Replace what is there at once: it is complete whenever the process dies."""
-        draft = self._path.with_suffix(".draft")
-        try:
-            with FileIO(_create(draft), "w") as file:
-                file.write(json.dumps(record).encode())
-            draft.replace(self._path)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-        self.is_ours = True
-
-    def drop(self) -> None:
-        """Remove it, if it is there."""
-        if self.is_ours:
-            self._path.unlink(missing_ok=True)
-            self.is_ours = False
 
 
 class PartFile:
@@ -141,7 +98,7 @@ class PartFile:
         self.size: int | None = None
         place, stem = destination.path, destination.stem
         self._path = place.with_name(f".{stem}.part")
-        self._record = _Record(place.with_name(f".{stem}.json"))
+        self._record = PartRecord(place.with_name(f".{stem}.json"))
         self._other_names = (f".{stem}.{number}.part" for number in itertools.count(2))
         self._validator: str | None = None
         self._file: BufferedWriter[FileIO] | None = None
@@ -298,7 +255,7 @@ class PartFile:
 
     def _begin_file(self) -> int:
         """Return the descriptor of a file that nobody else is writing."""
-        while (descriptor := _begin(self._path)) is None:
+        while (descriptor := begin_claimed(self._path)) is None:
             # The record belongs to the other writer. No later call looks for this file or continues it.
             self._is_second_writer, self._record.is_ours = True, False
             self._path = self._path.with_name(next(self._other_names))
@@ -319,7 +276,7 @@ class PartFile:
         return is_same and total == self.size
 
     def _length(self) -> int:
-        found = _status_of_ours(self._path)
+        found = status_of_ours(self._path)
         return 0 if found is None else found.st_size
 
     def _open(self, descriptor: int, length: int) -> None:
@@ -368,40 +325,6 @@ class PartFile:
     def _failure(self, what: str, error: OSError) -> DownloadError:
         path = self.destination.path
         return DownloadError(f"The file {path} could not be {what}: {error}", str(path))
-
-
-def _status_of_ours(path: Path) -> os.stat_result | None:
-    """Return the status of a regular file; None for anything else: a link may lead out of the folder."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else None
-
-
-def _begin(path: Path) -> int | None:
-    """Open a file to write from its beginning; return None if it is being written elsewhere.
-
-    Anything else of that name is unlinked, so that nothing is ever written through a link.
-    """
-    try:
-        return open_claimed(path, _NEW)
-    except FileExistsError:
-        if _status_of_ours(path) is not None:
-            return open_claimed(path, os.O_WRONLY | os.O_CREAT)  # it may be gone by now: moved to its place
-        if is_claimed(path):  # it is being moved, and linked in both places
-            return None
-        path.unlink()
-        return open_claimed(path, _NEW)
-
-
-def _create(path: Path) -> int:
-    """Create a file; what is there is unlinked, so that nothing is ever written through a link."""
-    try:
-        return os.open(path, _NEW | NO_LINK, 0o666)
-    except FileExistsError:
-        path.unlink()
-        return os.open(path, _NEW | NO_LINK, 0o666)
 
 
 def _validator(headers: Headers) -> str | None:
