@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from parallel_requests import Response
 
 HUGE = 48 * 1024 * 1024
+LARGE = 1024 * 1024
 
 
 class NeedsTwo(Exception):
@@ -86,6 +87,10 @@ def number(value: dict[str, int]) -> int:
 
 
 def length(value: bytes) -> int:
+    return len(value)
+
+
+def length_beside(_large: bytes, value: bytes) -> int:
     return len(value)
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection as PipeEnd
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,25 @@ def test_lambdas_and_closures_travel_with_cloudpickle(
 
     parse_func = (lambda value: value["id"] * 3) if code == "lambda" else times
     assert session.request(ids(server, 5), parse_func=parse_func) == [0, 3, 6, 9, 12]
+
+
+def test_a_parse_func_is_sent_once_to_each_process_that_a_batch_has(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold a large model."""
+    sizes: list[int] = []
+    send_bytes = PipeEnd.send_bytes
+
+    def watched(end: PipeEnd, data: bytes) -> None:
+        sizes.append(len(data))
+        send_bytes(end, data)
+
+    monkeypatch.setattr(PipeEnd, "send_bytes", watched)
+    parse_func = functools.partial(functions.length_beside, bytes(functions.LARGE))
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        for _ in range(2):
+            assert session.request(ids(server, 20), return_type="content", parse_func=parse_func)
+    assert len([size for size in sizes if size > functions.LARGE]) == 2
 
 
 def test_huge_results_come_back(server: Server, session: ParallelSession) -> None:
