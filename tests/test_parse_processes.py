@@ -872,16 +872,18 @@ if __name__ == "__main__":
     from parallel_requests import ParallelSession
     from tests.parse_functions import number
 
+    large, *small = sys.argv[1:]
     with ParallelSession(backend="urllib3", parse_processes=2) as session:
-        print(session.request(sys.argv[1:], parse_func=number))
+        print(session.request(small, parse_func=number))
+        print(len(session.get(large, return_type="content", parse_func=bytes)))
 """
 
 
 def test_pipes_wait_even_if_all_sockets_of_the_program_are_made_not_to(
     server: Server, tmp_path: Path
 ) -> None:
-    process = run_script(tmp_path, COOPERATIVE, *ids(server, 20))
-    assert process.communicate(timeout=_LONG_ENOUGH) == (f"{list(range(20))}\n", "")
+    process = run_script(tmp_path, COOPERATIVE, server.url("/range/5000000"), *ids(server, 20))
+    assert process.communicate(timeout=_LONG_ENOUGH) == (f"{list(range(20))}\n5000000\n", "")
 
 
 UNGUARDED = """\
