@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 import threading
 import time
@@ -160,6 +161,12 @@ def never_returns(begun: Path, value: Any) -> NoReturn:
         file.write(".")
     while True:
         time.sleep(60)
+
+
+def never_returns_nor_can_be_terminated(begun: Path, value: Any) -> NoReturn:
+    """Do as `never_returns` does, and ignore SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    never_returns(begun, value)
 
 
 def outlives_its_parent(begun: Path, value: dict[str, int]) -> int:

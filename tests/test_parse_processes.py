@@ -647,14 +647,17 @@ def test_closing_does_not_wait_for_a_process_that_a_parse_func_has_started(
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    "never_ends", [functions.never_returns, functions.never_returns_nor_can_be_terminated]
+)
 def test_closing_ends_a_parse_func_that_never_does(
-    server: Server, tmp_path: Path, lateness: Lateness
+    server: Server, tmp_path: Path, lateness: Lateness, never_ends: Callable[..., Any]
 ) -> None:
     begun = tmp_path / "begun"
     session = ParallelSession(backend="urllib3", parse_processes=2)
     with ThreadPoolExecutor(1) as consumer:
         answer = consumer.submit(
-            session.request, ids(server, 20), parse_func=functools.partial(functions.never_returns, begun)
+            session.request, ids(server, 20), parse_func=functools.partial(never_ends, begun)
         )
         until(begun.exists)
         began = time.monotonic()
@@ -674,6 +677,16 @@ def test_a_deadline_ends_a_parse_func_that_never_does(server: Server, tmp_path: 
         assert len(error.failed) == 20
         assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
         assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
+
+
+def test_a_process_that_cannot_be_terminated_is_replaced_after_a_deadline(
+    server: Server, session: ParallelSession, tmp_path: Path
+) -> None:
+    parse_func = functools.partial(functions.never_returns_nor_can_be_terminated, tmp_path / "begun")
+    session.request(ids(server, 4), parse_func=functions.number)  # so that the processes are ready
+    error = partial_failure(lambda: session.request(ids(server, 20), parse_func=parse_func, deadline=0.5))
+    assert all(isinstance(result.error, DeadlineExceededError) for result in error.results)
+    assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("backend", ENGINES, indirect=True)
