@@ -92,6 +92,21 @@ def test_a_callback_that_raises_costs_its_item(
     assert len(session.request(urls)) == COUNT, "the engine has survived it"
 
 
+@pytest.mark.parametrize("error", [UnreadableError, SystemExit, asyncio.CancelledError])
+def test_an_item_that_raises_ends_the_batch(
+    session: ParallelSession, urls: list[str], error: type[BaseException]
+) -> None:
+    class Item(dict[str, str]):
+        items = raising(error)
+
+    items: list[Any] = [*urls[:3], Item(url=urls[3])]
+    with pytest.raises(error) as caught:
+        session.request(items)
+    raised: Any = caught.value
+    assert [result.value for result in raised.results] == [{"id": number} for number in range(3)]
+    assert len(session.request(urls)) == COUNT, "the engine has survived it"
+
+
 def test_an_async_input_that_lets_a_cancellation_through(backend: str, urls: list[str]) -> None:
     async def inputs() -> AsyncIterator[str]:
         for url in urls:

@@ -110,7 +110,7 @@ def translated(backend: Backend, error: BaseException, request: Request) -> Para
     """Return the backend's translation of an error; if that fails, only this one item does."""
     try:
         return backend.translate(error, request)
-    except Exception as bug:
+    except BaseException as bug:
         logger.exception("the backend %r failed to translate an error", backend.name)
         return BackendError(
             f"{request!r} failed, and so did its backend's translation: {type(bug).__name__}.",

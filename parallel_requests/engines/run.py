@@ -169,7 +169,7 @@ class Run:
         self._pulled += 1  # first, or another thread would see room for one more
         try:
             request = next(self._source, None) if self._source is not None else self._next_fed()
-        except Exception as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
+        except BaseException as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
             self.input_error = error
             request = None
         if request is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -123,6 +124,24 @@ def test_whatever_a_backend_raises_is_an_error_of_its_item(
     results = {result.index: result.error for result in run.results()}
     assert isinstance(results.pop(0), BackendError)
     assert results == {1: None, 2: None}
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), SystemExit(3)], ids=repr)
+def test_whatever_the_translation_of_an_error_raises_is_an_error_of_its_item(error: BaseException) -> None:
+    class Untranslatable(BlockingBackend):
+        name = "untranslatable"
+
+        def send(self, send: Send) -> Response:
+            raise OSError
+
+        def translate(self, *_: object) -> NoReturn:
+            raise error
+
+    run = new_run(3, retry=RetryPolicy(max_retries=0))
+    with contextlib.closing(ThreadsEngine(Untranslatable(), 2)) as engine:
+        engine.submit(run)
+        assert run.notifier.wait(run.is_done, PATIENCE)
+    assert [type(result.error) for result in run.results()] == [BackendError] * 3
 
 
 def test_nothing_begins_after_a_stop(start: Callable[..., ThreadsEngine]) -> None:
