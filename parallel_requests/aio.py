@@ -216,7 +216,9 @@ class ParallelRequests:
         work.add_done_callback(lambda done: done.cancelled() or done.exception())
         executor.shutdown(wait=False)
         try:
-            return await asyncio.shield(work)
+            # Not `asyncio.shield`, as several releases of Python 3.14 report the error of what was cancelled.
+            await asyncio.wait([work])
+            return work.result()
         except BaseException as error:
             batch.stop()
             if isinstance(error, asyncio.CancelledError):
@@ -256,7 +258,8 @@ class ParallelRequests:
             self._session.close()
             return
         executor.shutdown(wait=False)  # its thread ends once the session is closed
-        await asyncio.shield(closing)  # a cancellation ends the wait, but must not prevent the closing
+        await asyncio.wait([closing])  # a cancellation ends the wait, but does not prevent the closing
+        closing.result()
         executor.shutdown()  # the thread has nothing left to do, but may not have ended
 
     async def __aenter__(self) -> Self:
