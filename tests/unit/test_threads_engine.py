@@ -239,7 +239,7 @@ def test_a_run_ends_if_the_callers_executor_cannot_run_workers(start: Callable[.
         assert run.notifier.wait(run.is_done, PATIENCE)
         assert isinstance(run.policy.stop, RunStoppedError)
         assert "executor" in str(run.policy.stop)
-        assert "pickle" in str(run.policy.stop)
+        assert "local object" in str(run.policy.stop)
 
 
 class Counting(ThreadPoolExecutor):
