@@ -79,6 +79,34 @@ def test_a_header_that_is_none_is_not_sent(session: ParallelSession, server: Ser
     assert {name for headers in posted for name in headers} <= {"host", "connection", "content-length"}
 
 
+def test_a_header_may_be_empty(session: ParallelSession, server: Server) -> None:
+    session.request(server.url("/static"), headers={"X-Empty": "", "Accept": ""})
+    [entry] = server.log()
+    assert (entry.headers["x-empty"], entry.headers["accept"]) == ("", "")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+def test_a_large_body_adds_no_header_but_its_length(
+    session: ParallelSession, fault_server: Callable[..., FaultServer], method: str
+) -> None:
+    """By itself, libcurl adds the type of forms, and Expect from 1 MiB on."""
+    server = fault_server([read_request(), send(response(b"fine"))])
+    large = bytes(1_100_000)
+    session.request(
+        server.url(), method=method, data=large, headers={"Content-Type": None}, return_type="content"
+    )
+    [request] = server.requests
+    assert request.body == large
+    assert set(request.headers) <= {
+        "host",
+        "user-agent",
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+    }
+
+
 def test_params_are_added_to_the_query_of_the_url(session: ParallelSession, server: Server) -> None:
     told = session.request(server.url("/get?a=1"), params={"b": "zwei drei", "c": ["4", "5"]})
     assert told["args"] == {"a": "1", "b": "zwei drei", "c": ["4", "5"]}
