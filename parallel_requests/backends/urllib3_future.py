@@ -180,11 +180,23 @@ def _queue_by_frame(machine: Any) -> None:
 
 
 def _outlast_goaways(machine: Any) -> None:
-    """Have a state machine of HTTP/2 not expire by a GOAWAY while there are streams that the server serves.
+    """Have a state machine of HTTP/2 stay open, and not expire, by a GOAWAY without an error.
 
-    Otherwise, its connection is closed by any response without a body, or any stream that is cancelled.
+    Otherwise, if all responses have come, no stream could be reset whose body is not needed, and no ping be
+    acknowledged. And its connection would be closed, in spite of streams that the server still serves, by
+    any response without a body, or any stream that is cancelled.
     """
-    has_expired = machine.has_expired
+    connection = machine._connection  # noqa: SLF001 - it has no other access
+    receive_frame, has_expired = connection._receive_frame, machine.has_expired  # noqa: SLF001
+
+    def receive_and_stay_open(frame: Any) -> Any:
+        before = connection.state_machine.state
+        received = receive_frame(frame)  # as `_queue_by_frame` has it: what it means is known then
+        if machine._goaway_to_honor and not machine._terminated:  # noqa: SLF001
+            connection.state_machine.state = before
+        return received
+
+    connection._receive_frame = receive_and_stay_open  # noqa: SLF001
     machine.has_expired = lambda: has_expired() and (machine._terminated or not machine._open_streams)  # noqa: SLF001
 
 

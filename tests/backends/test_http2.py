@@ -763,6 +763,16 @@ def test_a_response_to_half_a_body_leaves_room_for_the_next_call(
     assert session.get(server.url("/"), timeout=5, return_type="content") == b"ok"
 
 
+def test_a_response_to_half_a_body_may_come_with_a_goaway(session: ParallelSession, play: Play) -> None:
+    def refuse_and_leave(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", "413")], end_stream=True)
+        go_away(protocol, last_stream=stream)
+
+    server = play([speak_h2(good_answer, at_once=refuse_and_leave)])
+    refused = session.post(server.url("/"), data=b"x" * 300_000, timeout=5, return_type="response")
+    assert refused.status_code == 413
+
+
 def test_an_upload_that_times_out_while_nothing_is_read_costs_no_other_call(
     session: ParallelSession, play: Play, lateness: Lateness
 ) -> None:
