@@ -57,6 +57,15 @@ def orders(call: Call, customer: str) -> Answer:
     return json_answer(body, headers=[("Link", ", ".join(links))])
 
 
+@example.route("prices")
+def prices(call: Call, number: str) -> Answer:
+    """A price that never changes."""
+    etag = f'"{number}"'
+    if call.headers.get("if-none-match") == etag:
+        return Answer(status=304, headers=[("ETag", etag)])
+    return json_answer({"price": int(number)}, headers=[("ETag", etag)])
+
+
 @example.route("robots.txt")
 def robots(call: Call) -> Answer:
     return text_answer("User-agent: *\nDisallow: /wiki/13\n")
