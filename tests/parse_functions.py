@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -167,6 +168,12 @@ def never_returns_nor_can_be_terminated(begun: Path, value: Any) -> NoReturn:
     """Do as `never_returns` does, and ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     never_returns(begun, value)
+
+
+def notes_its_end(note: Path, value: dict[str, int]) -> int:
+    """Have a file created when the process ends in good order."""
+    Finalize(None, note.touch, exitpriority=0)
+    return value["id"]
 
 
 def outlives_its_parent(begun: Path, value: dict[str, int]) -> int:

@@ -32,6 +32,7 @@ from parallel_requests import (
     runtime,
 )
 from parallel_requests.models import Headers, Request, Response, Result, ReturnType
+from parallel_requests.parsing import processes
 from parallel_requests.parsing.items import Item, Job
 from parallel_requests.parsing.processes import ParsePool
 from parallel_requests.parsing.work import Work, plan_work
@@ -631,6 +632,20 @@ def test_nothing_is_left_when_the_session_closes(server: Server) -> None:
         assert pids <= children(os.getpid())
     assert not pids & children(os.getpid())
     assert len(children(os.getpid()) - before) <= 1  # the standard library's own: the resource tracker
+
+
+def test_an_idle_process_ends_by_itself(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a parse_func has opened there is closed in good order."""
+    monkeypatch.setattr(processes, "PATIENCE", _LONG_ENOUGH)
+    note = tmp_path / "has ended"
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        assert (
+            session.get(server.url("/id/1"), parse_func=functools.partial(functions.notes_its_end, note)) == 1
+        )
+        assert not note.exists()
+    assert note.exists()
 
 
 def test_closing_does_not_wait_for_a_process_that_a_parse_func_has_started(
