@@ -11,6 +11,8 @@ import time
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from parallel_requests import ParseError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -30,6 +32,14 @@ class NeedsTwo(Exception):
 
 class HoldsLock(Exception):
     """Will not pickle."""
+
+    def __init__(self) -> None:
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class OwnParseError(ParseError):
+    """Will not pickle, either."""
 
     def __init__(self) -> None:
         super().__init__("holds a lock")
@@ -72,6 +82,18 @@ def _refuse_silently() -> NoReturn:
     raise Textless
 
 
+class NotesLoads:
+    """A part of a parse_func that adds the process ID to a file when it is unpickled."""
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        with self._note.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
 RESULTS: dict[str, Callable[[], Any]] = {
     "unpicklable result": threading.Lock,
     "unpicklable result that says nothing": NoWay,
@@ -92,8 +114,16 @@ def length(value: bytes) -> int:
     return len(value)
 
 
-def length_beside(_large: bytes, value: bytes) -> int:
+def length_beside(_part: Any, value: bytes) -> int:
     return len(value)
+
+
+def itself(value: Any) -> Any:
+    return value
+
+
+def raises_with_password(_: Any) -> NoReturn:
+    raise ValueError("http://me:hidden@a.test/")
 
 
 def huge(value: dict[str, int]) -> bytes:
@@ -115,6 +145,8 @@ def trouble(kind: str, at: int, value: dict[str, int]) -> Any:
             raise HoldsLock
         case "exception that does not round-trip":
             raise NeedsTwo(1, "why")
+        case "unpicklable parse error":
+            raise OwnParseError
         case "exception without a text":
             raise Textless
     raise LookupError(kind)

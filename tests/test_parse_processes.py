@@ -60,6 +60,7 @@ TROUBLES = (
     "one-way result",
     "one-way result that says nothing",
     "unpicklable exception",
+    "unpicklable parse error",
     "exception that does not round-trip",
     "exception without a text",
 )
@@ -156,6 +157,25 @@ def test_a_response_has_its_history_there(server: Server, session: ParallelSessi
     assert seen["history"] == [302, 302]
 
 
+def test_a_response_is_there_what_it_is_here(
+    fault_server: Callable[..., FaultServer], session: ParallelSession
+) -> None:
+    answer = b"HTTP/1.0 299 Quite\r\nX-Many: 1\r\nX-Many: 2\r\nContent-Length: 2\r\n\r\n{}"
+    server = fault_server([read_request(), send(answer), close()])
+    results = session.iter_results(
+        [server.url()] * 2, method="DELETE", return_type="response", parse_func=functions.itself
+    )
+    for result in results:
+        there, here = result.unwrap(), result.response
+        assert isinstance(there, Response)
+        assert here is not None
+        assert there is not here
+        assert (there.status_code, there.reason, there.http_version) == (299, "Quite", "HTTP/1.0")
+        assert (there.content, there.elapsed) == (here.content, here.elapsed)
+        assert there.headers.get_all("x-many") == ["1", "2"]
+        assert (there.request.method, there.request.index) == ("DELETE", result.index)
+
+
 @pytest.mark.parametrize("code", ["lambda", "closure"])
 def test_lambdas_and_closures_travel_with_cloudpickle(
     server: Server, session: ParallelSession, code: str
@@ -187,6 +207,14 @@ def test_a_parse_func_is_sent_once_to_each_process_that_a_batch_has(
         for _ in range(2):
             assert session.request(ids(server, 20), return_type="content", parse_func=parse_func)
     assert len([size for size in sizes if size > functions.LARGE]) == 2
+
+
+def test_a_process_loads_a_parse_func_once(server: Server, session: ParallelSession, tmp_path: Path) -> None:
+    note = tmp_path / "loads"
+    parse_func = functools.partial(functions.length_beside, functions.NotesLoads(note))
+    session.request(ids(server, 20), return_type="content", parse_func=parse_func)
+    loads = note.read_text().split()
+    assert len(loads) == len(set(loads))
 
 
 def test_huge_results_come_back(server: Server, session: ParallelSession) -> None:
@@ -224,6 +252,7 @@ def test_row_33_one_item_fails_and_no_other(server: Server, session: ParallelSes
     assert isinstance(failure, ParseError)
     assert failure.response is not None
     assert failure.response.json() == {"id": 33}
+    assert ("died" in str(failure)) == (kind == "death")
     assert server.stats().requests == 60
     assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
 
@@ -235,6 +264,10 @@ def test_a_failure_says_what_happened_and_where(server: Server, session: Paralle
     assert "parse_functions.py" in caught.value.__notes__[0]
     with pytest.raises(ParseError, match="exit code 7"):
         session.get(server.url("/id/1"), parse_func=functions.fails("death", at=1))
+    with pytest.raises(ParseError, match="ValueError") as caught:
+        session.get(server.url("/id/1"), parse_func=functions.raises_with_password)
+    assert "raises_with_password" in caught.value.__notes__[0]
+    assert "hidden" not in caught.value.__notes__[0]
 
 
 def test_every_item_may_kill_its_process(server: Server, session: ParallelSession) -> None:
