@@ -318,8 +318,9 @@ class Response(_CopiedWhole):
                 return None
             reason = f"{type(error).__name__}: {error}"
         kind = "" if "json" in self._media_type else f" but {self._media_type[:50]}"
+        found = f"is not JSON{kind} ({reason})" if self.content else "is empty, so it is not JSON"
         raise DecodeError(
-            f"The body of {self.url} is not JSON{kind} ({reason}). "
+            f"The body of {self.url} {found}. "
             "It is kept in .response; return_type='text' hands it over as it is.",
             self,
         )

@@ -174,6 +174,8 @@ def test_the_error_for_a_page_in_place_of_json_says_what_it_is() -> None:
         response(b"{", "application/json").json()
     with pytest.raises(DecodeError, match="is not JSON but of no stated type"):
         Response(200, {}, b"{", Request("http://api.test/")).json()
+    with pytest.raises(DecodeError, match=r"is empty, so it is not JSON\. .*return_type='text'"):
+        response(b"", "application/json").json()
 
 
 def test_a_response_that_states_no_type_is_text_in_utf8() -> None:
