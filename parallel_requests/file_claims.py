@@ -7,6 +7,7 @@ be removed nor replaced, which serves the same purpose.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -59,13 +60,13 @@ def begin_claimed(path: Path) -> int | None:
 
 
 def is_claimed(path: Path) -> bool:
-    """Whether a file is being written."""
+    """Whether a file is being written, or may be: without a free descriptor, that cannot be found out."""
     if sys.platform == "win32":
         return False
     try:
         descriptor = open_claimed(path, os.O_WRONLY | os.O_NONBLOCK)  # a pipe would block until it is read
-    except OSError:  # nothing is there, or nothing that could be written
-        return False
+    except OSError as error:  # nothing is there, or nothing that could be written
+        return error.errno in {errno.EMFILE, errno.ENFILE}
     if descriptor is not None:
         os.close(descriptor)
     return descriptor is None

@@ -15,6 +15,7 @@ import pytest
 
 from parallel_requests import ParallelRequestsError, ParallelSession, ResourceExhausted, RunStoppedError
 from parallel_requests.aio import ParallelRequests
+from parallel_requests.file_claims import is_claimed
 from tests import parse_functions as functions
 from tests.server.control import Server, together
 
@@ -59,6 +60,15 @@ def few_descriptors(count: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_without_descriptors_a_file_counts_as_being_written(tmp_path: Path) -> None:
+    """Otherwise, one that another process is writing might be removed."""
+    path = tmp_path / "part"
+    path.touch()
+    assert not is_claimed(path)
+    with few_descriptors(0):
+        assert is_claimed(path)
 
 
 @pytest.fixture(scope="module")
