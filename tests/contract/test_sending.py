@@ -85,7 +85,7 @@ def test_a_header_may_be_empty(session: ParallelSession, server: Server) -> None
     assert (entry.headers["x-empty"], entry.headers["accept"]) == ("", "")
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST", "PUT"])
 def test_a_large_body_adds_no_header_but_its_length(
     session: ParallelSession, fault_server: Callable[..., FaultServer], method: str
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_large_body_adds_no_header_but_its_length(
         server.url(), method=method, data=large, headers={"Content-Type": None}, return_type="content"
     )
     [request] = server.requests
-    assert request.body == large
+    assert (request.method, request.body) == (method, large)
     assert set(request.headers) <= {
         "host",
         "user-agent",
