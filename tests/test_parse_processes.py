@@ -648,6 +648,21 @@ def test_a_pool_that_has_ended_fails_what_it_has_and_what_comes_later() -> None:
     assert not pool._jobs, "nothing of the batch is kept"
 
 
+def test_the_pool_sleeps_while_there_is_nothing_to_do(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+
+    def watched(waitables: list[Any], seconds: float | None) -> list[Any]:
+        turns.append(len(waitables))
+        return wait(waitables, seconds)
+
+    monkeypatch.setattr(processes, "wait", watched)
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        assert session.request(ids(server, 20), parse_func=functions.number) == list(range(20))
+    assert len(turns) < 200, "a few for each item, rather than one after the other while a process starts"
+
+
 def test_whoever_wakes_the_pool_is_never_blocked() -> None:
     pool = ParsePool(1)
     for _ in range(100_000):
