@@ -34,9 +34,8 @@ def ssl_context(verify: bool | str, uses: Callable[[Any], object] | None = None)
     else:
         # Set by Python before 3.11.4: a body cut off by somebody else would look complete (RFC 9112, 9.8).
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-        if verify is not False:
-            # As libcurl does, and Python from 3.13 on: an intermediate CA that is given is trusted by itself.
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # As libcurl does, and Python from 3.13 on: an intermediate CA that is given is trusted by itself.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if uses is not None:
             context.sslsocket_class = _watched_class(uses)
         _settle(context)
