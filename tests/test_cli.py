@@ -659,6 +659,7 @@ def test_a_backend_that_cannot_be_imported_is_reported_and_auto_takes_the_next(
     assert len(done.stderr.splitlines()) == 2
     done = run("fetch", "--backend", "curl", server.url("/id/1"))
     assert (done.returncode, done.stderr) == (WRONG_USAGE, f"parallel-requests: error: {why}\n")
+    assert run("fetch", "--backend", "urllib3", server.url("/id/1")).returncode == SUCCESS
 
 
 def test_an_entry_point_that_leads_nowhere_is_reported(
