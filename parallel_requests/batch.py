@@ -139,9 +139,9 @@ class Batch:
         while not self.is_over:
             self.collect()
         results = self._outbox.rest()
-        if self.run.input_error is not None:
-            _attach(self.run.input_error, results)
-            raise self.run.input_error
+        if self.run.error is not None:
+            _attach(self.run.error, results)
+            raise self.run.error
         return results
 
     def _results_of_unstarted(self) -> Iterator[Result[Any]]:
@@ -211,8 +211,8 @@ class Batch:
                 arrived.popleft()
             self._engine.threads.check_caller()  # it may be another one by now
         self._engine.wake()
-        if self.is_over and self.run.input_error is not None:
-            raise self.run.input_error
+        if self.is_over and self.run.error is not None:
+            raise self.run.error
 
     def stop(self) -> None:
         """Stop the run, without waiting for its end; not in a forked child, as the run is the parent's."""

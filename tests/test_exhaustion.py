@@ -15,6 +15,7 @@ import pytest
 
 from parallel_requests import ParallelRequestsError, ParallelSession, ResourceExhausted, RunStoppedError
 from parallel_requests.aio import ParallelRequests
+from parallel_requests.engines.scheduler import Scheduler
 from parallel_requests.file_claims import is_claimed
 from tests import parse_functions as functions
 from tests.server.control import Server, together
@@ -22,6 +23,8 @@ from tests.server.control import Server, together
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from parallel_requests import Result
 
 
 @contextlib.contextmanager
@@ -165,3 +168,55 @@ def test_an_executor_that_takes_no_more_work_costs_no_item(server: Server) -> No
     with Stingy(4) as executor, ParallelSession(backend="urllib3", executor=executor) as session:
         answers = session.request([server.url(f"/id/{number}") for number in range(20)])
     assert answers == [{"id": number} for number in range(20)]
+
+
+@contextlib.contextmanager
+def no_memory_in(method: str, at: int) -> Iterator[None]:
+    """Let a method of the scheduler, which all engines have, fail once for want of memory."""
+    original = getattr(Scheduler, method)
+    calls: list[None] = []
+
+    def failing(self: Scheduler, *args: Any) -> Any:
+        calls.append(None)
+        if len(calls) == at:
+            raise MemoryError
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Scheduler, method, failing)
+        yield
+
+
+@pytest.mark.parametrize(("method", "at"), [("take", 3), ("take", 12), ("slot_freed", 12), ("finish", 12)])
+def test_an_engine_that_fails_ends_its_batches(backend: str, server: Server, method: str, at: int) -> None:
+    """What is under way in it is lost, and nothing else: no batch may wait for it in vain."""
+    urls = [server.url(f"/id/{number}") for number in range(40)]
+    with ParallelSession(backend=backend, concurrency=4) as session:
+        with no_memory_in(method, at), pytest.raises(RunStoppedError, match="MemoryError") as caught:
+            session.request(urls)
+        assert isinstance(caught.value.__cause__, MemoryError)
+        results: list[Result[Any]] = caught.value.results  # type: ignore[attr-defined]
+        finished = [result for result in results if result.ok]
+        assert [result.value for result in finished] == [{"id": result.index} for result in finished]
+        assert finished or at == 3
+        with pytest.raises(RunStoppedError):
+            session.request(urls)
+    assert len(server.ids()) < 40
+
+
+def test_an_engine_that_fails_ends_streams(backend: str, server: Server) -> None:
+    urls = (server.url(f"/id/{number}") for number in range(40))
+    with ParallelSession(backend=backend, concurrency=4) as session, no_memory_in("finish", at=12):
+        seen: list[int] = []
+        with pytest.raises(RunStoppedError, match="MemoryError"):
+            seen.extend(result.index for result in session.iter_results(urls) if result.ok)
+    assert seen
+
+
+def test_an_engine_that_fails_ends_what_is_awaited(backend: str, server: Server) -> None:
+    async def fetch() -> None:
+        async with ParallelRequests(backend=backend, concurrency=4) as client:
+            with no_memory_in("finish", at=12), pytest.raises(RunStoppedError, match="MemoryError"):
+                await client.request([server.url(f"/id/{number}") for number in range(40)])
+
+    asyncio.run(fetch())

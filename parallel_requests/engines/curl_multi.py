@@ -136,6 +136,8 @@ class CurlMultiEngine:
                     if (now := monotonic()) >= self._next_head_check:
                         self._next_head_check = now + _HEAD_CHECK_INTERVAL
                         self._end_endless()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for a batch
+            self._scheduler.break_down(error)
         finally:
             self._shut_down()
             self.threads.leave()

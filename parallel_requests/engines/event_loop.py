@@ -163,15 +163,18 @@ class EventLoopEngine:
     def _dispatch(self) -> None:
         """Start a worker for every exchange that may go on, and set the timer for those that may not yet."""
         self._is_dispatch_due = False
-        while (task := self._scheduler.take()) is not None:
-            self._start_worker(task)
-        self._set_timer()
+        try:
+            while (task := self._scheduler.take()) is not None:
+                self._start_worker(task)
+            self._set_timer()
+        except Exception as error:  # noqa: BLE001 - raised again by whoever waits for a batch
+            self._break_down(error)
 
     def _start_worker(self, task: Task) -> None:
         worker = _Worker()
-        self._workers.add(worker)
         # A copy, as no context can be entered twice: the worker itself enters that of each exchange.
         worker.task = asyncio.create_task(self._work(worker, task), context=task.run.context.copy())
+        self._workers.add(worker)
 
     def _set_timer(self) -> None:
         if (when := self._scheduler.next_timer()) is not None:
@@ -199,9 +202,21 @@ class EventLoopEngine:
                 task = None if worker.is_cut else self._scheduler.take()
                 if self._scheduler.has_work():
                     self._dispatch()
+        except Exception as error:  # noqa: BLE001 - raised again by whoever waits for a batch
+            self._break_down(error)
         finally:
             self._workers.discard(worker)
             self._dispatch()
+
+    def _break_down(self, error: Exception) -> None:
+        """End everything, as the engine has failed, and what it was doing is lost."""
+        with self._lock:
+            self._closed = True
+        self._scheduler.break_down(error)
+        for worker in self._workers:
+            if worker.sends_for is not None:
+                worker.cut()
+        self._closing.set()
 
     async def _advance(self, worker: _Worker, task: Task) -> bool:
         """Drive an exchange until it is parked or done; return True if it made an attempt."""

@@ -38,7 +38,7 @@ class Run:
         policy: The rules by which it is carried out.
         context: The context variables of its caller; entered by copies only, as many threads do so.
         notifier: Tells the consumer when something has changed.
-        input_error: What the input raised, or None.
+        error: Why it has to raise at its end: what the input raised, or how the engine failed; or None.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Run:
         self._exhausted = False
         self._is_full = False
         self.notifier = Notifier()
-        self.input_error: BaseException | None = None
+        self.error: BaseException | None = None
 
     # The consumer's side.
 
@@ -100,7 +100,8 @@ class Run:
         Only the engine marks the run as exhausted, as it may be about to count a Request it has pulled.
         """
         with self._lock:
-            self.input_error = error
+            if self.error is None:
+                self.error = error
             self._input_ended = True
         self._wake()
 
@@ -137,8 +138,8 @@ class Run:
         return not self._exhausted and self._open() + len(self._fed) <= self._window // 2
 
     def is_done(self) -> bool:
-        """Whether every Request that was pulled has its Result."""
-        return self._exhausted and self._finished == self._pulled
+        """Whether every Request that was pulled has its Result, or never will."""
+        return self._exhausted and self._finished >= self._pulled
 
     def unstarted(self) -> Iterator[Request]:
         """Yield what the engine never pulled; call only when the run is done."""
@@ -170,7 +171,7 @@ class Run:
         try:
             request = next(self._source, None) if self._source is not None else self._next_fed()
         except BaseException as error:  # noqa: BLE001 - raised again by the consumer, once the rest is done
-            self.input_error = error
+            self.error = error
             request = None
         if request is None:
             self._pulled -= 1
@@ -185,6 +186,14 @@ class Run:
         with self._lock:
             self._exhausted = True
             self.notifier.notify()
+
+    def break_off(self, error: ParallelRequestsError) -> None:
+        """End at once, without Results of what is under way: the engine cannot go on."""
+        self.policy.end(error)
+        with self._lock:
+            self.error = error
+            self._finished = self._pulled
+        self.stop_pulling()
 
     def is_exhausted(self) -> bool:
         """Whether nothing more will be pulled."""

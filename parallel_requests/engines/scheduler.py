@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 from weakref import ReferenceType, ref
 
 from parallel_requests.engines.run import Run, Task
+from parallel_requests.exceptions import RunStoppedError
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
+from parallel_requests.redaction import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+logger = logging.getLogger("parallel_requests")
 
 _LONGEST_WAIT = 1_000_000.0
 """Seconds; longer waits are split, as clocks and locks overflow beyond some 292 years."""
@@ -92,6 +97,7 @@ class Scheduler:
         self._parked = 0
         self._pullable: deque[Run] = deque()
         self._runs: set[ReferenceType[Run]] = set()
+        self._is_broken = False
 
     def add(self, run: Run) -> None:
         """Add a run."""
@@ -136,7 +142,8 @@ class Scheduler:
 
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
-        return not (self.in_flight or self._ready or self._ending or self._parked or self._pullable)
+        is_busy = self.in_flight or self._ready or self._ending or self._parked or self._pullable
+        return self._is_broken or not is_busy
 
     def unfinished(self) -> list[Run]:
         """Return the runs that are not done; this alone may be called on any thread."""
@@ -208,6 +215,17 @@ class Scheduler:
         self.in_flight -= 1
         if task.gate is not None:
             self.passed_gate(task)
+
+    def break_down(self, error: BaseException) -> None:
+        """End every run, as the engine has failed, by a bug or for want of memory."""
+        logger.error("an engine has failed, and its session is closed", exc_info=error)
+        self._is_broken = True
+        for run in self.unfinished():
+            reason = RunStoppedError(f"The engine has failed: {type(error).__name__}: {text_of(error)}")
+            reason.__cause__ = error
+            run.break_off(reason)
+            if run.policy.on_stop is not None:
+                run.policy.on_stop()
 
     def end_run(self, run: Run) -> None:
         """Resume every waiting task of a run at once, so that each finds out that its batch has to end."""

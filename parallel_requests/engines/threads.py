@@ -186,8 +186,21 @@ class ThreadsEngine:
         try:
             while (task := self._next_task()) is not None:
                 self._advance(task)
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for a batch
+            self._break_down(error)
         finally:
             self.threads.leave()
+
+    def _break_down(self, error: BaseException) -> None:
+        """End everything, as this worker has failed, and what it was doing is lost."""
+        with self._changed:
+            self._closed = True
+            self._workers -= 1
+            runs = self._scheduler.unfinished()
+            self._scheduler.break_down(error)
+            self._changed.notify_all()
+        for run in runs:
+            self._watchdog.cut(run)
 
     def _next_task(self) -> Task | None:
         with self._changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parallel_requests.engines.run import Run
+from parallel_requests.exceptions import RunStoppedError
 from parallel_requests.models import Request, Result
 from parallel_requests.policy import Policy
 
@@ -39,6 +40,26 @@ def test_the_consumer_of_a_stream_is_told_of_each_result() -> None:
         run.pull()
         run.complete(Result(request))
     assert told == [1, 2]
+
+
+def test_why_a_batch_was_broken_off_is_not_forgotten_when_its_input_ends() -> None:
+    run = new_run(count=None)
+    run.feed(requests(1)[0])
+    run.pull()
+    reason = RunStoppedError("The engine has failed.")
+    run.break_off(reason)
+    assert run.is_done()
+    run.end_input()
+    assert run.error is reason
+
+
+def test_a_result_that_comes_after_its_batch_was_broken_off_does_not_revive_it() -> None:
+    run = new_run(count=2)
+    request = run.pull()
+    assert request is not None
+    run.break_off(RunStoppedError("The engine has failed."))
+    run.complete(Result(request))
+    assert run.is_done()
 
 
 def test_a_stopped_batch_does_not_ask_to_be_fed() -> None:

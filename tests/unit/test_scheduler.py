@@ -703,7 +703,7 @@ def test_an_input_that_raises_ends_the_run_after_what_is_in_flight() -> None:
     play.play()
     assert run.is_done()
     assert indices(run.results()) == [0, 1]
-    assert isinstance(run.input_error, LookupError)
+    assert isinstance(run.error, LookupError)
 
 
 def test_requests_never_pulled_are_known() -> None:
