@@ -12,7 +12,6 @@ from weakref import ReferenceType, ref
 from parallel_requests.engines.run import Run, Task
 from parallel_requests.exceptions import RunStoppedError
 from parallel_requests.gates.pacing import ALL_HOSTS, Wait
-from parallel_requests.redaction import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -221,7 +220,7 @@ class Scheduler:
         logger.error("an engine has failed, and its session is closed", exc_info=error)
         self._is_broken = True
         for run in self.unfinished():
-            reason = RunStoppedError(f"The engine has failed: {type(error).__name__}: {text_of(error)}")
+            reason = RunStoppedError(f"The engine has failed ({type(error).__name__}); open a new session.")
             reason.__cause__ = error
             run.break_off(reason)
             if run.policy.on_stop is not None:
