@@ -27,6 +27,12 @@ def find_field(headers: Mapping[str, str], name: str) -> str | None:
     return next((own for own in headers if own.lower() == name), None)
 
 
+def pop_field(headers: dict[str, str], name: str) -> str | None:
+    """Remove a header, whose name is given in lower case, and return its value; None if it is not there."""
+    own = find_field(headers, name)
+    return None if own is None else headers.pop(own)
+
+
 def ends_connection(headers: Mapping[str, str]) -> bool:
     """Whether a request says that its connection is used for no other one after it (RFC 9112, 9.6)."""
     name = find_field(headers, "connection")
@@ -55,9 +61,7 @@ def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) ->
         name = given_name.decode("latin-1") if isinstance(given_name, bytes) else given_name
         if not isinstance(name, str) or not TOKEN.fullmatch(name):
             raise ValidationError(f"header name {shown(name)} is not valid in HTTP.", "headers")
-        existing = find_field(headers, name.lower())
-        if existing is not None:
-            del headers[existing]
+        pop_field(headers, name.lower())
         if value is None:
             unwanted.add(name.lower())
         else:
@@ -121,8 +125,7 @@ def take_framing(headers: dict[str, str], content: bytes | None) -> None:
     """
     if find_field(headers, "transfer-encoding") is not None:
         raise ValidationError("Transfer-Encoding cannot be set: a body is sent as a whole.", "headers")
-    name = find_field(headers, "content-length")
-    if name is not None and headers.pop(name) != str(len(content or b"")):
+    if pop_field(headers, "content-length") not in (None, str(len(content or b""))):
         raise ValidationError("Content-Length is not the length of the body; leave it out.", "headers")
 
 
@@ -149,9 +152,8 @@ def check_cookies(cookies: object) -> dict[str, str]:
 
 def add_cookies(headers: dict[str, str], cookies: Mapping[str, str]) -> None:
     """Add cookies to those in the caller's own Cookie header, which take precedence."""
-    existing = find_field(headers, "cookie")
-    own = headers.pop(existing) if existing is not None else ""
-    names = {pair.partition("=")[0].strip() for pair in own.split(";")}
+    own = pop_field(headers, "cookie")
+    names = {pair.partition("=")[0].strip() for pair in (own or "").split(";")}
     added = "; ".join(f"{name}={value}" for name, value in cookies.items() if name not in names)
-    if existing is not None or added:
+    if own is not None or added:
         headers["Cookie"] = "; ".join(filter(None, [own, added]))

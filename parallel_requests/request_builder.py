@@ -18,6 +18,7 @@ from parallel_requests.header_fields import (
     check_cookies,
     find_field,
     merge_headers,
+    pop_field,
     take_framing,
 )
 from parallel_requests.models import Request
@@ -117,8 +118,7 @@ class RequestBuilder:
         own_cookies = {} if options["cookies"] is None else check_cookies(options["cookies"])
         add_cookies(headers, {**self._session_cookies, **own_cookies})
         connect, total = _timeouts(options["timeout"])
-        told_to_proxy = find_field(headers, "proxy-authorization")
-        proxy_authorization = headers.pop(told_to_proxy) if told_to_proxy is not None else None
+        proxy_authorization = pop_field(headers, "proxy-authorization")
         if unwanted:
             headers = {name: value for name, value in headers.items() if name.lower() not in unwanted}
         return Request(
