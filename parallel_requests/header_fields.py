@@ -39,20 +39,22 @@ def ends_connection(headers: Mapping[str, str]) -> bool:
     return name is not None and "close" in [option.strip() for option in headers[name].lower().split(",")]
 
 
-def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) -> None:
+def merge_headers(headers: dict[str, str], given: object) -> set[str]:
     """Merge the caller's headers into those so far.
 
     Args:
         headers: The headers so far; changed in place.
         given: What the caller gave: a mapping, or None.
-        unwanted: The lower-case names of headers that must not be sent, as their value is None; changed
-            in place.
+
+    Returns:
+        The lower-case names of headers that must not be sent, as their value is None.
 
     Raises:
         ValidationError: It is not a mapping, or a name or value is not valid in HTTP.
     """
+    unwanted: set[str] = set()
     if given is None:
-        return
+        return unwanted
     if not isinstance(given, Mapping):
         raise ValidationError(
             f"headers must be a mapping of names to values, not {type(given).__name__}.", "headers"
@@ -67,6 +69,7 @@ def merge_headers(headers: dict[str, str], given: object, unwanted: set[str]) ->
         else:
             unwanted.discard(name.lower())
             headers[name] = _check_field_value(name, value)
+    return unwanted
 
 
 def _check_field_value(name: str, value: object) -> str:

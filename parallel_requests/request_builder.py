@@ -108,8 +108,7 @@ class RequestBuilder:
         method = _check_method(options["method"])
         user_agent = USER_AGENT if self._user_agents is None else self._user_agents.next()
         headers = {"User-Agent": user_agent, "Accept": "*/*"}
-        unwanted: set[str] = set()
-        merge_headers(headers, options["headers"], unwanted)
+        unwanted = merge_headers(headers, options["headers"])
         self._accept_codings(headers)
         url, credentials = split_user_info(url)
         self._authorize(headers, url, credentials)
@@ -119,8 +118,8 @@ class RequestBuilder:
         add_cookies(headers, {**self._session_cookies, **own_cookies})
         connect, total = _timeouts(options["timeout"])
         proxy_authorization = pop_field(headers, "proxy-authorization")
-        if unwanted:
-            headers = {name: value for name, value in headers.items() if name.lower() not in unwanted}
+        for name in unwanted:
+            pop_field(headers, name)
         return Request(
             url=add_params(url, options["params"]),
             method=method,
