@@ -189,20 +189,16 @@ class Request(_CopiedWhole):
     def __repr__(self) -> str:
         return f"<Request [{self.index}] {self.method} {redact(str(self.url))}>"
 
-    def __getstate__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
         values = {name: getattr(self, name) for name in self.__slots__}
         values["url"] = redact(str(self.url))
         values["headers"] = redact_headers(self.headers)
         values["proxy"] = redact(self.proxy) if self.proxy else self.proxy
         values["proxy_authorization"] = self.proxy_authorization and REDACTED
-        return tuple(values[name] for name in self.__slots__)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        for name, value in zip(self.__slots__, state, strict=True):
-            setattr(self, name, value)
+        return None, values  # no __dict__, and the slots
 
 
-_UNREAD: Any = ...  # not a JSON value, and a singleton even when copied
+_UNREAD: Any = ...  # not a JSON value, and a singleton even when copied or pickled
 _BODILESS = frozenset({204, 205, 304})
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -358,14 +354,9 @@ class Response(_CopiedWhole):
     def __repr__(self) -> str:
         return f"<Response [{self.status_code} {self.reason}] {redact(self.url)}>"
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: getattr(self, name) for name in self.__slots__}
-        return {**state, "_json": None, "url": redact(self.url)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-        self._json = _UNREAD
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return None, {**values, "_json": _UNREAD, "url": redact(self.url)}
 
 
 _scan_json = jsonlib.JSONDecoder().scan_once  # type: ignore[attr-defined]
