@@ -162,13 +162,13 @@ def chunk_receiver(callback: StreamCallback) -> Callable[[bytes, Request], objec
     It runs in a copy of the current context. What it raises is wrapped in an error of ours: an OSError
     of its own would otherwise be mistaken for a network failure.
     """
-    context = contextvars.copy_context()
+    call = in_context(callback)
     takes_request = _count_required(callback) >= 2
 
     def receive(chunk: bytes, request: Request) -> object:
         arguments = (chunk, request) if takes_request else (chunk,)
         try:
-            return context.copy().run(callback, *arguments)
+            return call(*arguments)
         except BaseException as error:  # even a SystemExit must not lose the item
             raise ParallelRequestsError(
                 f"stream_callback raised {type(error).__name__} for {redact(request.url)}: {text_of(error)}"
