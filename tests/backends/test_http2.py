@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from h2.errors import ErrorCodes
@@ -773,15 +774,17 @@ def test_a_response_to_half_a_body_may_come_with_a_goaway(session: ParallelSessi
     assert refused.status_code == 413
 
 
+def take_any_amount(protocol: H2Connection) -> None:
+    """Send settings by which only the system's buffers limit what is sent."""
+    protocol.initiate_connection()
+    protocol.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+    protocol.increment_flow_control_window(1 << 30)
+
+
 def test_an_upload_that_times_out_while_nothing_is_read_costs_no_other_call(
     session: ParallelSession, play: Play, lateness: Lateness
 ) -> None:
     is_stuck, may_read = threading.Event(), threading.Event()
-
-    def take_any_amount(protocol: H2Connection) -> None:
-        protocol.initiate_connection()
-        protocol.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
-        protocol.increment_flow_control_window(1 << 30)
 
     def stop_reading(_protocol: H2Connection, _stream: int, path: str) -> None:
         if path == "/up":
@@ -801,4 +804,39 @@ def test_an_upload_that_times_out_while_nothing_is_read_costs_no_other_call(
         assert time.monotonic() - began < 1.0 + _PATIENCE + lateness.slack()
         may_read.set()
         assert late.result() == b"ok"
+    assert server.connections == 1
+
+
+def test_what_the_system_takes_no_more_of_is_sent_later(session: ParallelSession, play: Play) -> None:
+    """Several uploads together fill the buffers to the last byte, which one does not."""
+    is_stuck, may_read = threading.Event(), threading.Event()
+    digests: dict[int, Any] = {}
+
+    def stop_reading(_protocol: H2Connection, stream: int, path: str) -> None:
+        digests[stream] = hashlib.sha256()
+        if path == "/up" and not is_stuck.is_set():
+            is_stuck.set()
+            may_read.wait(10)
+
+    def receive(_protocol: H2Connection, event: Event) -> None:
+        if isinstance(event, DataReceived):
+            digests[event.stream_id].update(event.data)
+
+    def answer_with_digest(protocol: H2Connection, stream: int, _path: str) -> None:
+        protocol.send_headers(stream, [(":status", "200")])
+        protocol.send_data(stream, digests[stream].digest(), end_stream=True)
+
+    step = speak_h2(answer_with_digest, at_once=stop_reading, on_other=receive, begin=take_any_amount)
+    server = play([step])
+    assert session.get(server.url("/"), return_type="content") == hashlib.sha256().digest()
+    bodies = [bytes([number]) * 2_000_000 for number in range(10)]
+    with ThreadPoolExecutor(1) as caller:
+        uploading = caller.submit(
+            session.post, [server.url("/up")] * 10, data=bodies, timeout=30, return_type="content"
+        )
+        assert is_stuck.wait(5)
+        with pytest.raises(exceptions.RequestTimeout):
+            session.get(server.url("/late"), timeout=0.5)
+        may_read.set()
+        assert uploading.result() == [hashlib.sha256(body).digest() for body in bodies]
     assert server.connections == 1
