@@ -509,6 +509,30 @@ def test_a_file_that_appears_meanwhile_is_kept(
     assert names(tmp_path) == ["paper (2).txt", "paper.txt"]
 
 
+def test_a_file_that_has_to_give_way_takes_no_place_that_another_will_have(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    has_written = threading.Event()
+    answer = named('attachment; filename="report.pdf"', BODY)
+
+    def take_its_place(_: object) -> None:
+        assert has_written.wait(10)
+        (tmp_path / "report.pdf").write_bytes(b"mine")
+
+    first = fault_server([read_request(), send(answer[:-100_000]), take_its_place, send(answer[-100_000:])])
+    second = fault_server(
+        [read_request(), lambda _: until(lambda: len(visible(tmp_path)) == 2), send(response(b"other"))]
+    )
+    files = fast.download(
+        [first.url("/get"), second.url("/report%20(2).pdf")],
+        tmp_path,
+        progress=lambda done, _: has_written.set() if done else None,
+    )
+    assert [file.path.name for file in files] == ["report (3).pdf", "report (2).pdf"]
+    assert [file.path.read_bytes() for file in files] == [BODY, b"other"]
+    assert (tmp_path / "report.pdf").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("existing", ["skip", "keep"])
 def test_all_files_are_kept_on_a_file_system_without_links(
     existing: Existing,
@@ -1027,6 +1051,16 @@ def test_two_urls_of_one_name_do_not_collide(
     assert [file.path.read_bytes() for file in files] == [content(1000, seed) for seed in (1, 2, 3)] * 2
 
 
+def test_files_kept_beside_others_are_numbered_in_the_order_of_their_urls(
+    fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "1000").write_bytes(b"mine")
+    urls = [server.url(f"/range/1000?seed={seed}") for seed in range(5)]
+    files = fast.download(urls, tmp_path, existing="keep")
+    assert [file.path.name for file in files] == [f"1000 ({number})" for number in range(2, 7)]
+    assert (tmp_path / "1000").read_bytes() == b"mine"
+
+
 def named(disposition: str, body: bytes = b"body") -> bytes:
     """The bytes of a response that names its file."""
     return response(body, f"Content-Disposition: {disposition}")
@@ -1165,6 +1199,26 @@ def test_a_name_from_the_server_never_overwrites_a_file(
     assert fast.download(urls[0], tmp_path, existing="replace").path == tmp_path / "report.pdf"
 
 
+def test_a_name_from_the_server_that_is_that_of_the_url_gets_no_number(
+    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    server = fault_server([read_request(), send(named('attachment; filename="report.pdf"'))])
+    assert fast.download(server.url("/report.pdf"), tmp_path).path == tmp_path / "report.pdf"
+
+
+def test_a_name_from_the_server_does_not_change_a_given_path(
+    fast: ParallelSession,
+    fault_server: Callable[..., FaultServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = fault_server([read_request(), send(named('attachment; filename="report.pdf"'))])
+    [file] = fast.download([server.url("/get")], ["mine.pdf"])
+    assert file.path == Path("mine.pdf")
+    assert names(tmp_path) == ["mine.pdf"]
+
+
 def test_a_file_named_by_the_server_is_skipped_by_later_calls(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
@@ -1176,6 +1230,11 @@ def test_a_file_named_by_the_server_is_skipped_by_later_calls(
     )
     file = fast.download(server.url("/get"), tmp_path)
     assert (file.status, file.path.name) == ("resumed", "report (2).pdf")
+    again = fast.download(server.url("/get"), tmp_path)
+    assert (again.status, again.path) == ("skipped", file.path)
+    renamed = file.path.rename(tmp_path / "get")
+    again = fast.download(server.url("/get"), tmp_path)
+    assert (again.status, again.path) == ("skipped", renamed), "under the name in its URL, too"
 
 
 def test_row_32_links_are_never_written_through(
