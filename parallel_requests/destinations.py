@@ -77,12 +77,11 @@ class Destinations:
         self._occurrences[request.url] += 1
         occurrence = f"{request.method} {request.url} {self._occurrences[request.url]}"
         mark = hashlib.sha256(occurrence.encode()).hexdigest()[:16]
-        is_kept = self._existing == "keep"
         if self.paths is not None:
-            wanted = self.paths[request.index]
-            return Destination(_free_place(wanted) if is_kept else wanted, wanted, mark)
+            place = self.paths[request.index]
+            return Destination(place, place, mark)
         name = name_from_url(request.url)
-        path = self._folder / self._take(name, beside_files=is_kept)
+        path = self._folder / self._take(name, beside_files=self._existing == "keep")
         return Destination(path, self._folder / name, f"{name}.{mark}")
 
     def found(self, destination: Destination, known_as: str | None) -> Path | None:
