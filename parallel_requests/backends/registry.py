@@ -18,26 +18,19 @@ ENTRY_POINT_GROUP = "parallel_requests.backends"
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    module: str
-    attribute: str
+    class_name: str  # in the module of the backend's name
     requires: str
     extra: str
     is_blocking: bool = True
 
-    def load(self) -> type[Backend]:
-        loaded: type[Backend] = getattr(importlib.import_module(self.module), self.attribute)
-        return loaded
-
 
 # In the order in which "auto" looks for them.
 _REGISTRY: dict[str, _Entry] = {
-    "curl": _Entry("parallel_requests.backends.curl", "CurlBackend", "pycurl", "curl", is_blocking=False),
-    "niquests": _Entry("parallel_requests.backends.niquests", "NiquestsBackend", "niquests", "niquests"),
-    "aiohttp": _Entry(
-        "parallel_requests.backends.aiohttp", "AiohttpBackend", "aiohttp", "aiohttp", is_blocking=False
-    ),
-    "requests": _Entry("parallel_requests.backends.requests", "RequestsBackend", "requests", "requests"),
-    "urllib3": _Entry("parallel_requests.backends.urllib3", "Urllib3Backend", "urllib3", ""),
+    "curl": _Entry("CurlBackend", "pycurl", "curl", is_blocking=False),
+    "niquests": _Entry("NiquestsBackend", "niquests", "niquests"),
+    "aiohttp": _Entry("AiohttpBackend", "aiohttp", "aiohttp", is_blocking=False),
+    "requests": _Entry("RequestsBackend", "requests", "requests"),
+    "urllib3": _Entry("Urllib3Backend", "urllib3", ""),
 }
 BACKEND_NAMES = tuple(_REGISTRY)
 
@@ -67,7 +60,7 @@ def backend_class(name: str, *, needs_threads: bool = False) -> type[Backend]:
             "backend",
         )
     try:
-        return _from_entry_point(name) if entry is None else entry.load()
+        return _from_entry_point(name) if entry is None else _from_module(name, entry.class_name)
     except (ImportError, AttributeError) as error:  # an entry point may name what its module lacks
         raise ConfigurationError(f"backend {name!r} cannot be imported: {error}.", "backend") from error
 
@@ -83,6 +76,11 @@ def _first_class(*, needs_threads: bool) -> type[Backend]:
     raise ConfigurationError(
         "No suitable backend found: install one with pip install 'parallel-requests[all]'.", "backend"
     )
+
+
+def _from_module(name: str, class_name: str) -> type[Backend]:
+    loaded: type[Backend] = getattr(importlib.import_module(f"parallel_requests.backends.{name}"), class_name)
+    return loaded
 
 
 def _from_entry_point(name: str) -> type[Backend]:
