@@ -60,20 +60,16 @@ class AiohttpBackend(AsyncBackend):
 
     @classmethod
     def version(cls) -> str:
-        """Return the version of aiohttp."""
         return aiohttp.__version__
 
     @property
     def connections_opened(self) -> int:
-        """Connections opened so far."""
         return 0 if self._connector is None else self._connector.opened
 
     def open(self, settings: TransportSettings) -> None:
-        """Note how many connections to keep."""
         self._most_idle = max(_KEPT_IDLE, 2 * settings.concurrency)
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Open the ClientSession."""
         self._connector = Connector(self._most_idle)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -98,7 +94,6 @@ class AiohttpBackend(AsyncBackend):
             await self._connector.abort()
 
     async def send(self, send: Send) -> Response:
-        """Make one attempt and read its response to the end."""
         request = send.request
         headers = self._last_sent
         if headers.planned is not request.headers:  # most calls of a batch share one object
@@ -147,7 +142,6 @@ class AiohttpBackend(AsyncBackend):
         return context
 
     def lacking_for_socks(self) -> str | None:
-        """Return that aiohttp does not support SOCKS."""
         return "aiohttp does not speak SOCKS; another backend does, such as curl."
 
     def translate(self, error: BaseException, request: Request) -> ParallelRequestsError:

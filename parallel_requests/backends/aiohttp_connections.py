@@ -65,7 +65,6 @@ class ClientRequest(aiohttp.ClientRequest):
         await super().write_bytes(writer, conn, content_length)
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        """Send itself."""
         if CONNECTION in self.headers and ends_connection(self.headers) and conn.protocol is not None:
             conn.protocol.force_close()
         return await super().send(conn)
@@ -93,7 +92,6 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
         return self._arrivals
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Receive what was read."""
         self.data_received(bytes(self._arrivals[:nbytes]))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

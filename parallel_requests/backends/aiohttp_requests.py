@@ -73,7 +73,6 @@ class _LargeBody(aiohttp.Payload):
         return str(self._value, encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send it."""
         rest = memoryview(self._value)
         while rest:
             await writer.write(rest[:_SENT_AT_ONCE])
