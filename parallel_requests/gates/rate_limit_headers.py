@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ _NOTHING_REMAINING = re.compile(r"(?:^|[;,\s])r(?:emaining)?\s*=\s*0(?![\d.])")
 _RESET = re.compile(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})(?![\d.])")
 
 
-def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> float | None:
+def parse_delay(value: str, wall_clock: Callable[[], float]) -> float | None:
     """Return the seconds that one ``Retry-After`` asks for (RFC 9110, 10.2.3), or None if it is invalid."""
     value = value.strip()
     if _DIGITS.fullmatch(value):
@@ -37,7 +36,7 @@ def parse_delay(value: str, wall_clock: Callable[[], float] = time.time) -> floa
     return delay if delay > 0 else None
 
 
-def parse_retry_after(headers: Headers, wall_clock: Callable[[], float] = time.time) -> float | None:
+def parse_retry_after(headers: Headers, wall_clock: Callable[[], float]) -> float | None:
     """Return the seconds that ``Retry-After`` asks for: of several the longest, or None if none is valid."""
     if not headers.may_have(b"retry-after"):
         return None
@@ -45,7 +44,7 @@ def parse_retry_after(headers: Headers, wall_clock: Callable[[], float] = time.t
     return max((delay for delay in delays if delay is not None), default=None)
 
 
-def parse_quota(headers: Headers, wall_clock: Callable[[], float] = time.time) -> float | None:
+def parse_quota(headers: Headers, wall_clock: Callable[[], float]) -> float | None:
     """Return the seconds until an exhausted quota is reset, or None if some of it is left.
 
     Reads ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers), its earlier form
