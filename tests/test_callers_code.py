@@ -178,31 +178,19 @@ def test_a_callback_may_close_the_session(session: ParallelSession, urls: list[s
     assert all(error is None or isinstance(error, RunStoppedError) for error in stopped)
 
 
-def test_a_hook_that_calls_its_own_session_gets_an_error(session: ParallelSession, urls: list[str]) -> None:
-    told: list[BaseException] = []
-
-    def ask_again(_: object) -> None:
-        try:
-            session.request(urls[0])
-        except ConfigurationError as error:
-            told.append(error)
-
-    assert len(session.request(urls, on_result=ask_again)) == COUNT
-    assert len(told) == COUNT
-
-
-def test_a_hook_that_waits_for_its_own_parse_processes_gets_an_error(
-    session: ParallelSession, urls: list[str]
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_hook_that_calls_its_own_session_gets_an_error(
+    processes: int, session: ParallelSession, urls: list[str]
 ) -> None:
     told: list[BaseException] = []
 
     def ask_again(_: object) -> None:
         try:
-            session.request(urls[0], parse_processes=1)
+            session.request(urls[0], parse_processes=processes)
         except ConfigurationError as error:
             told.append(error)
 
-    assert len(session.request(urls, parse_processes=1, on_result=ask_again)) == COUNT
+    assert len(session.request(urls, parse_processes=processes, on_result=ask_again)) == COUNT
     assert len(told) == COUNT
 
 

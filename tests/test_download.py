@@ -1317,6 +1317,8 @@ def place_of_note(folder: Path, url: str) -> Path:
         r'{"validator": "\"one\"\r\nX-Own: 1", "size": 100}',
         r'{"validator": "\u20ac", "size": 100}',
         r'{"validator": "\"one\"", "size": 0}',
+        json.dumps({"name": "n" * 300}),
+        json.dumps({"validator": '"one"', "size": len(BODY), "padding": "x" * 100_000}),
     ],
     ids=lambda note: note[:40],
 )
@@ -1357,25 +1359,6 @@ def test_a_path_that_is_too_long_fails_only_its_own_item(
         fast.download([server.url("/bad"), server.url("/good")], paths)
     assert [type(result.error) for result in raised.value.results] == [DownloadError, type(None)]
     assert paths[1].read_bytes() == BODY
-
-
-def test_a_record_with_a_name_that_is_too_long_is_ignored(
-    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
-) -> None:
-    server = fault_server([repeat(read_request(), send(whole()))])
-    place_of_note(tmp_path, server.url("/file")).write_text(json.dumps({"name": "n" * 300}))
-    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
-
-
-def test_a_record_that_is_too_long_is_ignored(
-    fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
-) -> None:
-    server = fault_server([repeat(read_request(), send(whole()))])
-    note = place_of_note(tmp_path, server.url("/file"))
-    note.write_text(json.dumps({"validator": '"one"', "size": len(BODY), "padding": "x" * 100_000}))
-    note.with_suffix(".part").write_bytes(BODY[:20])
-    assert fast.download(server.url("/file"), tmp_path).path.read_bytes() == BODY
-    assert "range" not in server.requests[0].headers
 
 
 def test_a_record_that_a_crash_left_half_written_is_replaced(
