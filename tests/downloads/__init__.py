@@ -1,0 +1,1 @@
+"""Files: complete or not there, resumed, checked, and never outside their folder."""
