@@ -446,6 +446,7 @@ def test_the_callers_pool_is_not_rebuilt(server: Server, callers_pool: ProcessPo
         assert 20 in {details.index for details in error.failed}
         assert all(isinstance(failure, ParseError) and failure.response for failure in failures)
         assert "not rebuilt" in str(failures[-1])
+        assert "BrokenProcessPool" in str(failures[-1])
         assert server.stats().requests == 30
         with pytest.raises(ConfigurationError, match="is broken"):
             session.request(ids(server, 3), parse_func=functions.number)
@@ -460,6 +461,97 @@ def test_a_pool_that_was_shut_down_is_refused(server: Server) -> None:
     with ParallelSession(parse_processes=pool) as session, pytest.raises(ConfigurationError):
         session.request(ids(server, 3))
     assert server.stats().requests == 0
+
+
+def test_a_pool_that_is_shut_down_meanwhile_fails_what_is_left(
+    fault_server: Callable[..., FaultServer], callers_pool: ProcessPoolExecutor
+) -> None:
+    is_shut_down = threading.Event()
+
+    def answer_later(connection: Connection) -> None:
+        connection.read_request()
+        connection.wait(is_shut_down)
+        connection.send(response(b'{"id": 1}'))
+
+    server = fault_server([read_request(), send(response(b'{"id": 0}')), close()], [answer_later])
+    with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
+        results = session.iter_results([server.url()] * 2, parse_func=functions.number)
+        assert next(results).value == 0
+        callers_pool.shutdown()
+        is_shut_down.set()
+        [left] = results
+    assert isinstance(left.error, ParseError)
+    assert left.error.response is not None
+    assert left.error.response.content == b'{"id": 1}'
+    assert "cannot schedule new futures after shutdown" in str(left.error)
+
+
+def test_what_the_owner_of_a_pool_cancels_fails(server: Server, tmp_path: Path) -> None:
+    class Counting(ProcessPoolExecutor):
+        submitted = 0
+
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            future = super().submit(*args, **kwargs)
+            self.submitted += 1
+            return future
+
+    gate = tmp_path / "open"
+    with (
+        Counting(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend="urllib3", parse_processes=pool) as session,
+        contextlib.ExitStack() as in_any_case,
+    ):
+        in_any_case.callback(gate.touch)  # or a failure would leave the pool waiting for ever
+        for number in range(9):
+            pool.submit(functions.waits_for, gate, {"id": number})
+        answer = consumer.submit(session.request, ids(server, 1)[0], parse_func=functions.number)
+        until(lambda: pool.submitted == 11)  # with what is submitted to see whether the pool is broken
+        pool.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(ParseError, match="its work was cancelled"):
+            answer.result(_LONG_ENOUGH)
+
+
+def test_a_parse_func_that_takes_long_in_the_callers_pool_delays_no_other_batch(
+    server: Server, callers_pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    gate = tmp_path / "open"
+    url = server.url("/id/7")
+    with (
+        ThreadPoolExecutor(2) as callers,
+        ParallelSession(backend="urllib3", parse_processes=callers_pool) as session,
+        contextlib.ExitStack() as in_any_case,
+    ):
+        in_any_case.callback(gate.touch)
+        assert session.request(url, parse_func=functions.number) == 7
+        slow = callers.submit(session.request, url, parse_func=functools.partial(functions.waits_for, gate))
+        until((tmp_path / "waiting").exists)
+        quick = callers.submit(session.request, url, parse_func=functions.number)
+        assert quick.result(_LONG_ENOUGH) == 7
+        assert not slow.done()
+        gate.touch()
+        assert slow.result(_LONG_ENOUGH) == 7
+
+
+def test_a_session_that_closes_leaves_the_callers_pool_with_nothing_to_complain_about(
+    server: Server, callers_pool: ProcessPoolExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if one of its processes was never used, and another is still at work."""
+    gate = tmp_path / "open"
+    with (
+        ThreadPoolExecutor(1) as consumer,
+        ParallelSession(backend="urllib3", parse_processes=callers_pool) as session,
+        contextlib.ExitStack() as in_any_case,
+    ):
+        in_any_case.callback(gate.touch)
+        parse_func = functools.partial(functions.waits_for, gate)
+        answer = consumer.submit(session.request, server.url("/id/7"), parse_func=parse_func)
+        until((tmp_path / "waiting").exists)
+        session.close()
+        with pytest.raises(RunStoppedError):
+            answer.result(_LONG_ENOUGH)
+    callers_pool.shutdown()
+    assert not caplog.records
 
 
 def test_a_deadline_takes_from_the_callers_pool_what_has_not_begun(
@@ -706,6 +798,36 @@ def test_closing_does_not_wait_for_a_process_that_a_parse_func_has_started(
             assert time.monotonic() - began < 2 + lateness.slack()
         finally:
             os.kill(pid, signal.SIGKILL)
+
+
+def test_closing_ends_a_process_that_takes_nothing_any_more(server: Server) -> None:
+    """It could be one that somebody has suspended: the pool's thread waits to send it a large body."""
+
+    def is_being_sent_to() -> bool:
+        [pool] = [thread for thread in threading.enumerate() if thread.name == "parallel-requests-parse"]
+        frame = sys._current_frames().get(pool.ident or 0)
+        return frame is not None and frame.f_code.co_name == "_send"
+
+    with (
+        ThreadPoolExecutor(2) as callers,
+        ParallelSession(backend="urllib3", parse_processes=1) as session,
+        contextlib.ExitStack() as in_any_case,
+    ):
+        _, pid = session.request(ids(server, 1)[0], parse_func=functions.with_pid)
+        in_any_case.callback(end_for_good, pid)
+        os.kill(pid, signal.SIGSTOP)
+        url = server.url(f"/range/{10 * functions.LARGE}")
+        answer = callers.submit(session.request, url, return_type="content", parse_func=functions.length)
+        until(is_being_sent_to)
+        callers.submit(session.close).result(_LONG_ENOUGH / 4)
+        with pytest.raises(RunStoppedError):
+            answer.result(_LONG_ENOUGH)
+
+
+def end_for_good(pid: int) -> None:
+    """Kill a process that may have ended already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
