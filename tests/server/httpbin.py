@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import uuid
 import zlib
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 
 routes = Router()
 
-_PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 _PAGE = """<!DOCTYPE html>
 <html>
   <head><title>A page</title></head>
@@ -91,21 +87,6 @@ def anything(call: Call, *_rest: str) -> Answer:
 @routes.route("headers")
 def headers(call: Call) -> Answer:
     return json_answer({"headers": _shown_headers(call)})
-
-
-@routes.route("user-agent")
-def user_agent(call: Call) -> Answer:
-    return json_answer({"user-agent": call.headers.get("user-agent")})
-
-
-@routes.route("ip")
-def ip(call: Call) -> Answer:
-    return json_answer({"origin": call.client})
-
-
-@routes.route("uuid")
-def a_uuid(call: Call) -> Answer:
-    return json_answer({"uuid": str(uuid.uuid4())})
 
 
 @routes.route("response-headers")
@@ -177,11 +158,6 @@ def encoding(call: Call, name: str) -> Answer:
     return text_answer(_UNICODE, content_type="text/html")
 
 
-@routes.route("image")
-def image(call: Call, _kind: str = "png") -> Answer:
-    return Answer(_PIXEL, headers=[("Content-Type", "image/png")])
-
-
 def _told_with(call: Call, flag: str) -> bytes:
     told = {flag: True, "method": call.method}
     return json.dumps(told | {"headers": _shown_headers(call), "origin": call.client}).encode()
@@ -215,7 +191,7 @@ def _redirect(location: str, status: int = 302, extra: tuple[tuple[str, str], ..
     return Answer(status=status, headers=[("Location", location), *extra])
 
 
-@routes.route("redirect", "relative-redirect")
+@routes.route("redirect")
 def redirect(call: Call, count: str) -> Answer:
     left = int(count) - 1
     return _redirect(f"/redirect/{left}" if left > 0 else "/get")
@@ -239,9 +215,6 @@ def cookies(call: Call, action: str = "") -> Answer:
     if action == "set":
         chosen = [("Set-Cookie", f"{k}={v[-1]}; Path=/") for k, v in call.args.items()]
         return _redirect("/cookies", extra=tuple(chosen))
-    if action == "delete":
-        expired = [("Set-Cookie", f"{k}=; Max-Age=0; Path=/") for k in call.args]
-        return _redirect("/cookies", extra=tuple(expired))
     jar = SimpleCookie(call.headers.get("cookie", ""))
     return json_answer({"cookies": {name: morsel.value for name, morsel in jar.items()}})
 

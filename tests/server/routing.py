@@ -125,8 +125,8 @@ class Router:
     def __init__(self) -> None:
         self._routes: dict[str, _Route] = {}
 
-    def route(self, *names: str, methods: str = "") -> Callable[[Handler], Handler]:
-        """Register a handler under path segments; no ``methods`` means every method."""
+    def route(self, name: str, *, methods: str = "") -> Callable[[Handler], Handler]:
+        """Register a handler under a path segment; no ``methods`` means every method."""
 
         def register(handler: Handler) -> Handler:
             parameters = list(inspect.signature(handler).parameters.values())[1:]
@@ -134,9 +134,7 @@ class Router:
             variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
             most = 1_000 if variadic else len(parameters)
             allowed = frozenset(methods.split())
-            for name in names:
-                entry = _Route(handler, allowed, 0 if variadic else fewest, most)
-                self._routes[name] = entry
+            self._routes[name] = _Route(handler, allowed, 0 if variadic else fewest, most)
             return handler
 
         return register
