@@ -121,24 +121,22 @@ class Planner:
             ConfigurationError: A list option or ``keys`` does not fit the number of URLs.
         """
         count = len(urls) if isinstance(urls, Sized) else None
-        for name, column in [*self._columns.items(), ("keys", keys)]:
-            if column is None:
-                continue
-            if count is None and isinstance(column, Sized) and name != "keys":
+        for name, column in self._columns.items():
+            if count is None:
                 raise ConfigurationError(
                     f"{name} has one entry per URL, but how many URLs there are is not known; "
                     "give urls as a list, or put the values into the items.",
                     name,
                 )
-            if count is not None and isinstance(column, Sized) and len(column) != count:
-                raise ConfigurationError(
-                    f"{name} has {len(column)} entries for {count} URLs; {_remedy(name)}.", name
-                )
+            remedy = f"give one for all, or one per URL{_WITHOUT_A_LIST.get(name, '')}"
+            _check_length(name, column, count, remedy)
         if not _are_names(keys):
             raise ConfigurationError(
                 f"keys must be an iterable with one name per URL, not {shown(keys)}.", "keys"
             )
         if keys is not None:
+            if count is not None and isinstance(keys, Sized):
+                _check_length("keys", keys, count, "give one per URL")
             if isinstance(urls, list | tuple) and not isinstance(keys, Collection):
                 # Here, as a list is planned on the engine's thread: they may block, or belong to this one.
                 keys = list(itertools.islice(keys, len(urls)))
@@ -234,10 +232,9 @@ def _is_per_url(name: str, value: object) -> bool:
     return isinstance(value, list) or (name in _NEVER_A_TUPLE and isinstance(value, tuple))
 
 
-def _remedy(name: str) -> str:
-    if name == "keys":
-        return "give one per URL"
-    return f"give one for all, or one per URL{_WITHOUT_A_LIST.get(name, '')}"
+def _check_length(name: str, column: Sized, count: int, remedy: str) -> None:
+    if len(column) != count:
+        raise ConfigurationError(f"{name} has {len(column)} entries for {count} URLs; {remedy}.", name)
 
 
 class _Keys(Iterator[Any]):
