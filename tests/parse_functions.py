@@ -11,10 +11,11 @@ import time
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from parallel_requests import ParseError
+from parallel_requests import ConfigurationError, ParallelSession, ParseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from parallel_requests import Response
@@ -240,3 +241,12 @@ def what_travelled(response: Response) -> dict[str, Any]:
         "history": [earlier.status_code for earlier in response.history],
         "id": response.json().get("id"),
     }
+
+
+def sends_its_problem(connection: Connection, url: str) -> None:
+    """Request a URL with a parse process, and send why that is refused."""
+    with ParallelSession(backend="urllib3", parse_processes=1) as session:
+        try:
+            session.request(url)
+        except ConfigurationError as error:
+            connection.send(str(error))

@@ -800,14 +800,16 @@ def test_closing_does_not_wait_for_a_process_that_a_parse_func_has_started(
             os.kill(pid, signal.SIGKILL)
 
 
-def test_closing_ends_a_process_that_takes_nothing_any_more(server: Server) -> None:
-    """It could be one that somebody has suspended: the pool's thread waits to send it a large body."""
+def is_being_sent_to() -> bool:
+    """Whether the thread of the only pool is sending something to a process."""
+    [pool] = [thread for thread in threading.enumerate() if thread.name == "parallel-requests-parse"]
+    frame = sys._current_frames().get(pool.ident or 0)
+    return frame is not None and frame.f_code.co_name == "_send"
 
-    def is_being_sent_to() -> bool:
-        [pool] = [thread for thread in threading.enumerate() if thread.name == "parallel-requests-parse"]
-        frame = sys._current_frames().get(pool.ident or 0)
-        return frame is not None and frame.f_code.co_name == "_send"
 
+@pytest.mark.parametrize("closes", [True, False], ids=["session_closes", "process_is_killed"])
+def test_a_suspended_process_holds_nothing_up_when_it_ends(server: Server, closes: bool) -> None:
+    """The pool's thread waits to send it a large body, which is not to blame for the end of the process."""
     with (
         ThreadPoolExecutor(2) as callers,
         ParallelSession(backend="urllib3", parse_processes=1) as session,
@@ -816,12 +818,17 @@ def test_closing_ends_a_process_that_takes_nothing_any_more(server: Server) -> N
         _, pid = session.request(ids(server, 1)[0], parse_func=functions.with_pid)
         in_any_case.callback(end_for_good, pid)
         os.kill(pid, signal.SIGSTOP)
-        url = server.url(f"/range/{10 * functions.LARGE}")
+        size = 10 * functions.LARGE
+        url = server.url(f"/range/{size}")
         answer = callers.submit(session.request, url, return_type="content", parse_func=functions.length)
         until(is_being_sent_to)
-        callers.submit(session.close).result(_LONG_ENOUGH / 4)
-        with pytest.raises(RunStoppedError):
-            answer.result(_LONG_ENOUGH)
+        if closes:
+            callers.submit(session.close).result(_LONG_ENOUGH / 4)
+            with pytest.raises(RunStoppedError):
+                answer.result(_LONG_ENOUGH)
+        else:
+            end_for_good(pid)
+            assert answer.result(_LONG_ENOUGH) == size
 
 
 def end_for_good(pid: int) -> None:
@@ -927,3 +934,12 @@ def test_leaving_the_loop_ends_the_parsing(server: Server, tmp_path: Path, backe
             break
         until(lambda: not parse_processes(os.getpid()))
         assert session.request(ids(server, 4), parse_func=functions.number) == [0, 1, 2, 3]
+
+
+def test_what_a_hook_starts_can_be_interrupted(server: Server, session: ParallelSession) -> None:
+    """The pool's thread, which runs it, blocks SIGINT only while it starts a parse process."""
+    blocked: list[set[int]] = []
+    session.request(
+        server.url("/id/7"), on_result=lambda _: blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    )
+    assert blocked == [set()]

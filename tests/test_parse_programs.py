@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 
 from parallel_requests import ConfigurationError
 from parallel_requests.parsing.workers import check_can_start
+from tests import parse_functions as functions
 from tests.polling import until
 
 if TYPE_CHECKING:
@@ -247,6 +250,28 @@ def test_a_script_from_stdin_is_refused_before_anything_is_sent(server: Server) 
     )
     assert "<stdin> is not a file" in answer.stderr
     assert server.stats().requests == 0
+
+
+def test_a_daemonic_process_is_refused_before_anything_is_sent(server: Server) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    arguments = (theirs, server.url("/id/7"))
+    process = context.Process(target=functions.sends_its_problem, args=arguments, daemon=True)
+    process.start()
+    theirs.close()
+    with ours:
+        assert "daemonic process" in ours.recv()
+    process.join()
+    process.close()
+    assert server.stats().requests == 0
+
+
+def test_a_module_that_is_no_file_can_be_the_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``python -m``, of a zip file for example: children import it by its name."""
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", "/program.zip/program.py", raising=False)
+    monkeypatch.setattr(main, "__spec__", importlib.util.find_spec("json.tool"))
+    check_can_start()
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])
