@@ -594,22 +594,25 @@ def test_a_call_that_ends_after_a_goaway_costs_none_that_is_still_served(
 ) -> None:
     """Neither one whose response has no body, nor one that times out in its body."""
     streams: dict[str, int] = {}
+    has_ended = threading.Event()
 
     def leave(protocol: H2Connection, stream: int, path: str) -> None:
         streams[path] = stream
         if len(streams) == 3:
             go_away(protocol, last_stream=5)
             protocol.send_headers(streams["/empty"], [(":status", "204")], end_stream=True)
-            protocol.send_headers(streams["/stalls"], [(":status", "200")])
-            raise Pause(have_ended, lambda: good_answer(protocol, streams["/late"]))
+            raise Pause(has_ended, lambda: protocol.send_headers(streams["/stalls"], [(":status", "200")]))
 
-    have_ended = threading.Event()
-    server = play([speak_h2(leave)])
+    def answer_late(protocol: H2Connection, event: Event) -> None:
+        if isinstance(event, StreamReset):
+            good_answer(protocol, streams["/late"])
+
+    server = play([speak_h2(leave, on_other=answer_late)])
     urls = [server.url(path) for path in ("/empty", "/stalls", "/late")]
     calls = session.iter_results(urls, method="POST", data="x", timeout=[10, 0.5, 10], return_type="content")
     assert next(calls).value == b""
+    has_ended.set()
     assert isinstance(next(calls).error, exceptions.RequestTimeout)
-    have_ended.set()
     assert next(calls).value == b"ok"
     assert len(server.requests) == 3
 
