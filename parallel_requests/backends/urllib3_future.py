@@ -37,12 +37,12 @@ class _Fixes:
     is_multiplexed: bool
     close: Any
 
-    def connect(self) -> Any:
+    def connect(self) -> None:
         """Connect, and have the socket refuse to receive once the state machine has failed.
 
         Not if streams share it: some of them may still be read when the connection is about to end.
         """
-        outcome = super().connect()  # type: ignore[misc]
+        super().connect()  # type: ignore[misc]
         self._protocol._events = _queue_like(self._protocol._events)  # noqa: SLF001 - it has no other access
         if self.is_multiplexed:
             _note_goaways(self._protocol)
@@ -52,7 +52,6 @@ class _Fixes:
         sock = socket_beneath(self.sock)
         if isinstance(sock, WatchedSocket) and not self.is_multiplexed:
             sock.fail_reads_if(functools.partial(_is_malformed, self._protocol))
-        return outcome
 
     @property
     def is_connected(self) -> bool:
