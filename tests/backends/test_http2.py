@@ -34,6 +34,7 @@ from tests.server.h2_faults import (
     good_answer,
     h2_context,
     speak_h2,
+    take_any_amount,
 )
 
 if TYPE_CHECKING:
@@ -777,13 +778,6 @@ def test_a_response_to_half_a_body_may_come_with_a_goaway(session: ParallelSessi
     server = play([speak_h2(good_answer, at_once=refuse_and_leave)])
     refused = session.post(server.url("/"), data=b"x" * 300_000, timeout=5, return_type="response")
     assert refused.status_code == 413
-
-
-def take_any_amount(protocol: H2Connection) -> None:
-    """Send settings by which only the system's buffers limit what is sent."""
-    protocol.initiate_connection()
-    protocol.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
-    protocol.increment_flow_control_window(1 << 30)
 
 
 def test_an_upload_that_times_out_while_nothing_is_read_costs_no_other_call(

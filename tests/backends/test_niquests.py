@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("niquests")
 
 from h2.errors import ErrorCodes
-from h2.settings import SettingCodes
 
 from parallel_requests import exceptions
 from parallel_requests.backends import niquests_connections, niquests_pools
@@ -27,6 +26,7 @@ from tests.server.h2_faults import (
     good_answer,
     h2_context,
     speak_h2,
+    take_any_amount,
 )
 
 if TYPE_CHECKING:
@@ -90,13 +90,6 @@ def test_calls_over_http11_do_not_wait_for_the_responses_of_others(
         for _ in pairs:
             assert session.get([server.url()] * 2, timeout=10, return_type="content") == [b"ok"] * 2
     assert server.connections == 2
-
-
-def take_any_amount(protocol: H2Connection) -> None:
-    """Let the client send as much as the system buffers."""
-    protocol.initiate_connection()
-    protocol.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
-    protocol.increment_flow_control_window(1 << 30)
 
 
 def test_a_connection_on_which_nothing_is_read_any_more_is_not_used_again(

@@ -124,6 +124,13 @@ def allow_one_stream(protocol: H2Connection) -> None:
     protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
 
 
+def take_any_amount(protocol: H2Connection) -> None:
+    """Send settings by which only the system's buffers limit what is sent."""
+    protocol.initiate_connection()
+    protocol.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+    protocol.increment_flow_control_window(1 << 30)
+
+
 def good_answer(protocol: H2Connection, stream: int, _path: str = "") -> None:
     """Answer as one should."""
     protocol.send_headers(stream, [(":status", "200"), ("content-length", "2")])
