@@ -44,8 +44,6 @@ class CookieStore:
             url: Where the request goes.
             own: The Cookie header of the request so far, if any; cookies that servers set win over it.
         """
-        if self.is_empty:
-            return own
         from urllib.request import Request as UrllibRequest
 
         carrier = UrllibRequest(url)  # noqa: S310 - opens nothing
