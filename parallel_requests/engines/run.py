@@ -230,10 +230,11 @@ class Run:
 class Task:
     """One exchange under way, the run it belongs to, and the context that it and its attempts see."""
 
-    __slots__ = ("_exchange", "_request", "context", "gate", "run")
+    __slots__ = ("_exchange", "_request", "context", "gate", "number", "run")
 
-    def __init__(self, run: Run, request: Request) -> None:
+    def __init__(self, run: Run, request: Request, number: int) -> None:
         self.run = run
+        self.number = number  # the order in which the tasks of all runs came
         self.context = run.context.copy()
         self._request = request
         self._exchange: Exchange = exchange(request, run.policy)

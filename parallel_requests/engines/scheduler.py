@@ -25,6 +25,9 @@ _LONGEST_WAIT = 1_000_000.0
 class _GateQueue:
     """The tasks queued at a closed gate; their runs take turns, the tasks of one pass in the order they came.
 
+    So a task that comes here again, to be retried, passes before those that came later. Otherwise, a server
+    with a limit below the concurrency could turn it away with every retry, in favour of newer ones.
+
     Attributes:
         probe: The one task that is trying the gate now, if any; the others wait for its outcome.
         probe_at: When the first in the queue may try; None if it waits for a slot of the host instead.
@@ -33,7 +36,7 @@ class _GateQueue:
     __slots__ = ("_waiting", "probe", "probe_at")
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Run, deque[Task]] = OrderedDict()
+        self._waiting: OrderedDict[Run, list[tuple[int, Task]]] = OrderedDict()  # heaps, by number
         self.probe: Task | None = None
         self.probe_at: float | None = None
 
@@ -41,19 +44,19 @@ class _GateQueue:
         """Whether tasks are queued."""
         return bool(self._waiting)
 
-    def append(self, task: Task) -> None:
-        """Add a task as the last one of its run."""
-        self._waiting.setdefault(task.run, deque()).append(task)
+    def add(self, task: Task) -> None:
+        """Add a task."""
+        heapq.heappush(self._waiting.setdefault(task.run, []), (task.number, task))
 
     def put_back(self, task: Task) -> None:
-        """Make a task the first one again."""
-        self._waiting.setdefault(task.run, deque()).appendleft(task)
+        """Add a task, and let its run be the next whose turn it is."""
+        self.add(task)
         self._waiting.move_to_end(task.run, last=False)
 
     def popleft(self) -> Task:
         """Remove and return the first task; the next one is another run's, if there is any."""
         run, tasks = next(iter(self._waiting.items()))
-        task = tasks.popleft()
+        _, task = heapq.heappop(tasks)
         if tasks:
             self._waiting.move_to_end(run)
         else:
@@ -62,7 +65,7 @@ class _GateQueue:
 
     def remove(self, run: Run) -> Iterable[Task]:
         """Remove and return the tasks of a run."""
-        return self._waiting.pop(run, ())
+        return [task for _, task in sorted(self._waiting.pop(run, ()))]
 
 
 class Scheduler:
@@ -196,11 +199,11 @@ class Scheduler:
         self.passed_gate(task)
 
     def _enqueue(self, task: Task, gate: str, probe_at: float | None) -> None:
-        """Queue a task at a gate: a probe that was turned away goes back to the front, others to the end."""
+        """Queue a task at a gate; for a probe that was turned away, it is still the turn of its run."""
         task.gate = gate
         queue = self._queues.setdefault(gate, _GateQueue())
         if queue.probe is not task and (queue.probe is not None or queue):
-            queue.append(task)
+            queue.add(task)
             return
         queue.put_back(task)
         queue.probe, queue.probe_at = None, probe_at
@@ -258,7 +261,7 @@ class Scheduler:
             self._pullable.rotate(-1)
             request = run.pull()
             if request is not None:
-                return Task(run, request)
+                return Task(run, request, next(self._order))
             if run.is_exhausted():
                 self._pullable.pop()
         return None
