@@ -84,16 +84,12 @@ class _Fixes:
         return has_data
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the head of a response; distinguish one that is not HTTP/1 from a closed connection."""
+        """Read the head of a response; refuse one of another version than HTTP/1."""
         protocol, is_http1 = self._protocol, not self.is_multiplexed  # it may close the connection
         try:
             response = super().getresponse(*args, **kwargs)  # type: ignore[misc]
         except ValueError as error:
             raise http.client.HTTPException("its status or a header name is malformed") from error
-        except Exception as error:
-            if _is_not_http(protocol):
-                raise http.client.BadStatusLine("it is not HTTP") from error
-            raise
         if is_http1 and protocol._connection.their_http_version not in _VERSIONS:  # noqa: SLF001
             raise http.client.BadStatusLine("it is not HTTP/1")
         return response

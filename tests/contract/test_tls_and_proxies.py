@@ -486,6 +486,20 @@ def test_a_body_cut_off_beneath_an_https_proxy_is_truncated(
     assert len(proxy.requests) == 2
 
 
+def test_what_is_not_http_beneath_an_https_proxy_is_a_protocol_error(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    context = certificates.good.server_context()
+    target = within_tls(context, read_request(), send(b"SSH-2.0-OpenSSH_9.2\r\n"), notify_end())
+    proxy = fault_server([read_request(), send(b"HTTP/1.1 200 OK\r\n\r\n"), target, close()], tls=context)
+    session = open_session(verify_ssl=str(certificates.ca_file))
+    [result] = session.iter_results(["https://localhost/"], proxy=f"https://localhost:{proxy.port}")
+    assert type(result.error) is exceptions.ProtocolError
+    assert result.attempts == 1
+
+
 @pytest.mark.parametrize("url", ["http://target.example/", "https://127.0.0.1/"], ids=["http", "https"])
 @pytest.mark.parametrize("bad", [None, "wrong_host"], ids=["no_tls", "wrong_host"])
 def test_the_next_proxy_is_tried_after_one_that_fails_in_tls(  # noqa: PLR0917 - fixtures
