@@ -384,8 +384,7 @@ class _ExchangeState:
         """Take a retry from the host's budget and prepare for it; return False if the budget is spent."""
         if self.policy.reason_to_stop() is not None:
             return True  # the exchange ends before the gates
-        is_host_up = isinstance(reply, Response) and reply.ok  # a 202 that is polled, say
-        budget = None if is_host_up else self.policy.pacer.open_budget(self.target.authority)
+        budget = None if self._is_host_up(reply) else self.policy.pacer.open_budget(self.target.authority)
         if budget is not None and not budget.withdraw():
             return False
         self.is_retry = True
@@ -393,6 +392,14 @@ class _ExchangeState:
         if isinstance(reply, ProxyError) and proxies is not None and self.target.proxy is not None:
             self.target = dataclasses.replace(self.target, proxy=proxies.after(self.target.proxy))
         return True
+
+    def _is_host_up(self, reply: Reply) -> bool:
+        """Whether a reply that is to be retried shows that its host can bear the retry."""
+        if not isinstance(reply, Response):
+            return False
+        if reply.status_code == 429:
+            return bool(self.pause)  # a limit was reached, and the host has said when to come again
+        return reply.ok  # a 202 that is polled, say
 
     def succeed(self, response: Response) -> Result[Any]:
         """Return the Result of a response that is not a failure."""

@@ -657,6 +657,24 @@ def test_polling_a_host_that_is_up_spends_no_budget() -> None:
     assert "api.test" not in stage.pacer.budgets, "it has not failed"
 
 
+@pytest.mark.parametrize("headers", [{"Retry-After": "1"}, {"RateLimit": '"hour";r=0;t=1'}])
+def test_coming_again_when_a_rate_limit_says_so_spends_no_budget(headers: dict[str, str]) -> None:
+    stage = Stage()
+    for _ in range(100):
+        assert stage.run(get(), [Answer(429, headers), Answer(429, headers), Answer(200)]).retries == 2
+    assert "api.test" not in stage.pacer.budgets, "it has not failed"
+
+
+@pytest.mark.parametrize(
+    "refusal", [Answer(429), Answer(429, {"Retry-After": "0"}), Answer(503, {"Retry-After": "1"})]
+)
+def test_row_36_other_refusals_spend_the_budget(refusal: Answer) -> None:
+    stage = Stage()
+    for _ in range(200):
+        stage.run(get(), [refusal])
+    assert len(stage.sent) <= 1.2 * 200 + RetryBudget.RESERVE
+
+
 def test_the_budget_is_the_hosts_own() -> None:
     stage = Stage()
     for _ in range(500):
