@@ -205,7 +205,19 @@ def test_a_wrong_entry_fails_its_item_only() -> None:
     requests = plan([URL] * 4, timeout=[1.0, 2.0, None, (1.0, 5.0)], method=["GET", "P UT", "put", "GET"])
     assert [request.problem is None for request in requests] == [True, False, True, True]
     assert requests[2].method == "PUT"
+    assert (requests[0].connect_timeout, requests[0].timeout) == (1.0, 1.0)
     assert (requests[3].connect_timeout, requests[3].timeout) == (1.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("timeout", 0), ("timeout", "5"), ("timeout", (1, 2, 3)), ("method", 5), ("method", b"GET")],
+)
+def test_a_wrong_option_of_an_item_fails_that_item_only(name: str, wrong: object) -> None:
+    first, second = plan([{"url": URL, name: wrong}, URL])
+    assert first.problem is not None
+    assert first.problem.field_name == name
+    assert second.problem is None
 
 
 # -- items that are more than a URL

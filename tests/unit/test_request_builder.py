@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,6 @@ from tests.unit.planned import SECRET, URL, header, plan, plan_one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 
 class NewestFirst(str):
@@ -144,6 +144,18 @@ def test_the_callers_own_authorization_wins() -> None:
         assert header(request, "authorization") == "Bearer t"
 
 
+def test_user_and_password_in_a_url_override_auth_and_a_netrc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "netrc"
+    file.write_text("default login joe password x\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(file))
+    for auth in (("joe", "x"), "netrc"):
+        request = plan_one(f"http://ann:{SECRET}@api.test/", auth=auth)
+        assert header(request, "authorization") == basic("ann", SECRET)
+
+
 def test_netrc_only_when_asked_for_and_never_over_the_callers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,19 +243,43 @@ def test_row_22_proxies_of_the_environment_are_used_unless_others_are_given(
     assert explicit.proxy == "http://own.test"
 
 
+def test_a_proxy_of_the_environment_that_cannot_be_used_is_said_to_come_from_there() -> None:
+    environment = Environment(variables={"HTTP_PROXY": f"ftp://joe:{SECRET}@p.test"})
+    with pytest.raises(
+        ValidationError, match="the proxy that the environment names cannot be used"
+    ) as caught:
+        plan_one(environment=environment)
+    assert caught.value.field_name == "trust_env"
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_row_22_ca_bundles_of_the_environment_are_used_unless_others_are_given(variable: str) -> None:
     environment = Environment(variables={variable: "/etc/ca.pem"})
     assert plan_one(environment=environment).verify == "/etc/ca.pem"
     assert plan_one(environment=environment, verify_ssl=False).verify is False
-    assert plan_one(environment=environment, verify_ssl=__file__).verify == __file__
+    for file in (__file__, Path(__file__)):
+        assert plan_one(environment=environment, verify_ssl=file).verify == __file__
     assert plan_one(environment=Environment(trust=False, variables={variable: "/etc/ca.pem"})).verify is True
 
 
 def test_proxies_take_turns() -> None:
     proxies = ["http://p1.test", "http://p2.test"]
     assert [request.proxy for request in plan([URL] * 4, proxies=proxies)] == proxies * 2
-    assert {request.proxy for request in plan([URL] * 64, proxies=proxies, random_proxy=True)} == set(proxies)
+
+
+def test_random_proxies_and_user_agents_do_not_take_turns() -> None:
+    """Draws that alternate 64 times are possible, too: once in 10**19 runs."""
+    proxies, agents = ["http://p1.test", "http://p2.test"], ["a/1", "b/2"]
+    requests = plan(
+        [URL] * 64, proxies=proxies, random_proxy=True, user_agents=agents, random_user_agent=True
+    )
+    for drawn, entries in (
+        ([request.proxy for request in requests], proxies),
+        ([header(request, "user-agent") for request in requests], agents),
+    ):
+        assert set(drawn) == set(entries)
+        assert drawn != entries * 32
 
 
 @pytest.mark.parametrize("options", [{"random_proxy": True}, {"proxies": ["nonsense"]}])
