@@ -84,6 +84,12 @@ class Destinations:
         path = self._folder / self._take(name, beside_files=self._existing == "keep")
         return Destination(path, self._folder / name, f"{name}.{mark}")
 
+    def is_blocked(self, destination: Destination) -> bool:
+        """Whether the caller's path is that of a folder, a device or the like, which is never replaced."""
+        if self.paths is None or self._existing == "keep":
+            return False  # the server may give another name, or the file is numbered
+        return os.path.exists(destination.path) and not _is_file(destination.path)  # noqa: PTH110 - as below
+
     def found(self, destination: Destination, known_as: str | None) -> Path | None:
         """Return the file that is there already; None if there is none, or if such are not skipped.
 

@@ -102,7 +102,7 @@ class Downloads:
     def missing_or_skipped(
         self, requests: Iterable[Request], policy: Policy
     ) -> Iterator[Request | Result[Any]]:
-        """Yield the Requests whose files do not exist, and the Results of those that are skipped.
+        """Yield the Requests whose files do not exist, and the Results of those that are not sent.
 
         Once the batch has to end, no more files are looked for: verifying those that exist may take long.
         """
@@ -113,16 +113,10 @@ class Downloads:
             if request.problem is not None or policy.reason_to_stop() is not None:
                 yield request
                 continue
-            destination = self._destinations.of(request)
-            part = PartFile(destination, self._checksums.of(request))
-            there = self._destinations.found(destination, part.known_as)
-            if there is None or not _matches(there, part.checksum):
-                self._parts[request.index] = part
-                yield request
-            else:
-                result = _skipped(request, there, part.checksum)
+            result = self._result_without_sending(request)
+            if result is not None:
                 self._observe(result)
-                yield result
+            yield request if result is None else result
         if self._checksums.unmatched:
             warn(self._checksums.unmatched_text())
 
@@ -181,6 +175,18 @@ class Downloads:
             part.give_up()
         self._observe(result)
 
+    def _result_without_sending(self, request: Request) -> Result[Any] | None:
+        """Return the Result of an item whose file exists or can never be there; None if it is to be sent."""
+        destination = self._destinations.of(request)
+        if self._destinations.is_blocked(destination):
+            return _blocked(request, destination.path)
+        part = PartFile(destination, self._checksums.of(request))
+        there = self._destinations.found(destination, part.known_as)
+        if there is not None and _matches(there, part.checksum):
+            return _skipped(request, there, part.checksum)
+        self._parts[request.index] = part
+        return None
+
     def _lengths(self) -> Iterator[tuple[str, int]]:
         """Yield the name and the length of each list with one entry per URL."""
         for name, column in (("to", self._destinations.paths), ("sha256", self._checksums.in_order)):
@@ -214,6 +220,15 @@ def _matches(there: Path, checksum: Checksum) -> bool:
         return sha256_of(there) == checksum
     except OSError:
         return False
+
+
+def _blocked(request: Request, place: Path) -> Result[Any]:
+    """Return the Result of an item that is not sent because what has its place is no file."""
+    result: Result[Any] = Result(request, _index=request.index)
+    result.error = DownloadError(
+        f"The file {place} cannot be created: what is there is no file, and is not replaced.", str(place)
+    )
+    return result
 
 
 def _skipped(request: Request, there: Path, checksum: Checksum) -> Result[Any]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -472,6 +472,39 @@ def test_existing_files_are_skipped_kept_or_replaced(
     assert replaced.path == file
     assert file.read_bytes() == content(1000)
     assert fast.download([url], [file], existing="keep")[0].path == tmp_path / "1000 (3)"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
+@pytest.mark.parametrize("existing", ["skip", "replace"])
+def test_what_is_no_file_keeps_its_place_and_costs_no_request(
+    existing: Literal["skip", "replace"],
+    make: Callable[[Path], None],
+    fast: ParallelSession,
+    server: Server,
+    tmp_path: Path,
+) -> None:
+    taken, free = tmp_path / "taken", tmp_path / "free"
+    make(taken)
+    before = taken.stat()
+    with pytest.raises(PartialFailureError) as raised:
+        fast.download([server.url("/range/10"), server.url("/range/20")], [taken, free], existing=existing)
+    [failed] = raised.value.failed
+    assert (failed.index, failed.attempt) == (0, 0)
+    assert isinstance(failed.error, DownloadError)
+    assert failed.error.path == str(taken)
+    assert (taken.stat().st_mode, taken.stat().st_ino) == (before.st_mode, before.st_ino)
+    assert free.read_bytes() == content(20)
+    assert server.stats().requests == 1
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
+def test_a_file_is_kept_beside_what_is_no_file(
+    make: Callable[[Path], None], fast: ParallelSession, server: Server, tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    make(taken)
+    [file] = fast.download([server.url("/range/10")], [taken], existing="keep")
+    assert file.path == tmp_path / "taken (2)"
 
 
 def test_a_given_checksum_decides_whether_a_file_is_skipped(
