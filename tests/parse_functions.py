@@ -226,6 +226,13 @@ def with_child(_: Any) -> int:
     return pid
 
 
+def notes_and_dies(note: Path, _: Any) -> NoReturn:
+    """Add a character to a file, and die."""
+    with note.open("a") as file:
+        file.write(".")
+    os._exit(7)
+
+
 def dies_before_its_child(note: Path, _: Any) -> NoReturn:
     """Die, and leave a child behind that keeps what this process has open; its process ID is in a file."""
     note.write_text(str(with_child(None)))

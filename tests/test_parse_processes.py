@@ -512,6 +512,23 @@ def test_what_the_owner_of_a_pool_cancels_fails(server: Server, tmp_path: Path) 
             answer.result(_LONG_ENOUGH)
 
 
+def test_what_the_callers_pool_finishes_after_a_deadline_is_dropped(
+    server: Server, callers_pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    gate = tmp_path / "open"
+    url = server.url("/id/7")
+    with (
+        ParallelSession(backend="urllib3", parse_processes=callers_pool) as session,
+        contextlib.ExitStack() as in_any_case,
+    ):
+        in_any_case.callback(gate.touch)
+        with pytest.raises(DeadlineExceededError):
+            session.request(url, parse_func=functools.partial(functions.waits_for, gate), deadline=0.5)
+        gate.touch()
+        for _ in range(10):
+            assert session.request(ids(server, 9), parse_func=functions.number) == list(range(9))
+
+
 def test_a_parse_func_that_takes_long_in_the_callers_pool_delays_no_other_batch(
     server: Server, callers_pool: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
@@ -798,6 +815,15 @@ def test_closing_does_not_wait_for_a_process_that_a_parse_func_has_started(
             assert time.monotonic() - began < 2 + lateness.slack()
         finally:
             os.kill(pid, signal.SIGKILL)
+
+
+def test_an_item_that_kills_its_process_alone_is_not_given_to_another(
+    server: Server, session: ParallelSession, tmp_path: Path
+) -> None:
+    note = tmp_path / "note"
+    with pytest.raises(ParseError, match="exit code 7"):
+        session.request(server.url("/id/7"), parse_func=functools.partial(functions.notes_and_dies, note))
+    assert note.read_text() == "."
 
 
 def is_being_sent_to() -> bool:
