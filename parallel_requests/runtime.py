@@ -140,8 +140,15 @@ class Runtime:
                 its call; or it comes from ``download``.
         """
         self._check_open()
-        if not isinstance(error, PartialFailureError) or error.call is None:
-            raise ConfigurationError("Only the PartialFailureError that request() raised can be retried.")
+        if not isinstance(error, PartialFailureError):
+            raise ConfigurationError(
+                f"retry_failed() needs the PartialFailureError of a batch, not {type(error).__name__}."
+            )
+        if error.call is None:
+            raise ConfigurationError(
+                "This error was pickled and no longer knows its call: run your own inputs again, by the "
+                "index of what failed."
+            )
         call = error.call
         if call.verb == "download":
             raise ConfigurationError(
