@@ -17,7 +17,13 @@ from parallel_requests.backends.aiohttp_connections import (
     current_send,
     is_fresh_connection,
 )
-from parallel_requests.backends.aiohttp_errors import fault_of_proxy, kind_of, kind_of_loss, without_bytes
+from parallel_requests.backends.aiohttp_errors import (
+    fault_of_proxy,
+    kind_of,
+    kind_of_loss,
+    not_canonical,
+    without_bytes,
+)
 from parallel_requests.backends.aiohttp_requests import AUTOMATIC_HEADERS, SentHeaders, as_utf8, payload
 from parallel_requests.backends.aiohttp_responses import AbortingResponse, read_response
 from parallel_requests.backends.base import (
@@ -150,6 +156,8 @@ class AiohttpBackend(AsyncBackend):
         for cause in chain_of(error):
             if request.proxy is not None and (reason := fault_of_proxy(cause, request.proxy)) is not None:
                 return self.proxy_failure(request, reason)
+            if isinstance(cause, aiohttp.InvalidURL):
+                return not_canonical(request)
             if (kind := kind_of(cause)) is not None:
                 return self.failure(kind, request, without_bytes(cause))
             if (kind := kind_of_loss(cause, is_connected=is_fresh is not None)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError, TransferEncodingError
@@ -16,7 +17,11 @@ from parallel_requests.exceptions import (
     ProtocolError,
     TLSError,
     TruncatedBody,
+    ValidationError,
 )
+
+if TYPE_CHECKING:
+    from parallel_requests.models import Request
 
 _MEANINGS: tuple[tuple[type[BaseException], type[BackendError]], ...] = (
     (aiohttp.ClientConnectorDNSError, DNSError),
@@ -67,6 +72,14 @@ def fault_of_proxy(error: BaseException, proxy: str) -> str | None:
         url = URL(proxy)
         return str(error) if (error.host, error.port) == (url.raw_host, url.port) else None
     return None
+
+
+def not_canonical(request: Request) -> ValidationError:
+    """Return the error for an address such as 127.1: the proxy's, if there is one."""
+    field = "url" if request.proxy is None else "proxy"
+    return ValidationError(
+        f"{field} has an IPv4 address in a form that aiohttp does not take: write it as four numbers.", field
+    )
 
 
 def without_bytes(error: BaseException) -> BaseException:

@@ -49,6 +49,20 @@ def test_header_values_go_out_byte_for_byte_or_not_at_all(
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("host", ["127.1", "2130706433"])
+def test_an_address_that_aiohttp_does_not_take_is_an_error_of_the_item(
+    host: str, session: ParallelSession, fault_server: Callable[..., FaultServer]
+) -> None:
+    server = fault_server([repeat(read_request(), send(_ANSWER))])
+    url = f"http://{host}:{server.port}/"
+    with pytest.raises(ValidationError, match=r"^url has an IPv4 address"):
+        session.get(url)
+    with pytest.raises(ValidationError, match=r"^proxy has an IPv4 address"):
+        session.get(server.url(), proxy=url)
+    assert session.get(url, proxy=server.url()) == {"ok": True}, "the proxy decides what it takes"
+    assert len(server.requests) == 1
+
+
 def test_a_response_of_a_mock_has_no_version(
     session: ParallelSession, fault_server: Callable[..., FaultServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
