@@ -137,12 +137,12 @@ class _Protocol(ResponseHandler, asyncio.BufferedProtocol):
         message = data[0]
         if message.code < 200:
             self._interim_size += interim_size(message.raw_headers)
-            if self._interim_size > LARGEST_HEAD:
-                self.abort()
-                self.set_exception(HttpProcessingError(message=TOO_MANY_INTERIM))
-                return
-        elif self._interim_size:
+        elif self._interim_size <= LARGEST_HEAD:
             self._interim_size = 0
+        if self._interim_size > LARGEST_HEAD:  # a final response may have been read with them
+            self.abort()
+            self.set_exception(HttpProcessingError(message=TOO_MANY_INTERIM))
+            return
         super().feed_data(data, size)
 
 

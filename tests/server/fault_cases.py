@@ -250,6 +250,13 @@ def _malformed() -> list[FaultCase]:
             "ProtocolError",
             retried=False,
         ),
+        FaultCase(
+            5,
+            "early_hints_of_310_kilobytes_and_a_response",
+            _once(send(_head(f"Link: <{'x' * 1_000}>", status="103 Early Hints") * 310 + response(b"late"))),
+            "ProtocolError",
+            retried=False,
+        ),
         FaultCase(5, "protocol_switched", _once(send(switched), stall()), "ProtocolError", retried=False),
         FaultCase(
             5,
@@ -276,6 +283,7 @@ def _informational() -> list[FaultCase]:
         "early_hints_twice": hints + hints,
         "continue_nobody_asked_for": _head(status="100 Continue"),
         "early_hints_1500_times": _head(status="103 Early Hints") * 1_500,
+        "early_hints_of_200_kilobytes": _head(f"Link: <{'x' * 1_000}>", status="103 Early Hints") * 200,
     }
     return [
         FaultCase(
