@@ -486,6 +486,19 @@ def test_a_body_cut_off_beneath_an_https_proxy_is_truncated(
     assert len(proxy.requests) == 2
 
 
+def test_a_body_without_a_length_is_complete_if_tls_ends_in_good_order(
+    open_session: Callable[..., ParallelSession],
+    fault_server: Callable[..., FaultServer],
+    certificates: Certificates,
+) -> None:
+    answer = send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+    target = within_tls(certificates.good.server_context(), read_request(), answer, notify_end())
+    server = fault_server([target, close()])
+    session = open_session(verify_ssl=str(certificates.ca_file))
+    assert session.get(f"https://localhost:{server.port}/", return_type="content") == b"all of it"
+    assert server.connections == 1
+
+
 def test_what_is_not_http_beneath_an_https_proxy_is_a_protocol_error(
     open_session: Callable[..., ParallelSession],
     fault_server: Callable[..., FaultServer],
