@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -398,6 +399,7 @@ def test_an_error_that_ends_a_connection_is_not_a_timeout(session: ParallelSessi
     server = play([speak_h2(send_less_than_announced)])
     [result] = session.iter_results([server.url("/")], timeout=5.0)
     assert isinstance(result.error, exceptions.TruncatedBody)
+    assert re.search("Expected 5 bytes|HTTP messaging rule", str(result.error)), "it says why"
 
 
 @pytest.mark.parametrize("status", ["abc", "99999"])
