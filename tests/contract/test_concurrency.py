@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.server.faults import Connection, FaultServer
 
 
-@pytest.mark.parametrize("concurrency", [1, 20, 100])
+@pytest.mark.parametrize("concurrency", [1, 20, 150])
 def test_one_host_sees_the_full_concurrency(
     open_session: Callable[..., ParallelSession], server: Server, concurrency: int
 ) -> None:
