@@ -74,7 +74,7 @@ def check_proxy(proxy: object) -> str:
         except ValueError:  # its message may quote a password
             pass
     raise ValidationError(
-        "proxy must be a URL such as 'http://host:port' (http, https, socks4 or socks5); "
+        "proxy must be a URL such as 'http://host:port' (http, https, socks4, socks4a, socks5 or socks5h); "
         "what is special in its user name and password is percent-encoded.",
         "proxy",
     )
@@ -137,7 +137,7 @@ def _normalise_authority(url: str, parts: SplitResult) -> str:
 
 def _normalise_host(url: str, host: str | None) -> str:
     if not host:
-        raise _invalid(url, "it names no host")
+        raise _invalid(url, "it names no host; an IPv6 address needs brackets")
     if ":" in host:
         if "%" in host:
             raise _invalid(url, "it names a network interface, which a request cannot choose")

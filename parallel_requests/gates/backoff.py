@@ -182,7 +182,8 @@ def backoff(
 
     Raises:
         ConfigurationError: ``retry_on`` is neither exception types nor a predicate, or ``policy`` no policy.
-        TypeError: It was written without parentheses, so that the function was taken for a predicate.
+        TypeError: It was written without parentheses, so that the function was taken for a predicate; or it
+            decorates a generator function, which raises only when it is iterated.
         Exception: The function's own last exception, with a note of how many attempts were made.
     """
     POLICY.enforce("policy", policy)
@@ -203,6 +204,11 @@ def backoff(
         if not callable(function):
             raise TypeError(
                 f"backoff decorates functions, not {function!r}; its decorator needs parentheses: @backoff()."
+            )
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"backoff decorates functions that raise when they are called, not the generator function "
+                f"{function.__qualname__}."
             )
         retried = _retried_async if inspect.iscoroutinefunction(function) else _retried
         return retried(function, next_wait, sleep)  # type: ignore[return-value]

@@ -183,7 +183,13 @@ class TokenBucket:
         """Nothing to give back: a token is spent when it is taken."""
 
     def __call__(self, function: F) -> F:
-        """Decorate a function or a coroutine function: each call first waits for a token."""
+        """Decorate a function or a coroutine function: each call first waits for a token.
+
+        Raises:
+            TypeError: It is neither.
+        """
+        if not callable(function):
+            raise TypeError(f"a TokenBucket decorates functions, not {function!r}.")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -32,6 +32,9 @@ from parallel_requests import (
 )
 from tests.unit.clock import ManualClock
 from tests.unit.driving import Answer, get
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 
 def answered(status: int) -> Response:
@@ -337,6 +340,18 @@ def test_a_decorator_without_parentheses_is_an_error_once_the_function_is_called
 
     with pytest.raises(TypeError, match=r"@backoff\(\)"):
         double(3)  # type: ignore[type-var]
+
+
+def test_generators_are_refused_as_they_raise_only_once_they_are_iterated() -> None:
+    def generate() -> Iterator[int]:
+        yield 1
+
+    async def generate_async() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (generate, generate_async):
+        with pytest.raises(TypeError, match="not the generator function"):
+            backoff(OSError)(function)
 
 
 def test_no_exception_types_are_no_retries() -> None:

@@ -228,6 +228,12 @@ def test_decorator_keeps_name_arguments_and_result() -> None:
     assert clock.slept == pytest.approx([0.5])
 
 
+def test_what_is_no_function_is_not_decorated() -> None:
+    bucket, _ = new_bucket(2.0, 1)
+    with pytest.raises(TypeError, match="decorates functions, not 5"):
+        bucket(5)  # type: ignore[type-var]
+
+
 def test_coroutines_and_async_blocks_take_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket, clock = new_bucket(2.0, 1)
     monkeypatch.setattr(asyncio, "sleep", clock.sleep_async)

@@ -75,6 +75,8 @@ def test_anything_is_a_url_that_can_be_sent_or_a_validation_error(text: str) -> 
         ("http://api.test[::1]/", "its host"),
         ("http://[::1].api.test:80/", "its host"),
         ("http://[v1.a]/", "its host"),
+        ("http:///a", "no host"),
+        ("http://::1/", "no host; an IPv6 address needs brackets"),
         ("http://api.test:0/", "port 0"),
         ("http://api.test:1٣/", "its port"),
     ],
