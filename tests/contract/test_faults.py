@@ -278,6 +278,25 @@ def test_row_10_one_replay_on_a_fresh_connection_is_free(
     )
 
 
+def test_a_retry_after_silence_on_an_idle_connection_takes_a_new_one(
+    open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
+) -> None:
+    """The other idle ones may be dead as well, as here."""
+    all_are_open = threading.Barrier(3)
+
+    def answer_beside_others(connection: Connection) -> None:
+        connection.read_request()
+        all_are_open.wait(_LONG)
+        connection.send(response(b"fine"))
+
+    three = [[answer_beside_others, read_request(), stall()]] * 3
+    server = fault_server(*three, [read_request(), send(response(b"fine"))])
+    session = open_session(retry=RetryPolicy(max_retries=1, backoff_factor=0.001), concurrency=3)
+    assert session.get([server.url()] * 3, return_type="content") == [b"fine"] * 3
+    assert session.get(server.url(), return_type="content", timeout=0.5) == b"fine"
+    assert [request.connection for request in server.requests][4:] == [3]
+
+
 def test_row_10_a_replay_while_another_connection_is_kept_counts(
     open_session: Callable[..., ParallelSession], fault_server: Callable[..., FaultServer]
 ) -> None:
