@@ -207,8 +207,8 @@ def backoff(
             )
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"backoff decorates functions that raise when they are called, not the generator function "
-                f"{function.__qualname__}."
+                "backoff decorates functions that raise when they are called, not generator functions "
+                f"such as {function!r}."
             )
         retried = _retried_async if inspect.iscoroutinefunction(function) else _retried
         return retried(function, next_wait, sleep)  # type: ignore[return-value]

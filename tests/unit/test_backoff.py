@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -349,8 +350,8 @@ def test_generators_are_refused_as_they_raise_only_once_they_are_iterated() -> N
     async def generate_async() -> AsyncIterator[int]:
         yield 1
 
-    for function in (generate, generate_async):
-        with pytest.raises(TypeError, match="not the generator function"):
+    for function in (generate, generate_async, functools.partial(generate)):
+        with pytest.raises(TypeError, match=r"not generator functions such as .*generate"):
             backoff(OSError)(function)
 
 
