@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection as PipeEnd
-from multiprocessing.connection import wait
+from multiprocessing.connection import wait as wait_for_pipes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ from tests import parse_functions as functions
 from tests.failures import partial_failure
 from tests.leaks import children
 from tests.polling import until
-from tests.server.faults import close, read_request, response, send
+from tests.server.faults import close, read_request, response, send, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -411,17 +411,17 @@ def test_all_processes_of_the_callers_pool_parse_at_once(
         assert answers.result(_LONG_ENOUGH) == [0, 1, 2]
 
 
+def answering_in_turn(fault_server: Callable[..., FaultServer], then: threading.Event) -> FaultServer:
+    """A server with two responses, the second of which comes when the test says so."""
+    first, second = response(b'{"id": 0}'), response(b'{"id": 1}')
+    return fault_server([read_request(), send(first), close()], [read_request(), wait(then), send(second)])
+
+
 def test_an_idle_process_gets_what_comes_while_another_one_is_busy(
     fault_server: Callable[..., FaultServer], callers_pool: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     first_is_parsed = threading.Event()
-
-    def answer_later(connection: Connection) -> None:
-        connection.read_request()
-        connection.wait(first_is_parsed)
-        connection.send(response(b'{"id": 1}'))
-
-    server = fault_server([read_request(), send(response(b'{"id": 0}')), close()], [answer_later])
+    server = answering_in_turn(fault_server, first_is_parsed)
     with (
         ThreadPoolExecutor(1) as consumer,
         ParallelSession(backend="urllib3", parse_processes=callers_pool) as session,
@@ -467,13 +467,7 @@ def test_a_pool_that_is_shut_down_meanwhile_fails_what_is_left(
     fault_server: Callable[..., FaultServer], callers_pool: ProcessPoolExecutor
 ) -> None:
     is_shut_down = threading.Event()
-
-    def answer_later(connection: Connection) -> None:
-        connection.read_request()
-        connection.wait(is_shut_down)
-        connection.send(response(b'{"id": 1}'))
-
-    server = fault_server([read_request(), send(response(b'{"id": 0}')), close()], [answer_later])
+    server = answering_in_turn(fault_server, is_shut_down)
     with ParallelSession(backend="urllib3", parse_processes=callers_pool) as session:
         results = session.iter_results([server.url()] * 2, parse_func=functions.number)
         assert next(results).value == 0
@@ -692,16 +686,16 @@ def test_a_process_sends_what_it_has_done_before_it_ends_its_chunk(tmp_path: Pat
     child = Child()
     try:
         assert not child.is_idle
-        assert wait(child.waitables(), _LONG_ENOUGH)
+        assert wait_for_pipes(child.waitables(), _LONG_ENOUGH)
         assert child.receive() == (0.0, [])
         child.give(items)
         assert not child.is_idle
-        assert wait(child.waitables(), _LONG_ENOUGH)
+        assert wait_for_pipes(child.waitables(), _LONG_ENOUGH)
         assert len(child.receive()[1]) == 1
         assert not child.is_idle
         child.items.popleft()
         gate.touch()
-        assert wait(child.waitables(), _LONG_ENOUGH)
+        assert wait_for_pipes(child.waitables(), _LONG_ENOUGH)
         assert len(child.receive()[1]) == 1
         assert child.is_idle
     finally:
@@ -762,7 +756,7 @@ def test_the_pool_sleeps_while_there_is_nothing_to_do(
 
     def watched(waitables: list[Any], seconds: float | None) -> list[Any]:
         turns.append(len(waitables))
-        return wait(waitables, seconds)
+        return wait_for_pipes(waitables, seconds)
 
     monkeypatch.setattr(processes, "wait", watched)
     with ParallelSession(backend="urllib3", parse_processes=1) as session:

@@ -9,7 +9,7 @@ from typing import Any
 
 from parallel_requests import RetryPolicy
 from tests.server.content import content
-from tests.server.faults import response
+from tests.server.faults import close, read_request, response, send
 
 QUICK = RetryPolicy(max_retries=2, backoff_factor=0.01)
 BODY = content(300_000)
@@ -45,6 +45,10 @@ def rest(start: int, body: bytes = BODY, etag: str = '"one"') -> bytes:
 def cut(at: int, etag: str = '"one"') -> bytes:
     """The bytes of a response that ends too soon."""
     return head(f"Content-Length: {len(BODY)}", f"ETag: {etag}") + BODY[:at]
+
+
+CUT_THEN_REST = ([read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))])
+"""What a server does on two connections: its response breaks off, and then it sends the rest."""
 
 
 def descriptors(folder: Path) -> int:

@@ -34,13 +34,13 @@ from parallel_requests import (
 from parallel_requests.part_files import PartFile
 from tests.downloads.files import (
     BODY,
+    CUT_THEN_REST,
     DIGEST,
     cut,
     descriptors,
     head,
     names,
     respond_with_rest,
-    rest,
     visible,
     whole,
 )
@@ -445,9 +445,7 @@ def test_a_wrong_checksum_gives_no_file(session: ParallelSession, server: Server
 def test_a_resumed_file_with_a_wrong_checksum_leaves_nothing(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
-    server = fault_server(
-        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
-    )
+    server = fault_server(*CUT_THEN_REST)
     with pytest.raises(TruncatedBody):
         fast.download(server.url("/file"), tmp_path, retry=RetryPolicy(max_retries=0))
     with pytest.raises(DownloadError, match="SHA-256"):

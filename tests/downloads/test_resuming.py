@@ -21,7 +21,18 @@ from parallel_requests import (
     RetryPolicy,
     TruncatedBody,
 )
-from tests.downloads.files import BODY, DIGEST, cut, descriptors, head, names, rest, visible, whole
+from tests.downloads.files import (
+    BODY,
+    CUT_THEN_REST,
+    DIGEST,
+    cut,
+    descriptors,
+    head,
+    names,
+    rest,
+    visible,
+    whole,
+)
 from tests.server.content import content
 from tests.server.faults import close, read_request, repeat, response, send
 
@@ -38,9 +49,7 @@ if TYPE_CHECKING:
 def test_a_retry_requests_the_missing_part(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
-    server = fault_server(
-        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
-    )
+    server = fault_server(*CUT_THEN_REST)
     file = session.download(server.url("/file.bin"), tmp_path, sha256=DIGEST)
     assert (file.status, file.sha256, file.size) == ("resumed", DIGEST, len(BODY))
     assert [request.headers.get("range") for request in server.requests] == [None, "bytes=100000-"]
@@ -52,12 +61,10 @@ def test_a_retry_requests_the_missing_part(
 def test_the_next_call_requests_the_missing_part(
     session: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
-    server = fault_server(
-        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
-    )
+    server = fault_server(*CUT_THEN_REST)
     with pytest.raises(TruncatedBody):
         session.download(server.url("/file.bin"), tmp_path, retry=RetryPolicy(max_retries=0))
-    assert [name for name in names(tmp_path) if not name.startswith(".")] == []
+    assert visible(tmp_path) == []
     file = session.download(server.url("/file.bin"), tmp_path)
     assert file.status == "resumed"
     assert file.path.read_bytes() == BODY
@@ -327,9 +334,7 @@ def test_progress_reaches_the_total_if_a_part_is_resumed(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int | None]] = []
-    server = fault_server(
-        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
-    )
+    server = fault_server(*CUT_THEN_REST)
     fast.download(server.url("/f"), tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (len(BODY), len(BODY))
 
@@ -393,9 +398,7 @@ def test_a_record_without_a_part_file_is_ignored(
 def test_a_record_that_a_crash_left_half_written_is_replaced(
     fast: ParallelSession, fault_server: Callable[..., FaultServer], tmp_path: Path
 ) -> None:
-    server = fault_server(
-        [read_request(), send(cut(100_000)), close()], [read_request(), send(rest(100_000))]
-    )
+    server = fault_server(*CUT_THEN_REST)
     place_of_note(tmp_path, server.url("/file")).with_suffix(".draft").write_text('{"valid')
     with pytest.raises(TruncatedBody):
         fast.download(server.url("/file"), tmp_path, retry=RetryPolicy(max_retries=0))
